@@ -1,0 +1,190 @@
+// Package componentmeta makes a component's metadata.yaml the only source of its type, stability and own metrics: the file is
+// embedded and read when the program starts. (The Collector's mdatagen generates code from the same file format; its v0.161
+// cannot be installed by the Go client, because a module that it needs is not published. See docs/decisions/.)
+package componentmeta
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	"gopkg.in/yaml.v3"
+)
+
+// Metadata is a parsed metadata.yaml.
+type Metadata struct {
+	typ       component.Type
+	scope     string
+	stability map[string]component.StabilityLevel // by signal
+	metrics   map[string]Metric
+}
+
+// Metric is one entry of `telemetry: metrics:`.
+type Metric struct {
+	Description string    `yaml:"description"`
+	Unit        string    `yaml:"unit"`
+	Attributes  []string  `yaml:"attributes"` // names of entries of `attributes:`
+	Sum         *struct{} `yaml:"sum"`        // monotonic integer counter
+	Gauge       *struct{} `yaml:"gauge"`      // integer, observed or recorded
+	Histogram   *struct {
+		Buckets []float64 `yaml:"bucket_boundaries"`
+	} `yaml:"histogram"` // of float64
+}
+
+type file struct {
+	Type   string `yaml:"type"`
+	Status struct {
+		Class     string              `yaml:"class"`
+		Stability map[string][]string `yaml:"stability"`
+	} `yaml:"status"`
+	Attributes map[string]struct {
+		Description string   `yaml:"description"`
+		Type        string   `yaml:"type"`
+		Enum        []string `yaml:"enum"`
+	} `yaml:"attributes"`
+	Telemetry struct {
+		Metrics map[string]Metric `yaml:"metrics"`
+	} `yaml:"telemetry"`
+}
+
+// MustParse reads a metadata.yaml. It is called at package initialisation with an embedded file and panics on a bad one.
+func MustParse(content []byte) *Metadata {
+	m, err := Parse(content)
+	if err != nil {
+		panic(err)
+	}
+	return m
+}
+
+// Parse reads a metadata.yaml.
+func Parse(content []byte) (*Metadata, error) {
+	var f file
+	dec := yaml.NewDecoder(bytes.NewReader(content))
+	dec.KnownFields(true)
+	if err := dec.Decode(&f); err != nil {
+		return nil, fmt.Errorf("metadata.yaml: %w", err)
+	}
+	typ, err := component.NewType(f.Type)
+	if err != nil {
+		return nil, fmt.Errorf("metadata.yaml: type: %w", err)
+	}
+	m := &Metadata{typ: typ, scope: "github.com/pulsegrid/pulsegrid/" + f.Status.Class + "/" + f.Type, stability: map[string]component.StabilityLevel{}, metrics: f.Telemetry.Metrics}
+	for level, signals := range f.Status.Stability {
+		var l component.StabilityLevel
+		if err := l.UnmarshalText([]byte(level)); err != nil {
+			return nil, fmt.Errorf("metadata.yaml: stability: %w", err)
+		}
+		for _, s := range signals {
+			m.stability[s] = l
+		}
+	}
+	for name, mt := range m.metrics {
+		kinds := 0
+		for _, set := range []bool{mt.Sum != nil, mt.Gauge != nil, mt.Histogram != nil} {
+			if set {
+				kinds++
+			}
+		}
+		if kinds != 1 || mt.Description == "" || mt.Unit == "" {
+			return nil, fmt.Errorf("metadata.yaml: metric %s: needs a description, a unit and one of sum, gauge, histogram", name)
+		}
+		for _, a := range mt.Attributes {
+			if _, ok := f.Attributes[a]; !ok {
+				return nil, fmt.Errorf("metadata.yaml: metric %s: attribute %s is not declared", name, a)
+			}
+		}
+	}
+	return m, nil
+}
+
+// Type is the component's type, as a config names it.
+func (m *Metadata) Type() component.Type { return m.typ }
+
+// Stability is the declared stability for a signal ("logs", "metrics", "traces", "extension"); undefined where none is declared.
+func (m *Metadata) Stability(signal string) component.StabilityLevel { return m.stability[signal] }
+
+// Metrics are the declared metrics by name, for tests and documents.
+func (m *Metadata) Metrics() map[string]Metric { return m.metrics }
+
+// Telemetry makes instruments of a component's declared metrics. Asking for a metric that metadata.yaml does not declare, or
+// declares as another kind, is a bug of the component: Err reports it, and a component's constructor returns that error.
+type Telemetry struct {
+	meta  *Metadata
+	meter metric.Meter
+	errs  []error
+	regs  []metric.Registration
+}
+
+// Telemetry returns the maker of instruments for one instance of the component.
+func (m *Metadata) Telemetry(set component.TelemetrySettings) *Telemetry {
+	return &Telemetry{meta: m, meter: set.MeterProvider.Meter(m.scope)}
+}
+
+func (t *Telemetry) find(name, kind string, is func(Metric) bool) Metric {
+	mt, ok := t.meta.metrics[name]
+	if !ok || !is(mt) {
+		t.errs = append(t.errs, fmt.Errorf("metadata.yaml of %s declares no %s %s", t.meta.typ, kind, name))
+	}
+	return mt
+}
+
+// Counter returns the declared `sum`. Its exposed name is "otelcol_" + name (Prometheus).
+func (t *Telemetry) Counter(name string) metric.Int64Counter {
+	mt := t.find(name, "sum", func(m Metric) bool { return m.Sum != nil })
+	c, err := t.meter.Int64Counter("otelcol_"+name, metric.WithDescription(mt.Description), metric.WithUnit(mt.Unit))
+	t.keep(err)
+	return c
+}
+
+// Histogram returns the declared `histogram`.
+func (t *Telemetry) Histogram(name string) metric.Float64Histogram {
+	mt := t.find(name, "histogram", func(m Metric) bool { return m.Histogram != nil })
+	opts := []metric.Float64HistogramOption{metric.WithDescription(mt.Description), metric.WithUnit(mt.Unit)}
+	if mt.Histogram != nil && len(mt.Histogram.Buckets) > 0 {
+		opts = append(opts, metric.WithExplicitBucketBoundaries(mt.Histogram.Buckets...))
+	}
+	h, err := t.meter.Float64Histogram("otelcol_"+name, opts...)
+	t.keep(err)
+	return h
+}
+
+// Gauge observes the declared `gauge` whenever metrics are collected, until Shutdown.
+func (t *Telemetry) Gauge(name string, observe func(record func(value int64, attrs ...attribute.KeyValue))) {
+	mt := t.find(name, "gauge", func(m Metric) bool { return m.Gauge != nil })
+	g, err := t.meter.Int64ObservableGauge("otelcol_"+name, metric.WithDescription(mt.Description), metric.WithUnit(mt.Unit))
+	t.keep(err)
+	if err != nil {
+		return
+	}
+	reg, err := t.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		observe(func(value int64, attrs ...attribute.KeyValue) {
+			o.ObserveInt64(g, value, metric.WithAttributes(attrs...))
+		})
+		return nil
+	}, g)
+	t.keep(err)
+	if err == nil {
+		t.regs = append(t.regs, reg)
+	}
+}
+
+func (t *Telemetry) keep(err error) {
+	if err != nil {
+		t.errs = append(t.errs, err)
+	}
+}
+
+// Err reports instruments that could not be made.
+func (t *Telemetry) Err() error { return errors.Join(t.errs...) }
+
+// Shutdown stops observing gauges. It may be called more than once.
+func (t *Telemetry) Shutdown() {
+	for _, r := range t.regs {
+		_ = r.Unregister() // fails only where it was never registered
+	}
+	t.regs = nil
+}

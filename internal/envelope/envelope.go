@@ -1,0 +1,156 @@
+// Package envelope carries OTLP export requests, still as bytes, through a Collector logs pipeline.
+//
+// An envelope is one plog.LogRecord of a scope named ScopeName: its body is the request's protobuf bytes, its attributes
+// are the request's metadata. One plog.Logs may hold several. Bodies are passed by reference: whoever reads a body must not
+// write to it, and must not keep it after the Consume call that handed it over has returned.
+package envelope
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"time"
+	"unsafe"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog"
+
+	"github.com/pulsegrid/pulsegrid/internal/signal"
+)
+
+// ScopeName marks a scope whose log records are envelopes.
+const ScopeName = "github.com/pulsegrid/pulsegrid/envelope"
+
+// Attributes of an envelope's log record. The received time is the record's observed timestamp.
+const (
+	attrSignal        = "pulsegrid.signal"
+	attrTenant        = "pulsegrid.tenant"
+	attrSource        = "pulsegrid.source"
+	attrEvents        = "pulsegrid.events"
+	attrLane          = "pulsegrid.lane"
+	attrSchemaVersion = "pulsegrid.schema_version"
+)
+
+// Envelope is one OTLP export request of one tenant and signal.
+type Envelope struct {
+	Signal        signal.Signal
+	Tenant        string
+	Source        string    // the agent or resource that sent it; Kafka's record key. Empty: none known.
+	Events        int       // log records, spans or metric data points in Body
+	Received      time.Time // when the gateway had read the request
+	Lane          string    // LaneFast or LaneOverflow
+	SchemaVersion string    // registry version that validated it; empty: not validated
+	Body          []byte    // an Export*ServiceRequest in protobuf
+}
+
+// Append adds e to ld. The body is not copied: ld aliases it.
+func (e Envelope) Append(ld plog.Logs) {
+	lr := scopeOf(ld).LogRecords().AppendEmpty()
+	lr.SetObservedTimestamp(pcommon.NewTimestampFromTime(e.Received))
+	a := lr.Attributes()
+	a.EnsureCapacity(6)
+	a.PutStr(attrSignal, e.Signal.String())
+	a.PutStr(attrTenant, e.Tenant)
+	a.PutStr(attrSource, e.Source)
+	a.PutInt(attrEvents, int64(e.Events))
+	a.PutStr(attrLane, e.Lane)
+	if e.SchemaVersion != "" {
+		a.PutStr(attrSchemaVersion, e.SchemaVersion)
+	}
+	setBytes(lr.Body().SetEmptyBytes(), e.Body)
+}
+
+func scopeOf(ld plog.Logs) plog.ScopeLogs {
+	if rls := ld.ResourceLogs(); rls.Len() > 0 {
+		if sls := rls.At(rls.Len() - 1).ScopeLogs(); sls.Len() > 0 {
+			if sl := sls.At(sls.Len() - 1); sl.Scope().Name() == ScopeName {
+				return sl
+			}
+		}
+	}
+	sl := ld.ResourceLogs().AppendEmpty().ScopeLogs().AppendEmpty()
+	sl.Scope().SetName(ScopeName)
+	return sl
+}
+
+// Is tells whether ld holds envelopes rather than ordinary log records.
+func Is(ld plog.Logs) bool {
+	rls := ld.ResourceLogs()
+	return rls.Len() > 0 && rls.At(0).ScopeLogs().Len() > 0 && rls.At(0).ScopeLogs().At(0).Scope().Name() == ScopeName
+}
+
+// ErrNotEnvelope is returned for a log record that lacks what every envelope has.
+var ErrNotEnvelope = errors.New("not an envelope")
+
+// All returns the envelopes of ld; their bodies alias ld. It fails with ErrNotEnvelope when any record of ld is none.
+func All(ld plog.Logs) ([]Envelope, error) {
+	out := make([]Envelope, 0, ld.LogRecordCount())
+	for _, rl := range ld.ResourceLogs().All() {
+		for _, sl := range rl.ScopeLogs().All() {
+			if sl.Scope().Name() != ScopeName {
+				return nil, fmt.Errorf("%w: scope %q", ErrNotEnvelope, sl.Scope().Name())
+			}
+			for _, lr := range sl.LogRecords().All() {
+				e, err := read(lr)
+				if err != nil {
+					return nil, err
+				}
+				out = append(out, e)
+			}
+		}
+	}
+	return out, nil
+}
+
+func read(lr plog.LogRecord) (Envelope, error) {
+	if lr.Body().Type() != pcommon.ValueTypeBytes {
+		return Envelope{}, fmt.Errorf("%w: body is %s", ErrNotEnvelope, lr.Body().Type())
+	}
+	e := Envelope{Received: lr.ObservedTimestamp().AsTime(), Body: getBytes(lr.Body().Bytes())}
+	for k, v := range lr.Attributes().All() {
+		switch k {
+		case attrSignal:
+			s, err := signal.Parse(v.Str())
+			if err != nil {
+				return Envelope{}, fmt.Errorf("%w: %w", ErrNotEnvelope, err)
+			}
+			e.Signal = s
+		case attrTenant:
+			e.Tenant = v.Str()
+		case attrSource:
+			e.Source = v.Str()
+		case attrEvents:
+			e.Events = int(v.Int())
+		case attrLane:
+			e.Lane = v.Str()
+		case attrSchemaVersion:
+			e.SchemaVersion = v.Str()
+		}
+	}
+	if e.Signal == 0 {
+		return Envelope{}, fmt.Errorf("%w: attribute %s is missing", ErrNotEnvelope, attrSignal)
+	}
+	return e, nil
+}
+
+// byReference: pdata offers only copies of a byte slice. Its ByteSlice is {orig *[]byte, state *State}; where that still holds
+// (checked once, below) the slice header behind orig is set and read in place. A pdata that changes falls back to copying.
+var byReference = func() bool {
+	t := reflect.TypeFor[pcommon.ByteSlice]()
+	return t.Kind() == reflect.Struct && t.NumField() > 0 && t.Field(0).Type == reflect.TypeFor[*[]byte]()
+}()
+
+func setBytes(bs pcommon.ByteSlice, b []byte) {
+	if !byReference {
+		bs.FromRaw(b)
+		return
+	}
+	**(**[]byte)(unsafe.Pointer(&bs)) = b
+}
+
+func getBytes(bs pcommon.ByteSlice) []byte {
+	if !byReference {
+		return bs.AsRaw()
+	}
+	return **(**[]byte)(unsafe.Pointer(&bs))
+}

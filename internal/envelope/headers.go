@@ -1,0 +1,18 @@
+package envelope
+
+// Kafka record headers of an OTLP record (docs/formats/kafka.md). Values are UTF-8 text; numbers are decimal.
+const (
+	HeaderTenant        = "tenant"
+	HeaderSignal        = "signal"
+	HeaderEvents        = "events"             // event count of the record
+	HeaderReceivedNanos = "received_unix_nano" // when the gateway had read the request
+	HeaderGateway       = "gateway"            // service.instance.id of the gateway
+	HeaderLane          = "lane"
+	HeaderSchemaVersion = "schema_version" // absent until validated
+)
+
+// Lanes of a record.
+const (
+	LaneFast     = "fast"
+	LaneOverflow = "overflow"
+)

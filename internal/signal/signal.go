@@ -1,0 +1,46 @@
+// Package signal names the three OTLP signals and the Kafka topics that carry them.
+package signal
+
+import "fmt"
+
+// Signal is one of the OTLP signals that PulseGrid carries.
+type Signal uint8
+
+// The signals, in the order in which OTLP's specification lists them. The zero value is no signal.
+const (
+	Traces Signal = iota + 1
+	Metrics
+	Logs
+)
+
+// All lists every signal.
+var All = [...]Signal{Traces, Metrics, Logs}
+
+// String returns the signal's name as the OpenTelemetry Collector writes it: "traces", "metrics" or "logs".
+func (s Signal) String() string {
+	switch s {
+	case Traces:
+		return "traces"
+	case Metrics:
+		return "metrics"
+	case Logs:
+		return "logs"
+	}
+	return fmt.Sprintf("signal(%d)", uint8(s))
+}
+
+// Parse is String's inverse.
+func Parse(name string) (Signal, error) {
+	for _, s := range All {
+		if s.String() == name {
+			return s, nil
+		}
+	}
+	return 0, fmt.Errorf("unknown signal %q: want traces, metrics or logs", name)
+}
+
+// QuarantineTopic holds what could not be decoded or what a sink refused, of any signal.
+const QuarantineTopic = "quarantine.v1"
+
+// Topic is the default topic of the signal's fast lane: "otlp.<signal>.v1".
+func (s Signal) Topic() string { return "otlp." + s.String() + ".v1" }

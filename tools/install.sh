@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Installs a part that PulseGrid runs or is tested against, once, below $PULSEGRID_CACHE (default ~/.cache/pulsegrid), each in
+# a folder named by its version. Does nothing where it is there already. Uses the ordinary package clients only.
+#   tools/install.sh clickhouse|kafka|ocb|telemetrygen|versitygw|golangci-lint|python ...
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+. "$here/versions.env"
+cache=${PULSEGRID_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/pulsegrid}
+mkdir -p "$cache"
+
+# into DIR FUNCTION: runs FUNCTION in a fresh folder and renames it to DIR, so that a broken install is never taken for a whole one.
+into() {
+  local dir=$cache/$1
+  [ -d "$dir" ] && return 0
+  echo "installing $1" >&2
+  local tmp; tmp=$(mktemp -d "$cache/.installing.XXXXXX")
+  if ! (cd "$tmp" && "$2"); then rm -rf "$tmp"; echo "installing $1 failed" >&2; return 1; fi
+  mv -T "$tmp" "$dir" 2>/dev/null || rm -rf "$tmp" # another install won the race
+}
+
+clickhouse() {
+  npm pack --silent "$CHDB_PACKAGE@$CHDB_VERSION" >/dev/null
+  local tgz; tgz=$(ls ./*.tgz)
+  [ "$(openssl dgst -sha512 -binary "$tgz" | base64 -w0)" = "$CHDB_SHA512" ] || { echo "$CHDB_PACKAGE@$CHDB_VERSION: checksum differs" >&2; return 1; }
+  tar -xzf "$tgz" --strip-components=1 package/libchdb.so && rm "$tgz"
+}
+kafka() {
+  cp "$here/kafka/pom.xml" .
+  mvn -B -q dependency:copy-dependencies
+}
+gotool() { GOBIN=$PWD go install "$1"; } # the Go checksum database verifies these
+ocb() { gotool "go.opentelemetry.io/collector/cmd/builder@$COLLECTOR_VERSION"; }
+telemetrygen() { gotool "github.com/open-telemetry/opentelemetry-collector-contrib/cmd/telemetrygen@$COLLECTOR_VERSION"; }
+versitygw() { gotool "github.com/versity/versitygw/cmd/versitygw@$VERSITYGW_VERSION"; }
+golangci_lint() { gotool "github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$GOLANGCI_LINT_VERSION"; }
+python() { # a venv cannot be moved: build it in place, mark it when it is whole
+  local dir=$cache/python-$(sha256sum "$here/python/requirements.txt" | cut -c1-12)
+  [ -f "$dir/installed" ] && return 0
+  echo "installing python packages" >&2
+  python3 -m venv --clear "$dir"
+  "$dir/bin/pip" install --quiet --disable-pip-version-check -r "$here/python/requirements.txt"
+  touch "$dir/installed"
+}
+
+for part in "$@"; do
+  case $part in
+    clickhouse) into "clickhouse-$CHDB_VERSION" clickhouse ;;
+    kafka) into "kafka-$KAFKA_VERSION" kafka ;;
+    ocb | telemetrygen) into "$part-$COLLECTOR_VERSION" "$part" ;;
+    versitygw) into "versitygw-$VERSITYGW_VERSION" versitygw ;;
+    golangci-lint) into "golangci-lint-$GOLANGCI_LINT_VERSION" golangci_lint ;;
+    python) python ;;
+    *) echo "unknown part $part" >&2; sed -n 4p "$0" >&2; exit 2 ;;
+  esac
+done
