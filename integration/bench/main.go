@@ -1,0 +1,84 @@
+// Command bench measures PulseGrid's gateway and aggregator against the stock Collector's, side by side in one run, and prints ratios.
+//
+//	go run ./integration/bench [-only gateway|aggregator] [-rounds N] [-seconds S]
+//
+// Both gateways write to one real Kafka with acks=all; both aggregators read one topic into one real ClickHouse. What counts is events
+// per core-second: acknowledged events (gateway) or stored rows (aggregator) by CPU seconds of the process under test, as the
+// kernel charged them. The sides take turns within a round, so that a drift of the machine's speed meets both alike.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/pulsegrid/pulsegrid/internal/chengine"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/kafkatest"
+)
+
+// settings of a run.
+type settings struct {
+	collector      string        // PulseGrid's ocb-built collector
+	peerGateway    string        // the stock gateway
+	peerAggregator string        // the stock aggregator
+	configs        string        // directory of distributions/
+	peerConfigs    string        // directory of the peers' configs
+	rounds         int           // times that each side is measured in each case
+	duration       time.Duration // of load on a gateway, after the warm-up
+	senders        int           // requests in flight
+	events         int           // in the topic that the aggregators read
+}
+
+func main() {
+	chengine.RunChildIfAsked()
+	var s settings
+	var only string
+	flag.StringVar(&only, "only", "", "gateway or aggregator; empty: both")
+	flag.StringVar(&s.collector, "collector", "_build/collector/pulsegrid-collector", "PulseGrid's collector")
+	flag.StringVar(&s.peerGateway, "peer-gateway", "_build/peers/gateway/peer-gateway", "the stock gateway")
+	flag.StringVar(&s.peerAggregator, "peer-aggregator", "_build/peers/aggregator/peer-aggregator", "the stock aggregator")
+	flag.StringVar(&s.configs, "configs", "distributions", "directory of PulseGrid's configs")
+	flag.StringVar(&s.peerConfigs, "peer-configs", "integration/bench/peers", "directory of the peers' configs")
+	flag.IntVar(&s.rounds, "rounds", 3, "rounds; each measures every side once")
+	flag.DurationVar(&s.duration, "duration", 8*time.Second, "of load on a gateway")
+	flag.IntVar(&s.senders, "senders", 8, "requests in flight")
+	flag.IntVar(&s.events, "events", 400_000, "events that the aggregators store")
+	flag.Parse()
+
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
+	if err := run(ctx, only, s); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, only string, s settings) (err error) {
+	kafka, err := kafkatest.New(kafkatest.Options{Nodes: 1})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, kafka.Close()) }()
+	if only == "" || only == "gateway" {
+		if err := benchGateways(ctx, kafka, s); err != nil {
+			return err
+		}
+	}
+	if only == "" || only == "aggregator" {
+		return benchAggregators(ctx, kafka, s)
+	}
+	return nil
+}
+
+// median of an odd or even number of figures.
+func median(v []float64) float64 {
+	slices.Sort(v)
+	n := len(v)
+	return (v[(n-1)/2] + v[n/2]) / 2
+}

@@ -1,0 +1,201 @@
+// Package rig runs the parts of a cell as processes of their own, each of which can be killed and started again: for the flow
+// tests and the benchmarks.
+package rig
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Process is a program that can be killed and started again with the same arguments.
+type Process struct {
+	argv  []string
+	env   []string
+	ready []string // addresses that accept connections once it is up
+
+	cmd  *exec.Cmd
+	done chan struct{}
+	log  logBuffer
+}
+
+// NewProcess describes a program; env is added to this program's environment.
+func NewProcess(env map[string]string, ready []string, argv ...string) *Process {
+	p := &Process{argv: argv, env: os.Environ(), ready: ready}
+	for k, v := range env {
+		p.env = append(p.env, k+"="+v)
+	}
+	return p
+}
+
+// Start runs the program, which dies with this one, and returns when its addresses accept connections.
+func (p *Process) Start(timeout time.Duration) error {
+	cmd := exec.Command(p.argv[0], p.argv[1:]...)
+	cmd.Env, cmd.Stdout, cmd.Stderr = p.env, &p.log, &p.log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	done, started := make(chan struct{}), make(chan error, 1)
+	go func() {
+		// The kernel takes the death of the thread that started a child for the parent's.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // the exit status of a program that was killed or told to stop says nothing
+			close(done)
+		}
+	}()
+	if err := <-started; err != nil {
+		return fmt.Errorf("start %s: %w", p.argv[0], err)
+	}
+	p.cmd, p.done = cmd, done
+	return p.waitListening(timeout)
+}
+
+func (p *Process) waitListening(timeout time.Duration) error {
+	deadline := time.After(timeout)
+	for _, a := range p.ready {
+		for {
+			c, err := net.Dial("tcp", a)
+			if err == nil {
+				_ = c.Close()
+				break
+			}
+			select {
+			case <-p.done:
+				return fmt.Errorf("%s ended:\n%s", p.argv[0], p.Log())
+			case <-deadline:
+				return fmt.Errorf("%s does not listen on %s after %v:\n%s", p.argv[0], a, timeout, p.Log())
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}
+	return nil
+}
+
+// Kill sends SIGKILL and returns when the program is gone.
+func (p *Process) Kill() {
+	_ = p.cmd.Process.Kill() // fails only for one that has ended
+	<-p.done
+}
+
+// Stop sends SIGTERM, after the grace time SIGKILL, and tells whether SIGTERM was enough.
+func (p *Process) Stop(grace time.Duration) bool {
+	if p.cmd == nil {
+		return true
+	}
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // fails only for one that has ended
+	select {
+	case <-p.done:
+		return true
+	case <-time.After(grace):
+		p.Kill()
+		return false
+	}
+}
+
+// PID of the running program.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Log is the end of what the program has written.
+func (p *Process) Log() string { return p.log.String() }
+
+// logBuffer keeps the last 64 KiB written to it.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf []byte // guarded by mu
+}
+
+func (l *logBuffer) Write(b []byte) (int, error) {
+	const keep = 64 << 10
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.buf = append(l.buf, b...)
+	if len(l.buf) > 2*keep {
+		l.buf = append(l.buf[:0], l.buf[len(l.buf)-keep:]...)
+	}
+	return len(b), nil
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.buf)
+}
+
+// Usage is what the kernel has charged to a process.
+type Usage struct {
+	CPU     time.Duration // user and system time
+	PeakRSS int64         // bytes
+}
+
+const clockTick = 10 * time.Millisecond // USER_HZ is 100 on every Linux that Go runs on
+
+// UsageOf reads /proc.
+func UsageOf(pid int) (Usage, error) {
+	var u Usage
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return u, err
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // from field 3 on: the name before may hold spaces
+	for _, f := range fields[11:13] {                                         // utime, stime
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return u, err
+		}
+		u.CPU += time.Duration(n) * clockTick
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return u, err
+	}
+	for line := range strings.SplitSeq(string(status), "\n") {
+		if kb, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			n, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(kb), " kB"), 10, 64)
+			if err != nil {
+				return u, err
+			}
+			u.PeakRSS = n << 10
+		}
+	}
+	return u, nil
+}
+
+// FreeAddr returns a loopback address that nobody listens on.
+func FreeAddr() string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(err) // a machine without a free loopback port runs no test
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// Root is the repository's directory.
+func Root() string {
+	_, self, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(self), "..", "..")
+}
+
+// Scrape returns the text that a Prometheus endpoint serves.
+func Scrape(addr string) (string, error) {
+	resp, err := http.Get("http://" + addr + "/metrics")
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 16<<20))
+	return string(b), err
+}
