@@ -54,7 +54,7 @@ func benchGateways(ctx context.Context, kafka *kafkatest.Cluster, s settings) er
 	for _, c := range gatewayCases {
 		var requests [][]byte
 		for i := range distinctRequests {
-			requests = append(requests, otlptest.LogsRequest(uint64(i+1), c.events))
+			requests = append(requests, otlptest.Logs(uint64(i+1), c.events))
 		}
 		bodies, err := compressAll(c.transport, requests)
 		if err != nil {

@@ -2,7 +2,8 @@
 //
 // An envelope is one plog.LogRecord of a scope named ScopeName: its body is the request's protobuf bytes, its attributes
 // are the request's metadata. One plog.Logs may hold several. Bodies are passed by reference: whoever reads a body must not
-// write to it, and must not keep it after the Consume call that handed it over has returned.
+// write to it, and must not keep it after the Consume call that handed it over has returned. Copying the plog.Logs does not
+// help: pdata's CopyTo copies a byte slice's header, not its bytes.
 package envelope
 
 import (
@@ -46,7 +47,9 @@ type Envelope struct {
 // Append adds e to ld. The body is not copied: ld aliases it.
 func (e Envelope) Append(ld plog.Logs) {
 	lr := scopeOf(ld).LogRecords().AppendEmpty()
-	lr.SetObservedTimestamp(pcommon.NewTimestampFromTime(e.Received))
+	if !e.Received.IsZero() { // which is before 1970, and no timestamp
+		lr.SetObservedTimestamp(pcommon.NewTimestampFromTime(e.Received))
+	}
 	a := lr.Attributes()
 	a.EnsureCapacity(6)
 	a.PutStr(attrSignal, e.Signal.String())
@@ -106,31 +109,49 @@ func read(lr plog.LogRecord) (Envelope, error) {
 	if lr.Body().Type() != pcommon.ValueTypeBytes {
 		return Envelope{}, fmt.Errorf("%w: body is %s", ErrNotEnvelope, lr.Body().Type())
 	}
-	e := Envelope{Received: lr.ObservedTimestamp().AsTime(), Body: getBytes(lr.Body().Bytes())}
+	e := Envelope{Body: getBytes(lr.Body().Bytes())}
+	if at := lr.ObservedTimestamp(); at != 0 {
+		e.Received = at.AsTime()
+	}
+	tenant := false
 	for k, v := range lr.Attributes().All() {
+		var err error
 		switch k {
 		case attrSignal:
-			s, err := signal.Parse(v.Str())
-			if err != nil {
-				return Envelope{}, fmt.Errorf("%w: %w", ErrNotEnvelope, err)
-			}
-			e.Signal = s
+			e.Signal, err = signal.Parse(v.Str())
 		case attrTenant:
-			e.Tenant = v.Str()
+			tenant = true
+			e.Tenant, err = text(v)
 		case attrSource:
-			e.Source = v.Str()
+			e.Source, err = text(v)
 		case attrEvents:
+			if v.Type() != pcommon.ValueTypeInt || v.Int() < 0 {
+				err = fmt.Errorf("want a count, got %s %s", v.Type(), v.AsString())
+			}
 			e.Events = int(v.Int())
 		case attrLane:
-			e.Lane = v.Str()
+			e.Lane, err = text(v)
 		case attrSchemaVersion:
-			e.SchemaVersion = v.Str()
+			e.SchemaVersion, err = text(v)
+		}
+		if err != nil {
+			return Envelope{}, fmt.Errorf("%w: attribute %s: %w", ErrNotEnvelope, k, err)
 		}
 	}
-	if e.Signal == 0 {
+	switch {
+	case e.Signal == 0:
 		return Envelope{}, fmt.Errorf("%w: attribute %s is missing", ErrNotEnvelope, attrSignal)
+	case !tenant:
+		return Envelope{}, fmt.Errorf("%w: attribute %s is missing", ErrNotEnvelope, attrTenant)
 	}
 	return e, nil
+}
+
+func text(v pcommon.Value) (string, error) {
+	if v.Type() != pcommon.ValueTypeStr {
+		return "", fmt.Errorf("want a string, got %s", v.Type())
+	}
+	return v.Str(), nil
 }
 
 // byReference: pdata offers only copies of a byte slice. Its ByteSlice is {orig *[]byte, state *State}; where that still holds

@@ -49,9 +49,21 @@ const eventSize = 16 + 8 + 4
 // Reserved tells whether an attribute key is PulseGrid's own.
 func Reserved(key string) bool { return strings.HasPrefix(key, Prefix) }
 
+// removeReserved removes what an agent sent under Prefix. It looks before it removes: RemoveIf calls a function for each
+// attribute, and hardly any event has one.
+func removeReserved(attrs pcommon.Map) {
+	for k := range attrs.All() {
+		if Reserved(k) {
+			attrs.RemoveIf(func(k string, _ pcommon.Value) bool { return Reserved(k) })
+			return
+		}
+	}
+}
+
 // StampResource replaces the reserved attributes of a resource by o.
 func StampResource(attrs pcommon.Map, o Origin) {
-	attrs.RemoveIf(func(k string, _ pcommon.Value) bool { return Reserved(k) })
+	removeReserved(attrs)
+	attrs.EnsureCapacity(attrs.Len() + 5)
 	attrs.PutStr(AttrTenant, o.Tenant)
 	attrs.PutStr(AttrSource, o.Source)
 	attrs.PutInt(AttrReceived, o.Received.UnixNano())
@@ -61,7 +73,7 @@ func StampResource(attrs pcommon.Map, o Origin) {
 
 // StampEvent replaces the reserved attributes of an event by e.
 func StampEvent(attrs pcommon.Map, e Event) {
-	attrs.RemoveIf(func(k string, _ pcommon.Value) bool { return Reserved(k) })
+	removeReserved(attrs)
 	var b [eventSize]byte
 	copy(b[:16], e.ID[:])
 	binary.BigEndian.PutUint64(b[16:24], uint64(e.Offset))
@@ -99,8 +111,9 @@ func ReadEvent(attrs pcommon.Map) (Event, bool) {
 		return Event{}, false
 	}
 	var b [eventSize]byte
+	stamp := v.Bytes() // AsRaw would allocate
 	for i := range b {
-		b[i] = v.Bytes().At(i)
+		b[i] = stamp.At(i)
 	}
 	return Event{ID: [16]byte(b[:16]), Offset: int64(binary.BigEndian.Uint64(b[16:24])), Index: int32(binary.BigEndian.Uint32(b[24:]))}, true
 }

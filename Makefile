@@ -1,0 +1,98 @@
+# Everything builds into _build; tools that are not Go modules of ours are installed once into ~/.cache/pulsegrid
+# (PULSEGRID_CACHE). tools/versions.env says which versions.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+include tools/versions.env
+export PULSEGRID_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pulsegrid
+# git may be absent or of another owner in CI; the version is stamped below.
+export GOFLAGS += -buildvcs=false
+
+VERSION  ?= $(shell sed -n 's/^  version: //p' builder-config.yaml)
+OCB      := $(PULSEGRID_CACHE)/ocb-$(COLLECTOR_VERSION)/builder
+LINT     := $(PULSEGRID_CACHE)/golangci-lint-$(GOLANGCI_LINT_VERSION)/golangci-lint
+ENGINE   := $(PULSEGRID_CACHE)/clickhouse-$(CHDB_VERSION)/libchdb.so
+COLLECTOR := _build/collector/pulsegrid-collector
+OPERATOR := _build/pulsegrid
+ARGS     ?=# of `make run`: ARGS="--data DIR"
+PKG      ?= ./...#  what `make test` tests
+# Packages tested at a time: each may run a broker, an engine and compilers of its own.
+TEST_P   ?= 2
+TEST_TIMEOUT ?= 20m#  a package
+FUZZTIME ?= 10m#  a fuzz target
+BENCH    ?= .#  regular expression
+COUNT    ?= 6#  times each benchmark
+
+# What the two programs are built from: every Go and embedded file, not the tests.
+SOURCES = $(shell find cmd distributions exporter extension internal processor receiver -type f \
+	\( -name '*.go' -o -name '*.yaml' -o -name '*.sql' -o -name '*.json' \) -not -name '*_test.go' -not -path '*/testdata/*' 2>/dev/null)
+
+.PHONY: help
+help: ## Show this
+	@echo "PulseGrid. make TARGET [VARIABLE=value]"; echo
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+.PHONY: run
+run: build ## Run a whole cell on this machine (ARGS="--data DIR ...")
+	exec $(OPERATOR) local $(ARGS)
+
+.PHONY: build
+build: $(OPERATOR) $(COLLECTOR) $(ENGINE) ## Build the Collector and the pulsegrid command, with the engine that `pulsegrid local` needs
+
+$(OPERATOR): $(SOURCES) go.mod go.sum
+	@mkdir -p _build
+	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $@ ./cmd/pulsegrid
+
+# ocb writes a module that imports our components, and compiles it.
+$(COLLECTOR): $(SOURCES) go.mod go.sum builder-config.yaml | $(OCB)
+	@mkdir -p _build
+	$(OCB) --config builder-config.yaml > _build/ocb.log 2>&1 || { tail -40 _build/ocb.log >&2; exit 1; }
+	@touch $@
+
+$(OCB):
+	tools/install.sh ocb
+$(ENGINE):
+	tools/install.sh clickhouse
+$(LINT):
+	tools/install.sh golangci-lint
+
+.PHONY: tools
+tools: ## Install every part that the tests run against
+	tools/install.sh ocb clickhouse kafka telemetrygen versitygw python
+
+.PHONY: test
+test: tools build check ## What CI runs: tools, build, gofmt, vet, every test under the race detector
+	go test -race -p $(TEST_P) -timeout $(TEST_TIMEOUT) $(PKG)
+
+.PHONY: check
+check: ## gofmt and go vet
+	@unformatted=$$(gofmt -l cmd distributions exporter integration internal receiver $(wildcard extension processor)); \
+		test -z "$$unformatted" || { echo "gofmt -w these:"; echo "$$unformatted"; exit 1; }
+	go vet ./...
+
+.PHONY: lint
+lint: $(LINT) ## golangci-lint (.golangci.yml), which also holds who may import whom
+	$(LINT) run ./...
+
+.PHONY: fuzz
+fuzz: ## Run each fuzz target for FUZZTIME
+	@for package in $$(go list ./...); do \
+		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
+			echo "== $$package $$target"; \
+			go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package; \
+		done; \
+	done
+
+.PHONY: generate
+generate: ## Run go generate
+	go generate ./...
+
+.PHONY: bench
+bench: build ## Run the benchmarks BENCH, COUNT times each, for benchstat
+	go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) -timeout 60m $(PKG)
+
+.PHONY: clean
+clean: ## Remove what was built; keeps the tools and pulsegrid-data
+	rm -rf _build

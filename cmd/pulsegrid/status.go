@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pulsegrid/pulsegrid/internal/cell"
+)
+
+// statusInterval is the time between the two looks from which rates come.
+const statusInterval = time.Second
+
+func newStatus() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show the running cell: endpoints, hops, lag, freshness, topics",
+		Long: `Show the running cell once: endpoints, what each hop has done and does now, what waits in Kafka, how fresh the stores are.
+Exit code 1 if any part is unhealthy, 3 if no cell is running.`,
+		Example: `  pulsegrid status
+  pulsegrid status --json | jq .Hops`,
+		Args: noArgs,
+	}
+	data := dataFlag(cmd)
+	asJSON := cmd.Flags().Bool("json", false, "print one JSON object")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		state, err := cell.ReadState(*data)
+		if err != nil {
+			return err
+		}
+		f, err := look(cmd.Context(), state)
+		if err != nil {
+			return err
+		}
+		if *asJSON {
+			enc := json.NewEncoder(cmd.OutOrStdout())
+			enc.SetIndent("", "  ")
+			err = enc.Encode(struct {
+				cell.State
+				cell.Figures
+			}{state, f})
+		} else {
+			err = printStatus(cmd.OutOrStdout(), state, f)
+		}
+		if err != nil {
+			return err
+		}
+		return verdict(state, f)
+	}
+	return cmd
+}
+
+func look(ctx context.Context, state cell.State) (cell.Figures, error) {
+	observer, err := cell.NewObserver(state.Endpoints)
+	if err != nil {
+		return cell.Figures{}, err
+	}
+	defer observer.Close()
+	observer.Look(ctx)
+	select {
+	case <-ctx.Done():
+		return cell.Figures{}, ctx.Err()
+	case <-time.After(statusInterval):
+	}
+	return observer.Look(ctx), nil
+}
+
+func verdict(state cell.State, f cell.Figures) error {
+	if !state.Ready {
+		return errors.New("the cell is still starting")
+	}
+	if !f.Healthy() {
+		return fmt.Errorf("unhealthy: %s", strings.Join(f.Problems, "; "))
+	}
+	return nil
+}
+
+func printStatus(w io.Writer, s cell.State, f cell.Figures) error {
+	lines := []string{fmt.Sprintf("cell %s, process %d, since %s, data in %s", s.Version, s.PID, s.Started.Format(time.RFC3339), s.DataDir)}
+	section := func(more []string) { lines = append(append(lines, ""), more...) }
+	section(cell.EndpointLines(s.Endpoints))
+	section(cell.HopLines(f))
+	section(cell.TopicLines(f))
+	processes := make([]string, 0, len(s.Processes))
+	for _, p := range s.Processes {
+		line := fmt.Sprintf("%-12s process %-8d restarts %-4d log %s", p.Name, p.PID, p.Restarts, p.Log)
+		if p.LastError != "" {
+			first, _, _ := strings.Cut(p.LastError, "\n")
+			line += "\n             last error: " + first
+		}
+		processes = append(processes, line)
+	}
+	section(processes)
+	_, err := fmt.Fprintln(w, strings.Join(lines, "\n"))
+	return err
+}

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+const collectorName = "pulsegrid-collector"
+
+func newValidate() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "validate CONFIG...",
+		Short: "Check Collector configurations without running them",
+		Long: `Check Collector configurations with the built Collector: every key, every component's own rules, every pipeline.
+Environment variables are taken from this process, as the Collector would.`,
+		Example: "  pulsegrid validate distributions/gateway/config.yaml distributions/aggregator/config.yaml",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usageError{fmt.Errorf("name at least one configuration; see `%s --help`", cmd.CommandPath())}
+			}
+			return nil
+		},
+	}
+	collector := collectorFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		binary, err := findCollector(*collector)
+		if err != nil {
+			return err
+		}
+		bad := 0
+		for _, path := range args {
+			problem, err := validate(cmd.Context(), binary, path)
+			if err != nil {
+				return err
+			}
+			if problem == "" {
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: valid\n", path)
+			} else {
+				bad++
+				_, err = fmt.Fprintf(cmd.ErrOrStderr(), "%s: invalid\n%s\n", path, indent(problem))
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if bad > 0 {
+			return fmt.Errorf("%d of %d configurations are invalid", bad, len(args))
+		}
+		return nil
+	}
+	return cmd
+}
+
+// validate returns what the Collector has against a configuration, empty if nothing.
+func validate(ctx context.Context, binary, path string) (problem string, err error) {
+	if _, err := os.Stat(path); err != nil {
+		return err.Error(), nil
+	}
+	var out bytes.Buffer
+	cmd := exec.CommandContext(ctx, binary, "validate", "--config=file:"+path)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err = cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return collectorProblem(out.String()), nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("run %s: %w", binary, err)
+	}
+	return "", nil
+}
+
+// collectorProblem takes the error out of the Collector's output: it prints it twice, once as a log line.
+func collectorProblem(output string) string {
+	if _, after, ok := strings.Cut(output, "Error: "); ok {
+		output = after
+	}
+	var lines []string
+	for line := range strings.Lines(output) {
+		line = strings.TrimRight(line, "\n")
+		if _, _, isLog := strings.Cut(line, "collector server run finished with error"); isLog || line == "" {
+			continue
+		}
+		lines = append(lines, line)
+	}
+	return strings.Join(lines, "\n")
+}
+
+func indent(s string) string { return "  " + strings.ReplaceAll(s, "\n", "\n  ") }
+
+func collectorFlag(cmd *cobra.Command) *string {
+	return cmd.Flags().String("collector", "", "path of the Collector (default: collector/"+collectorName+" beside this program)")
+}
+
+// findCollector gives the Collector that `make build` puts beside this program.
+func findCollector(flag string) (string, error) {
+	if flag != "" {
+		if _, err := os.Stat(flag); err != nil {
+			return "", fmt.Errorf("--collector: %w", err)
+		}
+		return flag, nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find the Collector: %w", err)
+	}
+	path := filepath.Join(filepath.Dir(self), "collector", collectorName)
+	if _, err := os.Stat(path); err != nil {
+		return "", fmt.Errorf("no Collector at %s: run `make build`, or name one with --collector", path)
+	}
+	return path, nil
+}

@@ -1,0 +1,99 @@
+package distributions_test
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pulsegrid/pulsegrid/distributions"
+)
+
+// configs and the README that documents each one's variables; local's are set by the command.
+var configs = map[string]string{
+	"gateway/config.yaml":    "gateway/README.md",
+	"aggregator/config.yaml": "aggregator/README.md",
+	"local/gateway.yaml":     "",
+	"local/aggregator.yaml":  "",
+}
+
+const collector = "../_build/collector/pulsegrid-collector"
+
+func TestTheBuiltCollectorTakesEveryConfigAsItIs(t *testing.T) {
+	for path := range configs {
+		validate(t, path, nil)
+	}
+}
+
+func TestTheBuiltCollectorTakesEveryConfigWithItsVariablesSet(t *testing.T) {
+	env := []string{
+		"PULSEGRID_GRPC_ENDPOINT=127.0.0.1:1", "PULSEGRID_HTTP_ENDPOINT=[::1]:2", "PULSEGRID_KAFKA_BROKERS=kafka-1:9092,kafka-2:9092",
+		"PULSEGRID_PARTITIONS=64", "PULSEGRID_REPLICATION_FACTOR=1", "PULSEGRID_MIN_INSYNC=1", "PULSEGRID_TOPIC_LOGS=other",
+		"PULSEGRID_HEALTH_ENDPOINT=127.0.0.1:3", "PULSEGRID_METRICS_HOST=127.0.0.1", "PULSEGRID_METRICS_PORT=4",
+		"PULSEGRID_CLICKHOUSE_HTTP=clickhouse:8123", "PULSEGRID_CLICKHOUSE_USERNAME=writer", "PULSEGRID_CLICKHOUSE_PASSWORD=1234",
+		"PULSEGRID_LAKE_CATALOG=/tmp/c.db", "PULSEGRID_LAKE_WAREHOUSE=s3://bucket/lake",
+		"PULSEGRID_OWN_OTLP=http://127.0.0.1:2", "PULSEGRID_HOST_NAME=1234", "PULSEGRID_TRACE_RATIO=1",
+	}
+	for path, readme := range configs {
+		validate(t, path, env)
+		set := regexp.MustCompile(`PULSEGRID_\w+`).FindAllString(string(bytes.Join(toBytes(env), []byte(" "))), -1)
+		for _, name := range variables(t, path) {
+			require.Contains(t, set, name, "%s: this test must set it", path)
+		}
+		if readme != "" {
+			require.ElementsMatch(t, variables(t, path), variables(t, readme), "%s documents the variables of %s", readme, path)
+		}
+	}
+}
+
+func toBytes(s []string) [][]byte {
+	out := make([][]byte, 0, len(s))
+	for _, e := range s {
+		out = append(out, []byte(e))
+	}
+	return out
+}
+
+func variables(t *testing.T, path string) []string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	names := regexp.MustCompile(`PULSEGRID_[A-Z_]+`).FindAllString(string(text), -1)
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+func validate(t *testing.T, config string, env []string) {
+	t.Helper()
+	if _, err := os.Stat(collector); err != nil {
+		t.Fatalf("the Collector is not built: run `make build`: %v", err)
+	}
+	cmd := exec.CommandContext(t.Context(), collector, "validate", "--config=file:"+config)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, env...)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s: %s", config, out)
+}
+
+func TestNoConfigQueuesWhatItHasAcknowledged(t *testing.T) {
+	for path := range configs {
+		text, err := os.ReadFile(path)
+		require.NoError(t, err)
+		for line := range bytes.Lines(text) {
+			code, _, _ := bytes.Cut(line, []byte("#"))
+			require.NotRegexp(t, `^\s*sending_queue:|^  batch:|processors:.*\bbatch\b`, string(code), path)
+		}
+	}
+}
+
+func TestLocalConfigsAreEmbedded(t *testing.T) {
+	for path, embedded := range map[string][]byte{"gateway.yaml": distributions.LocalGateway, "aggregator.yaml": distributions.LocalAggregator} {
+		text, err := os.ReadFile(filepath.Join("local", path))
+		require.NoError(t, err)
+		require.Equal(t, string(text), string(embedded))
+	}
+}

@@ -1,0 +1,157 @@
+package clickhouseexporter
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"reflect"
+	"regexp"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/config/confighttp"
+	"go.opentelemetry.io/collector/config/configopaque"
+	"go.opentelemetry.io/collector/confmap"
+)
+
+// SchemaMode says what the exporter does about its tables.
+type SchemaMode string
+
+const (
+	// SchemaCreate creates the database and the tables, adds columns that an older table lacks, and sets the retention.
+	SchemaCreate SchemaMode = "create"
+	// SchemaVerify changes nothing: a table that is not as it should be fails every call until somebody mends it.
+	SchemaVerify SchemaMode = "verify"
+	// SchemaOff inserts without looking, for example into Distributed tables.
+	SchemaOff SchemaMode = "off"
+)
+
+// Config of the exporter. Each signal has an exporter of its own: limits are per signal.
+type Config struct {
+	// ClientConfig is the HTTP client, with the Collector's usual keys: endpoint of ClickHouse's HTTP interface (http[s]://host:port,
+	// default http://localhost:8123), tls, headers, auth, timeout of one insert (default 60s, must be positive), compression of the
+	// body (none, lz4, zstd, gzip; default lz4).
+	ClientConfig confighttp.ClientConfig `mapstructure:",squash"`
+
+	// Username and Password log in. Empty username: ClickHouse's `default` user, or what auth and headers say.
+	Username string              `mapstructure:"username"`
+	Password configopaque.String `mapstructure:"password"`
+
+	// Database that holds the tables. Default "pulsegrid".
+	Database string `mapstructure:"database"`
+
+	// Schema: create (default), verify or off.
+	Schema SchemaMode `mapstructure:"schema"`
+
+	// RetentionDays is how many days after their receipt rows are kept. Default 30; 0 keeps them for ever. Not looked at with schema: off.
+	RetentionDays int `mapstructure:"retention_days"`
+
+	// Cluster, where set, adds ON CLUSTER to every statement that changes a table. Default: none.
+	Cluster string `mapstructure:"cluster"`
+
+	// Engine of created tables with its arguments, of the MergeTree family, for example ReplicatedMergeTree. Default MergeTree.
+	Engine string `mapstructure:"engine"`
+
+	// DeduplicationWindow is how many of the newest blocks a created table recognises when they are sent again. Default 100000.
+	DeduplicationWindow int `mapstructure:"deduplication_window"`
+
+	// MaxConcurrentInserts bounds the inserts at a time; further calls wait. Each holds one block in memory. Default 4.
+	MaxConcurrentInserts int `mapstructure:"max_concurrent_inserts"`
+}
+
+const (
+	defaultEndpoint      = "http://localhost:8123"
+	defaultTimeout       = 60 * time.Second
+	defaultCompression   = "lz4"
+	defaultDatabase      = "pulsegrid"
+	defaultRetentionDays = 30
+	defaultDedupWindow   = 100_000
+	defaultMaxInserts    = 4
+
+	retentionDaysMax = 36_500
+	maxInsertsMax    = 256
+)
+
+func createDefaultConfig() component.Config {
+	client := confighttp.NewDefaultClientConfig()
+	client.Endpoint = defaultEndpoint
+	client.Timeout = defaultTimeout
+	client.Compression = defaultCompression
+	return &Config{
+		ClientConfig:         client,
+		Database:             defaultDatabase,
+		Schema:               SchemaCreate,
+		RetentionDays:        defaultRetentionDays,
+		DeduplicationWindow:  defaultDedupWindow,
+		MaxConcurrentInserts: defaultMaxInserts,
+	}
+}
+
+var _ confmap.Unmarshaler = (*Config)(nil)
+
+// Unmarshal refuses keys that nobody reads. The Collector itself accepts any key beside a squashed ClientConfig, and a
+// misspelt retention_days would keep its default unnoticed.
+func (c *Config) Unmarshal(conf *confmap.Conf) error {
+	if err := conf.Unmarshal(c); err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, typ := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[confighttp.ClientConfig]()} {
+		for i := range typ.NumField() {
+			name, _, _ := strings.Cut(typ.Field(i).Tag.Get(confmap.MapstructureTag), ",")
+			known[name] = true
+		}
+	}
+	var errs []error
+	for key := range conf.ToStringMap() {
+		if !known[key] {
+			errs = append(errs, fmt.Errorf("%s: the exporter has no such key", key))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+var engineName = regexp.MustCompile(`^[A-Za-z]*MergeTree(\(.*\))?$`)
+
+// Validate checks what no other part of the config checks.
+func (c *Config) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	u, err := url.Parse(c.ClientConfig.Endpoint)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.RawQuery != "" {
+		bad("endpoint %q: want http://host:port or https://host:port of ClickHouse's HTTP interface", c.ClientConfig.Endpoint)
+	}
+	if c.ClientConfig.Timeout <= 0 {
+		bad("timeout %v: want more than 0", c.ClientConfig.Timeout)
+	}
+	switch c.ClientConfig.Compression {
+	case "", "none", "lz4", "zstd", "gzip":
+	default:
+		bad("compression %q: want none, lz4, zstd or gzip", c.ClientConfig.Compression)
+	}
+	if c.Username == "" && c.Password != "" {
+		bad("password is set, username is empty: name the user")
+	}
+	if c.Database == "" {
+		bad("database is empty: name one")
+	}
+	switch c.Schema {
+	case SchemaCreate, SchemaVerify, SchemaOff:
+	default:
+		bad("schema %q: want create, verify or off", c.Schema)
+	}
+	if c.RetentionDays < 0 || c.RetentionDays > retentionDaysMax {
+		bad("retention_days %d: want 0 (for ever) to %d", c.RetentionDays, retentionDaysMax)
+	}
+	if c.Engine != "" && !engineName.MatchString(c.Engine) {
+		bad("engine %q: want one of the MergeTree family", c.Engine)
+	}
+	if c.DeduplicationWindow < 1 {
+		bad("deduplication_window %d: want at least 1; without it a repeated block is stored twice", c.DeduplicationWindow)
+	}
+	if c.MaxConcurrentInserts < 1 || c.MaxConcurrentInserts > maxInsertsMax {
+		bad("max_concurrent_inserts %d: want 1 to %d", c.MaxConcurrentInserts, maxInsertsMax)
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,323 @@
+package clickhouseexporter
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/array"
+	"github.com/apache/arrow-go/v18/arrow/ipc"
+	"github.com/apache/arrow-go/v18/arrow/memory"
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/component/componentstatus"
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/consumer/consumererror"
+	"go.opentelemetry.io/collector/exporter"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+
+	"github.com/pulsegrid/pulsegrid/internal/block"
+	"github.com/pulsegrid/pulsegrid/internal/columns"
+	"github.com/pulsegrid/pulsegrid/internal/signal"
+)
+
+const (
+	// payloadKeepMax is the largest encoding buffer that a place keeps for its next call.
+	payloadKeepMax = 64 << 20
+	// startCheckTimeout bounds how long Start looks for ClickHouse: a store that is down must not hold up the Collector.
+	startCheckTimeout = 3 * time.Second
+)
+
+var errNotRunning = errors.New("the exporter is not running")
+
+// chExporter stores one signal. A call: take a place, build a batch, see to the table, INSERT, sort the outcome.
+type chExporter struct {
+	cfg    *Config
+	set    exporter.Settings
+	table  *columns.Table
+	insert string // the statement
+	mem    memory.Allocator
+	host   component.Host
+	client *client
+	schema *schema
+	tel    *telemetry
+
+	// places are the max_concurrent_inserts builders; a call owns the one it took. Start fills the channel, Shutdown empties it.
+	places  chan *place
+	started bool
+	life    context.Context // ends with Shutdown
+	end     context.CancelFunc
+	once    sync.Once // Shutdown
+
+	unhealthy atomic.Bool // the last status reported is an error
+}
+
+// place is what one insert at a time needs, reused.
+type place struct {
+	builder *columns.Builder
+	payload sliceWriter
+}
+
+// batch is one call's rows, encoded.
+type batch struct {
+	rows     int64
+	received time.Time // oldest
+	payload  []byte
+}
+
+func newExporter(set exporter.Settings, cfg *Config, s signal.Signal) (*chExporter, error) {
+	e := &chExporter{
+		cfg: cfg, set: set, table: columns.ForSignal(s), mem: memory.DefaultAllocator,
+		places: make(chan *place, cfg.MaxConcurrentInserts),
+	}
+	e.life, e.end = context.WithCancel(context.Background())
+	names := make([]string, len(e.table.Columns))
+	for i, c := range e.table.Columns {
+		names[i] = ident(c.Name)
+	}
+	e.insert = "INSERT INTO " + ident(cfg.Database) + "." + ident(e.table.Name) + " (" + strings.Join(names, ", ") + ") FORMAT ArrowStream"
+	return e, nil
+}
+
+// Capabilities: the data is only read.
+func (e *chExporter) Capabilities() consumer.Capabilities { return consumer.Capabilities{} }
+
+// Start does not need ClickHouse: where it cannot be reached, or its table is not right, calls fail as retryable until it is.
+func (e *chExporter) Start(ctx context.Context, host component.Host) error {
+	var err error
+	e.host = host
+	if e.client, err = newClient(ctx, e.cfg, host, e.set.TelemetrySettings); err != nil {
+		return fmt.Errorf("ClickHouse client: %w", err)
+	}
+	name := e.cfg.Database + "." + e.table.Name
+	if e.tel, err = newTelemetry(e.set.TelemetrySettings, name, func() int { return cap(e.places) - len(e.places) }); err != nil {
+		return err
+	}
+	e.schema = newSchema(e.cfg, e.client, e.table, e.set.Logger)
+	for range cap(e.places) {
+		e.places <- &place{builder: columns.NewBuilder(e.mem, e.table)}
+	}
+	e.started = true
+
+	ctx, cancel := context.WithTimeout(ctx, min(startCheckTimeout, e.cfg.ClientConfig.Timeout))
+	defer cancel()
+	if err := e.schema.ensure(ctx); err != nil {
+		e.tel.failed(err)
+		e.report(err)
+	}
+	return nil
+}
+
+// Shutdown breaks off running inserts (their callers hear that the outcome is unknown) and frees everything.
+func (e *chExporter) Shutdown(ctx context.Context) error {
+	var err error
+	e.once.Do(func() {
+		e.end()
+		if e.tel != nil {
+			e.tel.shutdown()
+		}
+		for range cap(e.places) {
+			if !e.started {
+				break
+			}
+			select {
+			case p := <-e.places:
+				p.builder.Release()
+			case <-ctx.Done():
+				err = fmt.Errorf("inserts still run: %w", ctx.Err())
+				return
+			}
+		}
+		if e.client != nil {
+			e.client.http.CloseIdleConnections()
+		}
+	})
+	return err
+}
+
+// ConsumeLogs stores log records.
+func (e *chExporter) ConsumeLogs(ctx context.Context, ld plog.Logs) error {
+	n := ld.LogRecordCount()
+	return e.consume(ctx, n, func(b *columns.Builder) error { return b.AppendLogs(ld) })
+}
+
+// ConsumeMetrics stores data points.
+func (e *chExporter) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) error {
+	n := md.DataPointCount()
+	return e.consume(ctx, n, func(b *columns.Builder) error { return b.AppendMetrics(md) })
+}
+
+// ConsumeTraces stores spans.
+func (e *chExporter) ConsumeTraces(ctx context.Context, td ptrace.Traces) error {
+	n := td.SpanCount()
+	return e.consume(ctx, n, func(b *columns.Builder) error { return b.AppendTraces(td) })
+}
+
+// consume is the way of a call. Its error is permanent (consumererror) only where the data is refused for good.
+func (e *chExporter) consume(ctx context.Context, events int, fill func(*columns.Builder) error) error {
+	if events == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(e.life, func() { cancel(errNotRunning) })()
+	p, err := e.take(ctx)
+	if err != nil {
+		return e.explain(ctx, events, err)
+	}
+	defer func() { e.places <- p }()
+	err = e.store(ctx, p, fill)
+	e.report(err)
+	if err != nil {
+		return e.explain(ctx, events, err)
+	}
+	return nil
+}
+
+// take waits for a place.
+func (e *chExporter) take(ctx context.Context) (*place, error) {
+	if e.life.Err() != nil {
+		return nil, &storeError{class: retryable, code: codeOther, cause: errNotRunning}
+	}
+	select {
+	case p := <-e.places:
+		return p, nil
+	case <-ctx.Done():
+		return nil, &storeError{class: retryable, code: codeOther, cause: fmt.Errorf("waiting for one of max_concurrent_inserts %d: %w", e.cfg.MaxConcurrentInserts, context.Cause(ctx))}
+	}
+}
+
+// store builds the rows and inserts them. A table that turns out not to be as it was is looked at again, once.
+func (e *chExporter) store(ctx context.Context, p *place, fill func(*columns.Builder) error) error {
+	begun := time.Now()
+	b, err := e.build(p, fill)
+	if err != nil {
+		return err
+	}
+	e.tel.built(time.Since(begun))
+	token := tokenOf(ctx)
+	for again := true; ; again = false {
+		if err := e.schema.ensure(ctx); err != nil {
+			e.tel.failed(err)
+			return err
+		}
+		err := e.send(ctx, p, b, token)
+		var se *storeError
+		if !again || !errors.As(err, &se) || se.class != badSchema || !e.schema.invalidate() {
+			return err
+		}
+	}
+}
+
+// build makes the call's rows one Arrow stream.
+func (e *chExporter) build(p *place, fill func(*columns.Builder) error) (*batch, error) {
+	if err := fill(p.builder); err != nil {
+		p.builder.Reset()
+		return nil, &storeError{class: permanent, code: codeBuild, cause: err}
+	}
+	rec := p.builder.NewRecordBatch()
+	defer rec.Release()
+	p.payload = p.payload[:0]
+	w := ipc.NewWriter(&p.payload, ipc.WithSchema(rec.Schema()), ipc.WithAllocator(e.mem))
+	if err := errors.Join(w.Write(rec), w.Close()); err != nil {
+		return nil, &storeError{class: permanent, code: codeBuild, cause: fmt.Errorf("encode the rows: %w", err)}
+	}
+	return &batch{rows: rec.NumRows(), received: oldest(rec), payload: p.payload}, nil
+}
+
+// tokenOf is the deduplication token: the block's name, which is the same however often the block is sent. A call without a block
+// gets a name of its own: else rows that happen to equal an earlier call's would vanish.
+func tokenOf(ctx context.Context) string {
+	if blk, ok := block.FromContext(ctx); ok {
+		return blk.String()
+	}
+	return "call/" + rand.Text()
+}
+
+// send runs the INSERT.
+func (e *chExporter) send(ctx context.Context, p *place, b *batch, token string) error {
+	payload := newBody(b.payload)
+	begun := time.Now()
+	err := e.client.insert(ctx, e.insert, insertSettings(token), payload)
+	e.tel.inserted(b, time.Since(begun), err)
+	if err != nil && !payload.closed.Load() || cap(p.payload) > payloadKeepMax {
+		p.payload = nil // net/http may still read it, or it is too large to keep
+	}
+	return err
+}
+
+// insertSettings keep a call one block of ClickHouse, whatever the server's or the user's profile says.
+func insertSettings(token string) map[string]string {
+	s := columns.InsertSettings(token)
+	s["max_insert_block_size"] = maxRows
+	s["min_insert_block_size_rows"] = maxRows
+	s["min_insert_block_size_bytes"] = "0"
+	s["max_insert_threads"] = "1"
+	return s
+}
+
+// maxRows is above any batch: what one Arrow column can address ends earlier.
+const maxRows = "1073741824"
+
+// oldest is the least received time of a batch.
+func oldest(rec arrow.RecordBatch) time.Time {
+	i := rec.Schema().FieldIndices("ingest_time")
+	values := rec.Column(i[0]).(*array.Timestamp).Values()
+	return time.Unix(0, int64(slices.Min(values)))
+}
+
+// explain is what the caller hears: what was being done, to which block, and what to do.
+func (e *chExporter) explain(ctx context.Context, events int, err error) error {
+	of := ""
+	if blk, ok := block.FromContext(ctx); ok {
+		of = fmt.Sprintf(" of block %s (topic %s, partition %d, offsets %d to %d)", blk, blk.Topic, blk.Partition, blk.First, blk.Last)
+	}
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+		err = fmt.Errorf("%w: %w", cause, err)
+	}
+	cl, code := unknown, codeOther
+	var se *storeError
+	if errors.As(err, &se) {
+		cl, code = se.class, se.code
+	}
+	what := fmt.Sprintf("ClickHouse table %s.%s, %d events%s", e.cfg.Database, e.table.Name, events, of)
+	switch cl {
+	case permanent:
+		e.tel.reject(int64(events), code)
+		return consumererror.NewPermanent(fmt.Errorf("%s: refused: %w", what, err))
+	case unknown:
+		return fmt.Errorf("%s: outcome unknown, send it again: %w", what, err)
+	}
+	return fmt.Errorf("%s: not stored, send it again: %w", what, err)
+}
+
+// report tells the Collector when the exporter's health changes. Refused data is no matter of health.
+func (e *chExporter) report(err error) {
+	var se *storeError
+	if errors.As(err, &se) && se.class == permanent {
+		return
+	}
+	if bad := err != nil; e.unhealthy.Swap(bad) != bad {
+		if bad {
+			componentstatus.ReportStatus(e.host, componentstatus.NewRecoverableErrorEvent(err))
+		} else {
+			componentstatus.ReportStatus(e.host, componentstatus.NewEvent(componentstatus.StatusOK))
+		}
+	}
+}
+
+// sliceWriter is a buffer whose bytes can be given away.
+type sliceWriter []byte
+
+func (w *sliceWriter) Write(b []byte) (int, error) {
+	*w = append(*w, b...)
+	return len(b), nil
+}

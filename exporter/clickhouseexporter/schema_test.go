@@ -1,0 +1,162 @@
+package clickhouseexporter
+
+import (
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/component/componentstatus"
+	"go.opentelemetry.io/collector/config/configopaque"
+	"go.opentelemetry.io/collector/consumer/consumererror"
+
+	"github.com/pulsegrid/pulsegrid/internal/chengine"
+	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/clickhousetest"
+)
+
+func mode(m SchemaMode) func(*Config) { return func(c *Config) { c.Schema = m } }
+
+func engineOf(ch *clickhousetest.Server, table string) string {
+	return ch.Query("SELECT engine_full FROM system.tables WHERE database = 'pulsegrid' AND name = '" + table + "'")
+}
+
+func TestATableThatIsRightIsNotTouched(t *testing.T) {
+	ch := clickhousetest.Start(t)
+	for _, s := range signal.All {
+		start(t, s, config(ch.URL))
+		table := start(t, s, config(ch.URL)).table.Name
+		require.Zero(t, ch.QueryInt("SELECT count() FROM system.mutations WHERE table = '"+table+"'"))
+		before := ch.Query("SELECT metadata_modification_time, create_table_query FROM system.tables WHERE name = '" + table + "'")
+		start(t, s, config(ch.URL))
+		r := start(t, s, config(ch.URL, mode(SchemaVerify)))
+		require.True(t, r.schema.ready.Load())
+		require.Empty(t, r.host.statuses())
+		require.Equal(t, before, ch.Query("SELECT metadata_modification_time, create_table_query FROM system.tables WHERE name = '"+table+"'"))
+	}
+}
+
+func TestExportersThatStartTogetherAllSucceed(t *testing.T) {
+	ch := clickhousetest.Start(t)
+	var wg sync.WaitGroup
+	rigs := make([]*rig, 6)
+	for i := range rigs {
+		rigs[i] = start(t, signal.Logs, config(ch.URL, mode(SchemaOff)))
+		rigs[i].schema = newSchema(config(ch.URL), rigs[i].client, rigs[i].table, rigs[i].set.Logger)
+		wg.Go(func() { rigs[i].schema.last = rigs[i].schema.ensure(t.Context()) })
+	}
+	wg.Wait()
+	for _, r := range rigs {
+		require.NoError(t, r.schema.last)
+	}
+}
+
+func TestAnOlderTableGetsTheColumnsItLacks(t *testing.T) {
+	ch := clickhousetest.Start(t)
+	old := start(t, signal.Logs, config(ch.URL))
+	require.NoError(t, old.consumeLogs(t, 10, 0))
+	ch.Exec("ALTER TABLE pulsegrid.logs DROP COLUMN event_name, DROP COLUMN flags, ADD COLUMN own_note String DEFAULT 'n'")
+
+	verify := start(t, signal.Logs, config(ch.URL, mode(SchemaVerify)))
+	err := verify.consumeLogs(t, 10, 10)
+	require.ErrorContains(t, err, "table pulsegrid.logs: it lacks column event_name LowCardinality(String), column flags UInt32")
+	require.False(t, consumererror.IsPermanent(err))
+
+	r := start(t, signal.Logs, config(ch.URL))
+	require.NoError(t, r.consumeLogs(t, 10, 10))
+	require.EqualValues(t, 20, ch.QueryInt("SELECT count() FROM pulsegrid.logs WHERE own_note = 'n' AND event_name = '' AND flags = 0"))
+	require.Equal(t, "event_name", ch.Query("SELECT name FROM system.columns WHERE database = 'pulsegrid' AND table = 'logs' AND position = 1 + (SELECT position FROM system.columns WHERE database = 'pulsegrid' AND table = 'logs' AND name = 'body_type')"))
+	require.EqualValues(t, len(r.table.Columns)+1, ch.QueryInt("SELECT count() FROM system.columns WHERE database = 'pulsegrid' AND table = 'logs'"))
+}
+
+func TestAColumnOfAnotherTypeIsNamedWithBothTypesUntilItIsMended(t *testing.T) {
+	ch := clickhousetest.Start(t)
+	start(t, signal.Traces, config(ch.URL))
+	ch.Exec("ALTER TABLE pulsegrid.spans MODIFY COLUMN flags String")
+	for _, m := range []SchemaMode{SchemaCreate, SchemaVerify} {
+		r := start(t, signal.Traces, config(ch.URL, mode(m)))
+		err := r.schema.ensure(t.Context())
+		require.ErrorContains(t, err, "table pulsegrid.spans: column flags has type String, want UInt32")
+		require.Equal(t, []componentstatus.Status{componentstatus.StatusRecoverableError}, r.host.statuses())
+		require.EqualValues(t, 1, r.sum(t, "clickhouse_errors", "class", "schema"))
+		defer func() {
+			require.Eventually(t, func() bool { return r.schema.ensure(t.Context()) == nil }, 10*time.Second, 50*time.Millisecond)
+		}()
+	}
+	ch.Exec("ALTER TABLE pulsegrid.spans MODIFY COLUMN flags UInt32")
+}
+
+func TestVerifyAsksForATableThatIsMissing(t *testing.T) {
+	ch := clickhousetest.Start(t)
+	r := start(t, signal.Logs, config(ch.URL, mode(SchemaVerify)))
+	err := r.consumeLogs(t, 10, 0)
+	require.ErrorContains(t, err, "pulsegrid.logs: it does not exist: create it, or set schema: create")
+	require.False(t, consumererror.IsPermanent(err))
+	start(t, signal.Logs, config(ch.URL)) // somebody creates it
+	require.Eventually(t, func() bool { return r.consumeLogs(t, 10, 0) == nil }, 10*time.Second, 50*time.Millisecond)
+}
+
+func TestRetentionFollowsTheConfig(t *testing.T) {
+	ch := clickhousetest.Start(t)
+	days := func(n int) func(*Config) { return func(c *Config) { c.RetentionDays = n } }
+	start(t, signal.Logs, config(ch.URL))
+	require.Contains(t, engineOf(ch, "logs"), "toIntervalDay(30)")
+
+	r := start(t, signal.Logs, config(ch.URL, days(7), mode(SchemaVerify)))
+	require.ErrorContains(t, r.schema.last, "retention_days 7")
+	start(t, signal.Logs, config(ch.URL, days(7)))
+	require.Contains(t, engineOf(ch, "logs"), "toIntervalDay(7)")
+	start(t, signal.Logs, config(ch.URL, days(0)))
+	require.NotContains(t, engineOf(ch, "logs"), "TTL")
+	start(t, signal.Logs, config(ch.URL, days(365)))
+	require.Contains(t, engineOf(ch, "logs"), "toIntervalDay(365)")
+
+	ch.Exec("ALTER TABLE pulsegrid.logs MODIFY TTL toDateTime(ingest_time) + INTERVAL 3 DAY DELETE WHERE tenant_id = 'x'")
+	before := engineOf(ch, "logs")
+	r = start(t, signal.Logs, config(ch.URL))
+	require.NoError(t, r.schema.last)
+	require.Equal(t, before, engineOf(ch, "logs"), "a TTL that somebody wrote is theirs")
+}
+
+func TestATableThatForgetsInsertsIsMendedOrRefused(t *testing.T) {
+	ch := clickhousetest.Start(t)
+	start(t, signal.Logs, config(ch.URL))
+	ch.Exec("ALTER TABLE pulsegrid.logs RESET SETTING non_replicated_deduplication_window")
+	r := start(t, signal.Logs, config(ch.URL, mode(SchemaVerify)))
+	require.ErrorContains(t, r.schema.last, "stored twice")
+	start(t, signal.Logs, config(ch.URL, func(c *Config) { c.DeduplicationWindow = 777 }))
+	require.Contains(t, engineOf(ch, "logs"), "non_replicated_deduplication_window = 777")
+}
+
+func TestAnotherEngineIsRefusedUnlessTheSchemaIsOff(t *testing.T) {
+	ch := clickhousetest.Start(t)
+	start(t, signal.Logs, config(ch.URL))
+	ch.Exec("RENAME TABLE pulsegrid.logs TO pulsegrid.real")
+	ch.Exec("CREATE TABLE pulsegrid.logs AS pulsegrid.real ENGINE = Null")
+	r := start(t, signal.Logs, config(ch.URL))
+	require.ErrorContains(t, r.schema.last, "engine is Null")
+	r = start(t, signal.Logs, config(ch.URL, mode(SchemaOff)))
+	require.NoError(t, r.consumeLogs(t, 10, 0))
+}
+
+func TestAWrongPasswordIsSaidClearlyAndGoesOnOnceMended(t *testing.T) {
+	ch := clickhousetest.StartWith(t, chengine.Options{Users: []chengine.User{
+		{Name: "writer", Password: "right"}, {Name: "reader", Password: "right", ReadOnly: true},
+	}})
+	login := func(user, password string) func(*Config) {
+		return func(c *Config) { c.Username, c.Password = user, configopaque.String(password) }
+	}
+	r := start(t, signal.Logs, config(ch.URL, login("writer", "wrong")))
+	err := r.consumeLogs(t, 10, 0)
+	require.ErrorContains(t, err, "check username, password")
+	require.ErrorContains(t, err, "exception 516")
+	require.NotContains(t, err.Error(), "wrong")
+	require.False(t, consumererror.IsPermanent(err))
+	r.client.password = "right"
+	require.Eventually(t, func() bool { return r.consumeLogs(t, 10, 0) == nil }, 10*time.Second, 50*time.Millisecond)
+
+	r = start(t, signal.Logs, config(ch.URL, login("reader", "right"), mode(SchemaOff)))
+	err = r.consumeLogs(t, 10, 10)
+	require.False(t, consumererror.IsPermanent(err))
+	require.ErrorContains(t, err, "check username, password and the user's rights")
+}

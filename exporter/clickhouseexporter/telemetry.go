@@ -1,0 +1,87 @@
+package clickhouseexporter
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/pulsegrid/pulsegrid/internal/componentmeta"
+)
+
+// telemetry are the metrics of metadata.yaml, for one table.
+type telemetry struct {
+	all   *componentmeta.Telemetry
+	table attribute.KeyValue
+
+	rows, rejected, bytes, inserts, errs      metric.Int64Counter
+	insertDuration, buildDuration, freshnessS metric.Float64Histogram
+}
+
+func newTelemetry(set component.TelemetrySettings, table string, running func() int) (*telemetry, error) {
+	m := metadata.Telemetry(set)
+	t := &telemetry{
+		all:            m,
+		table:          attribute.String("table", table),
+		rows:           m.Counter("clickhouse_rows"),
+		rejected:       m.Counter("clickhouse_rejected_rows"),
+		bytes:          m.Counter("clickhouse_bytes"),
+		inserts:        m.Counter("clickhouse_inserts"),
+		errs:           m.Counter("clickhouse_errors"),
+		insertDuration: m.Histogram("clickhouse_insert_duration"),
+		buildDuration:  m.Histogram("clickhouse_build_duration"),
+		freshnessS:     m.Histogram("clickhouse_freshness"),
+	}
+	m.Gauge("clickhouse_inserts_running", func(record func(int64, ...attribute.KeyValue)) {
+		record(int64(running()), t.table)
+	})
+	return t, m.Err()
+}
+
+func (t *telemetry) shutdown() { t.all.Shutdown() }
+
+func (t *telemetry) with(attrs ...attribute.KeyValue) metric.MeasurementOption {
+	return metric.WithAttributes(append(attrs, t.table)...)
+}
+
+func (t *telemetry) built(took time.Duration) {
+	t.buildDuration.Record(context.Background(), took.Seconds(), t.with())
+}
+
+// inserted records the outcome of one INSERT.
+func (t *telemetry) inserted(b *batch, took time.Duration, err error) {
+	ctx := context.Background()
+	outcome := "stored"
+	if err != nil {
+		outcome = string(t.failed(err))
+		if outcome == string(badSchema) {
+			outcome = string(retryable)
+		}
+	} else {
+		t.rows.Add(ctx, b.rows, t.with())
+		t.bytes.Add(ctx, int64(len(b.payload)), t.with())
+		t.freshnessS.Record(ctx, max(time.Since(b.received), 0).Seconds(), t.with())
+	}
+	o := attribute.String("outcome", outcome)
+	t.inserts.Add(ctx, 1, t.with(o))
+	t.insertDuration.Record(ctx, took.Seconds(), t.with(o))
+}
+
+// failed counts an error and returns its class.
+func (t *telemetry) failed(err error) class {
+	cl, code := unknown, codeOther
+	var se *storeError
+	if errors.As(err, &se) {
+		cl, code = se.class, se.code
+	}
+	t.errs.Add(context.Background(), 1, t.with(attribute.String("class", string(cl)), attribute.String("code", code)))
+	return cl
+}
+
+// reject counts rows that are refused for good.
+func (t *telemetry) reject(rows int64, code string) {
+	t.rejected.Add(context.Background(), rows, t.with(attribute.String("code", code)))
+}

@@ -1,0 +1,65 @@
+package icebergexporter
+
+import (
+	"context"
+	_ "embed"
+	"time"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/pulsegrid/pulsegrid/internal/componentmeta"
+)
+
+//go:embed metadata.yaml
+var metadataYAML []byte
+
+var metadata = componentmeta.MustParse(metadataYAML)
+
+// Reasons for refusing rows for good, as metadata.yaml lists them.
+const (
+	reasonBuild = "build" // an event cannot be made a row
+	reasonWrite = "write" // a row cannot be written as Parquet
+)
+
+// telemetry holds one sink's instruments.
+type telemetry struct {
+	meta      *componentmeta.Telemetry
+	table     metric.MeasurementOption
+	tableAttr attribute.KeyValue
+
+	commitCount, attempts, rows, replayed, rejected, files, fileBytes, orphans metric.Int64Counter
+	commitDuration, groupAge, freshness                                        metric.Float64Histogram
+}
+
+func newTelemetry(set component.TelemetrySettings, tableName string, buffered func() int64) (*telemetry, error) {
+	m := metadata.Telemetry(set)
+	attr := attribute.String("table", tableName)
+	t := &telemetry{
+		meta: m, tableAttr: attr, table: metric.WithAttributeSet(attribute.NewSet(attr)),
+		commitCount:    m.Counter("iceberg_commits"),
+		attempts:       m.Counter("iceberg_commit_attempts"),
+		commitDuration: m.Histogram("iceberg_commit_duration"),
+		groupAge:       m.Histogram("iceberg_group_age"),
+		freshness:      m.Histogram("iceberg_freshness"),
+		rows:           m.Counter("iceberg_rows"),
+		replayed:       m.Counter("iceberg_replayed_rows"),
+		rejected:       m.Counter("iceberg_rejected_rows"),
+		files:          m.Counter("iceberg_files"),
+		fileBytes:      m.Counter("iceberg_file_bytes"),
+		orphans:        m.Counter("iceberg_orphan_files"),
+	}
+	m.Gauge("iceberg_buffered_bytes", func(record func(int64, ...attribute.KeyValue)) { record(buffered(), attr) })
+	return t, m.Err()
+}
+
+func (t *telemetry) commits(ctx context.Context, outcome string, took time.Duration) {
+	attrs := metric.WithAttributeSet(attribute.NewSet(t.tableAttr, attribute.String("outcome", outcome)))
+	t.commitCount.Add(ctx, 1, attrs)
+	t.commitDuration.Record(ctx, took.Seconds(), attrs)
+}
+
+func (t *telemetry) reject(ctx context.Context, rows int64, reason string) {
+	t.rejected.Add(ctx, rows, metric.WithAttributeSet(attribute.NewSet(t.tableAttr, attribute.String("reason", reason))))
+}

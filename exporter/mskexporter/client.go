@@ -1,0 +1,288 @@
+package mskexporter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/component/componentstatus"
+	"go.opentelemetry.io/collector/exporter"
+	"go.uber.org/zap"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/pulsegrid/pulsegrid/internal/kafka"
+)
+
+// Waits between tries of verifying the topics.
+const (
+	verifyBackoffMin = 250 * time.Millisecond
+	verifyBackoffMax = 10 * time.Second
+	verifyTimeout    = 15 * time.Second // of one try
+)
+
+// client is what the exporters of one configured component share: the Kafka client, the room in its buffer, the topics' state,
+// and the health that is reported. Its life: made by the first exporter, connected by the first Start, closed by the last
+// Shutdown.
+type client struct {
+	cfg      *Config
+	log      *zap.Logger
+	gateway  []byte // the gateway header's value
+	metrics  *metrics
+	room     *semaphore.Weighted // of max_buffered_bytes
+	buffered atomic.Int64        // bytes that wait for acknowledgement
+	ready    atomic.Bool         // topics are verified
+
+	// Set by connect, before ready.
+	kafka *kgo.Client
+	alive context.Context // ends when the client closes; then nothing is waited for
+	kill  context.CancelCauseFunc
+	work  sync.WaitGroup // of prepare
+
+	mu       sync.Mutex
+	holders  int // exporters that were made and not shut down
+	hosts    []component.Host
+	began    time.Time // of connecting
+	closing  bool
+	inflight sync.WaitGroup // of deliver; added to under mu while !closing
+	prepared chan struct{}  // closed when the topics are verified
+	lastErr  error          // why the topics are not verified
+	ailing   bool           // the last request failed, and that was reported
+}
+
+var errClosing = errors.New("exporter is shutting down")
+
+// clients are by configuration: the Collector hands one *Config to all exporters of a component.
+var clients = struct {
+	sync.Mutex
+	of map[*Config]*client
+}{of: map[*Config]*client{}}
+
+// clientOf returns the component's client and counts its holder.
+func clientOf(set exporter.Settings, cfg *Config) (*client, error) {
+	clients.Lock()
+	defer clients.Unlock()
+	c, ok := clients.of[cfg]
+	if !ok {
+		c = &client{cfg: cfg, log: set.Logger, room: semaphore.NewWeighted(cfg.MaxBufferedBytes), prepared: make(chan struct{})}
+		if id, ok := set.Resource.Attributes().Get("service.instance.id"); ok {
+			c.gateway = []byte(id.AsString())
+		}
+		var err error
+		c.metrics, err = newMetrics(set.TelemetrySettings, c.buffered.Load, func() int64 {
+			if c.ready.Load() {
+				return 1
+			}
+			return 0
+		})
+		if err != nil {
+			return nil, err
+		}
+		clients.of[cfg] = c
+	}
+	c.mu.Lock()
+	c.holders++
+	c.mu.Unlock()
+	return c, nil
+}
+
+// join connects, or waits with the exporter that has, until the topics are verified or startup_timeout is over. That Kafka does
+// not answer, or that a topic is not as it must be, is no error: a gateway that cannot start cannot tell its clients to retry.
+func (c *client) join(ctx context.Context, host component.Host) error {
+	c.mu.Lock()
+	c.hosts = append(c.hosts, host)
+	var err error
+	if c.kafka == nil {
+		c.began = time.Now()
+		err = c.connect(ctx)
+	}
+	began := c.began
+	c.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	// All exporters of the component wait together: the Collector starts them one after the other.
+	wait := time.NewTimer(time.Until(began.Add(c.cfg.StartupTimeout)))
+	defer wait.Stop()
+	select {
+	case <-c.prepared:
+		return nil
+	case <-ctx.Done():
+	case <-wait.C:
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ready.Load() {
+		return nil
+	}
+	c.log.Warn("Kafka is not ready: requests are refused as retryable until it is", zap.Error(c.lastErr))
+	c.report(componentstatus.NewRecoverableErrorEvent(fmt.Errorf("kafka is not ready: %w", c.unreadyCause())))
+	return nil
+}
+
+// connect is called with mu held.
+func (c *client) connect(ctx context.Context) error {
+	opts, err := c.cfg.Options(ctx, c.log)
+	if err != nil {
+		return err
+	}
+	opts = append(opts,
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.ProducerBatchCompression(c.cfg.Compression.codec(), kgo.NoCompression()),
+		kgo.ProducerBatchMaxBytes(int32(c.cfg.MaxRecordBytes)),
+		kgo.ProducerLinger(c.cfg.Linger),
+		// The bound is room, which whole requests pass; here it would cut them in pieces.
+		kgo.MaxBufferedRecords(math.MaxInt32),
+		// Records are given up by their context, after timeout; this is for a client that does not come to look at it.
+		kgo.RecordDeliveryTimeout(c.cfg.Timeout),
+		kgo.ProduceRequestTimeout(min(10*time.Second, c.cfg.Timeout)),
+		// A frozen broker must not hold a request beyond its timeout. Its outcome is then unknown, and said to be.
+		kgo.AllowIdempotentProduceCancellation(),
+	)
+	kc, err := kgo.NewClient(opts...)
+	if err != nil {
+		return fmt.Errorf("kafka client: %w", err)
+	}
+	c.kafka = kc
+	c.alive, c.kill = context.WithCancelCause(context.Background())
+	c.work.Go(c.prepare)
+	return nil
+}
+
+// prepare makes or verifies the topics, for as long as it takes.
+func (c *client) prepare() {
+	backoff := verifyBackoffMin
+	for {
+		if c.tryPrepare() {
+			return
+		}
+		select {
+		case <-c.alive.Done():
+			return
+		case <-time.After(backoff):
+		}
+		backoff = min(2*backoff, verifyBackoffMax)
+	}
+}
+
+func (c *client) tryPrepare() bool {
+	ctx, cancel := context.WithTimeout(c.alive, verifyTimeout)
+	defer cancel()
+	mismatches, err := kafka.EnsureTopics(ctx, c.kafka, c.cfg.Topics.Manage, c.cfg.specs())
+	if c.alive.Err() != nil {
+		return true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil {
+		// Told once for each cause, not at each try.
+		if c.lastErr == nil || c.lastErr.Error() != err.Error() {
+			c.log.Error("Kafka's topics cannot be verified, trying again", zap.Error(err))
+			c.report(componentstatus.NewRecoverableErrorEvent(fmt.Errorf("kafka is not ready: %w", err)))
+		}
+		c.lastErr = err
+		return false
+	}
+	for _, m := range mismatches {
+		c.log.Warn("topic differs from topics::*", zap.Stringer("mismatch", m))
+	}
+	c.lastErr = nil
+	c.ready.Store(true)
+	close(c.prepared)
+	c.log.Info("Kafka's topics are verified")
+	c.report(componentstatus.NewEvent(componentstatus.StatusOK))
+	return true
+}
+
+func (c *client) unreadyCause() error {
+	if c.lastErr != nil {
+		return c.lastErr
+	}
+	return errors.New("no broker has answered yet")
+}
+
+// enter admits a request unless the client is closing or not ready.
+func (c *client) enter() (leave func(), err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.closing:
+		return nil, retryable(reasonUnready, retryAfterFull, "%w", errClosing)
+	case !c.ready.Load():
+		return nil, retryable(reasonUnready, retryAfterOutage, "kafka is not ready, nothing was sent: %w", c.unreadyCause())
+	}
+	c.inflight.Add(1)
+	return c.inflight.Done, nil
+}
+
+// observe reports health when it changes. A single request that is refused for its size is no illness of Kafka's.
+func (c *client) observe(f *failure) {
+	if f != nil && f.class == kafka.Permanent && kafka.IsTooLarge(f) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if ailing := f != nil; ailing != c.ailing {
+		c.ailing = ailing
+		if ailing {
+			c.log.Error("Kafka does not acknowledge", zap.Error(f))
+			c.report(componentstatus.NewRecoverableErrorEvent(f))
+		} else {
+			c.log.Info("Kafka acknowledges again")
+			c.report(componentstatus.NewEvent(componentstatus.StatusOK))
+		}
+	}
+}
+
+// report tells every pipeline's host. It is called with mu held.
+func (c *client) report(e *componentstatus.Event) {
+	for _, h := range c.hosts {
+		componentstatus.ReportStatus(h, e)
+	}
+}
+
+// leave gives up a holder. The last one waits for the requests in flight, as long as ctx allows, and closes the client; what is
+// in flight then has an unknown outcome.
+func (c *client) leave(ctx context.Context) error {
+	if !c.drop() {
+		return nil
+	}
+	c.mu.Lock()
+	c.closing = true
+	c.mu.Unlock()
+	defer c.metrics.telemetry.Shutdown()
+	if c.kafka == nil {
+		return nil // never started, or not able to
+	}
+	done := make(chan struct{})
+	go func() { c.inflight.Wait(); close(done) }()
+	var err error
+	select {
+	case <-done:
+	case <-ctx.Done():
+		err = fmt.Errorf("requests in flight were given up: %w", ctx.Err())
+	}
+	c.kill(errClosing)
+	c.kafka.Close()
+	c.work.Wait()
+	<-done
+	return err
+}
+
+// drop returns whether the holder was the last.
+func (c *client) drop() bool {
+	clients.Lock()
+	defer clients.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.holders--; c.holders > 0 {
+		return false
+	}
+	delete(clients.of, c.cfg)
+	return true
+}

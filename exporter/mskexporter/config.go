@@ -1,0 +1,226 @@
+package mskexporter
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/pulsegrid/pulsegrid/internal/kafka"
+	"github.com/pulsegrid/pulsegrid/internal/signal"
+)
+
+// Defaults of Config.
+const (
+	defaultTenant           = "default"
+	defaultMaxRecordBytes   = 1_000_000 // fits Kafka's and MSK's default max.message.bytes (1,048,588) even where nothing compresses
+	defaultMaxBufferedBytes = 64 << 20
+	defaultMaxWait          = 2 * time.Second
+	defaultTimeout          = 30 * time.Second
+	defaultStartupTimeout   = 15 * time.Second
+	defaultPartitions       = 12
+	defaultReplicas         = 3
+	defaultMinISR           = 2
+	defaultRetention        = 72 * time.Hour
+	defaultCodec            = "zstd"
+	defaultLevel            = 1
+
+	minRecordBytes = 4 << 10
+	maxRecordBytes = 64 << 20
+)
+
+// Config of the exporter.
+type Config struct {
+	kafka.ClientConfig `mapstructure:",squash"`
+
+	// Topics are where records go.
+	Topics TopicsConfig `mapstructure:"topics"`
+	// DefaultTenant owns what says nothing of its tenant. Default "default"; empty: such data is refused for good.
+	DefaultTenant string `mapstructure:"default_tenant"`
+	// Compression of record batches.
+	Compression CompressionConfig `mapstructure:"compression"`
+	// MaxRecordBytes is the largest record batch, and so the largest record, before compression, key and headers included.
+	// Larger requests are split by events. Default 1000000; 4096 to 67108864. A topic's max.message.bytes must be at least this.
+	MaxRecordBytes int `mapstructure:"max_record_bytes"`
+	// Linger is how long a batch waits for more records. Default and zero: not at all; requests in flight fill batches anyway.
+	Linger time.Duration `mapstructure:"linger"`
+	// MaxBufferedBytes bounds what waits for acknowledgement, of all requests together. Default 67108864 (64 MiB); at least
+	// max_record_bytes. A single request larger than that waits until it is alone.
+	MaxBufferedBytes int64 `mapstructure:"max_buffered_bytes"`
+	// MaxWait is how long a request waits for room in the buffer before it is refused as retryable. Default 2s; zero: not at all.
+	MaxWait time.Duration `mapstructure:"max_wait"`
+	// Timeout is how long a request waits for its acknowledgement before its outcome is given up as unknown. Default 30s; at
+	// least 1s.
+	Timeout time.Duration `mapstructure:"timeout"`
+	// StartupTimeout is how long starting waits for Kafka and its topics. Whatever comes of it the Collector starts; requests
+	// are refused as retryable until the topics are verified. Default 15s; zero: not at all.
+	StartupTimeout time.Duration `mapstructure:"startup_timeout"`
+}
+
+// TopicsConfig says where records go, and who makes the topics.
+type TopicsConfig struct {
+	// Manage: create makes missing topics and verifies the others, verify only verifies, off does neither. Default create.
+	Manage  kafka.ManagePolicy `mapstructure:"manage"`
+	Logs    TopicConfig        `mapstructure:"logs"`
+	Metrics TopicConfig        `mapstructure:"metrics"`
+	Traces  TopicConfig        `mapstructure:"traces"`
+}
+
+// TopicConfig is a topic as it should be. Fewer replicas or a lower min.insync.replicas than asked are refused at start; other
+// differences are told as warnings.
+type TopicConfig struct {
+	// Name. Default otlp.<signal>.v1.
+	Name string `mapstructure:"name"`
+	// Partitions. Default 12; zero: the brokers' default.
+	Partitions int32 `mapstructure:"partitions"`
+	// ReplicationFactor. Default 3; zero: the brokers' default.
+	ReplicationFactor int16 `mapstructure:"replication_factor"`
+	// MinInSyncReplicas. Default 2; zero: the brokers' default.
+	MinInSyncReplicas int `mapstructure:"min_insync_replicas"`
+	// Retention. Default 72h; zero: the brokers' default.
+	Retention time.Duration `mapstructure:"retention"`
+}
+
+// CompressionConfig of record batches.
+type CompressionConfig struct {
+	// Codec: none, gzip, snappy, lz4 or zstd. Default zstd.
+	Codec string `mapstructure:"codec"`
+	// Level of the codec: gzip 1 to 9, lz4 0 to 9, zstd 1 (fastest, the default) to 4 (smallest). Zero: the codec's default.
+	Level int `mapstructure:"level"`
+}
+
+func createDefaultConfig() *Config {
+	topic := func(s signal.Signal) TopicConfig {
+		return TopicConfig{Name: s.Topic(), Partitions: defaultPartitions, ReplicationFactor: defaultReplicas, MinInSyncReplicas: defaultMinISR, Retention: defaultRetention}
+	}
+	return &Config{
+		ClientConfig: kafka.NewDefaultClientConfig(),
+		Topics: TopicsConfig{
+			Manage: kafka.ManageCreate,
+			Logs:   topic(signal.Logs), Metrics: topic(signal.Metrics), Traces: topic(signal.Traces),
+		},
+		DefaultTenant:    defaultTenant,
+		Compression:      CompressionConfig{Codec: defaultCodec, Level: defaultLevel},
+		MaxRecordBytes:   defaultMaxRecordBytes,
+		MaxBufferedBytes: defaultMaxBufferedBytes,
+		MaxWait:          defaultMaxWait,
+		Timeout:          defaultTimeout,
+		StartupTimeout:   defaultStartupTimeout,
+	}
+}
+
+// Validate names the YAML key and the value of everything that is wrong.
+func (c *Config) Validate() error {
+	errs := []error{c.ClientConfig.Validate(), c.Topics.validate()}
+	if err := c.Compression.validate(); err != nil {
+		errs = append(errs, err)
+	}
+	if c.MaxRecordBytes < minRecordBytes || c.MaxRecordBytes > maxRecordBytes {
+		errs = append(errs, fmt.Errorf("max_record_bytes: %d is not between %d and %d", c.MaxRecordBytes, minRecordBytes, maxRecordBytes))
+	}
+	if c.MaxBufferedBytes < int64(c.MaxRecordBytes) {
+		errs = append(errs, fmt.Errorf("max_buffered_bytes: %d is below max_record_bytes %d", c.MaxBufferedBytes, c.MaxRecordBytes))
+	}
+	if c.Timeout < time.Second {
+		errs = append(errs, fmt.Errorf("timeout: %v is below 1s", c.Timeout))
+	}
+	if c.Linger < 0 || c.Linger > time.Second {
+		errs = append(errs, fmt.Errorf("linger: %v is not between 0s and 1s", c.Linger))
+	}
+	if c.MaxWait < 0 {
+		errs = append(errs, fmt.Errorf("max_wait: %v is below zero", c.MaxWait))
+	}
+	if c.StartupTimeout < 0 {
+		errs = append(errs, fmt.Errorf("startup_timeout: %v is below zero", c.StartupTimeout))
+	}
+	return errors.Join(errs...)
+}
+
+func (c *TopicsConfig) validate() error {
+	var errs []error
+	if err := c.Manage.Validate(); err != nil {
+		errs = append(errs, fmt.Errorf("topics::manage: %w", err))
+	}
+	seen := map[string]signal.Signal{}
+	for _, s := range signal.All {
+		t := c.of(s)
+		key := "topics::" + s.String() + "::"
+		if t.Name == "" {
+			errs = append(errs, fmt.Errorf("%sname: is empty", key))
+		} else if other, twice := seen[t.Name]; twice {
+			errs = append(errs, fmt.Errorf("%sname: %q is the topic of %s as well; signals must not share one", key, t.Name, other))
+		}
+		seen[t.Name] = s
+		if t.Partitions < 0 {
+			errs = append(errs, fmt.Errorf("%spartitions: %d is below zero", key, t.Partitions))
+		}
+		if t.ReplicationFactor < 0 {
+			errs = append(errs, fmt.Errorf("%sreplication_factor: %d is below zero", key, t.ReplicationFactor))
+		}
+		if t.MinInSyncReplicas < 0 || t.ReplicationFactor > 0 && t.MinInSyncReplicas > int(t.ReplicationFactor) {
+			errs = append(errs, fmt.Errorf("%smin_insync_replicas: %d is not between 0 and replication_factor %d", key, t.MinInSyncReplicas, t.ReplicationFactor))
+		}
+		if t.Retention < 0 {
+			errs = append(errs, fmt.Errorf("%sretention: %v is below zero", key, t.Retention))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (c *TopicsConfig) of(s signal.Signal) TopicConfig {
+	switch s {
+	case signal.Metrics:
+		return c.Metrics
+	case signal.Traces:
+		return c.Traces
+	default:
+		return c.Logs
+	}
+}
+
+// specs are the topics to make or verify. A new topic takes the brokers' default batch size, or more where records may be larger.
+func (c *Config) specs() []kafka.TopicSpec {
+	const kafkaDefaultMaxMessage = 1048588
+	var out []kafka.TopicSpec
+	for _, s := range signal.All {
+		t := c.Topics.of(s)
+		out = append(out, kafka.TopicSpec{
+			Name: t.Name, Partitions: t.Partitions, ReplicationFactor: t.ReplicationFactor, MinInSyncReplicas: t.MinInSyncReplicas,
+			Retention: t.Retention, MaxMessageBytes: max(c.MaxRecordBytes, kafkaDefaultMaxMessage),
+		})
+	}
+	return out
+}
+
+func (c CompressionConfig) validate() error {
+	limits := map[string][2]int{"none": {0, 0}, "snappy": {0, 0}, "lz4": {0, 9}, "gzip": {0, 9}, "zstd": {0, 4}}
+	l, ok := limits[c.Codec]
+	if !ok {
+		return fmt.Errorf("compression::codec: %q is unknown, want none, gzip, snappy, lz4 or zstd", c.Codec)
+	}
+	// The default level is zstd's: a config that names only another codec must not fail by it.
+	if c.Level == defaultLevel && slices.Contains([]string{"none", "snappy"}, c.Codec) {
+		return nil
+	}
+	if c.Level < l[0] || c.Level > l[1] {
+		return fmt.Errorf("compression::level: %d is not between %d and %d for codec %s", c.Level, l[0], l[1], c.Codec)
+	}
+	return nil
+}
+
+func (c CompressionConfig) codec() kgo.CompressionCodec {
+	switch c.Codec {
+	case "gzip":
+		return kgo.GzipCompression().WithLevel(c.Level)
+	case "snappy":
+		return kgo.SnappyCompression()
+	case "lz4":
+		return kgo.Lz4Compression().WithLevel(c.Level)
+	case "zstd":
+		return kgo.ZstdCompression().WithLevel(c.Level)
+	default:
+		return kgo.NoCompression()
+	}
+}

@@ -1,0 +1,102 @@
+package flow
+
+import (
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pulsegrid/pulsegrid/integration/rig"
+	"github.com/pulsegrid/pulsegrid/internal/cell"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/pytest"
+)
+
+const (
+	localVisible  = time.Minute      // from start to rows in ClickHouse
+	localStopping = 45 * time.Second // a drain
+)
+
+// Scenario: what `make run` runs: the embedded cell, with nobody sending anything; stopped as by Ctrl-C; started again.
+// Guarantees: within a minute `pulsegrid query` shows this host's metrics and the cell's own logs, and pyiceberg and DuckDB, which are not ours, read
+// the lake; the second start has what the first one had, and goes on.
+func TestLocalCellShowsThisHostAtOnceAndContinues(t *testing.T) {
+	program := filepath.Join(rig.Root(), "_build", "pulsegrid")
+	data := t.TempDir()
+	start := func() *rig.Process {
+		_, grpcPort, _ := strings.Cut(rig.FreeAddr(), ":")
+		_, httpPort, _ := strings.Cut(rig.FreeAddr(), ":")
+		p := rig.NewProcess(nil, nil, program, "local", "--data", data, "--grpc", "127.0.0.1:"+grpcPort, "--http", "127.0.0.1:"+httpPort)
+		if err := p.Start(localVisible); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	query := func(sql string) string {
+		out, err := exec.Command(program, "query", "--data", data, "--format", "tsv", sql).CombinedOutput()
+		if err != nil {
+			return ""
+		}
+		return strings.TrimSpace(string(out))
+	}
+	count := func(table, where string) int {
+		n, err := strconv.Atoi(query("SELECT count() FROM " + table + " WHERE " + where))
+		if err != nil {
+			return 0
+		}
+		return n
+	}
+
+	p := start()
+	t.Cleanup(func() {
+		p.Stop(localStopping)
+		if t.Failed() {
+			t.Log(p.Log())
+		}
+	})
+	const hostMetrics = "startsWith(metric_name, 'system.')"
+	eventually(t, "this host's metrics in ClickHouse", func() bool { return count("metrics", hostMetrics) > 0 })
+	eventually(t, "the cell's own logs in ClickHouse", func() bool { return count("logs", "1") > 0 })
+	state, err := cell.ReadState(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lake struct{ Pyiceberg, DuckDB int }
+	eventually(t, "this host's metrics in the lake", func() bool {
+		pytest.RunJSON(t, &lake, hostMetricsScript, state.Endpoints.Catalog, state.Endpoints.Warehouse)
+		return lake.Pyiceberg > 0 && lake.DuckDB == lake.Pyiceberg
+	})
+	t.Logf("the lake has %+v rows of this host's metrics", lake)
+
+	if !p.Stop(localStopping) {
+		t.Fatalf("did not stop within %v of SIGTERM:\n%s", localStopping, p.Log())
+	}
+	p = start()
+	eventually(t, "ClickHouse has more than before the second start", func() bool { return count("metrics", hostMetrics) > lake.Pyiceberg })
+	first := query("SELECT min(ingest_time) FROM metrics")
+	if state2, err := cell.ReadState(data); err != nil || first == "" || first > state2.Started.UTC().Format(time.DateTime) {
+		t.Errorf("after the second start, at %v, the oldest row is of %q (%v)", state2.Started, first, err)
+	}
+	if err := exec.Command(program, "status", "--data", data).Run(); err != nil {
+		t.Errorf("pulsegrid status: %v", err)
+	}
+}
+
+// hostMetricsScript counts this host's metrics in the lake with two readers, as the README shows it.
+const hostMetricsScript = `
+import json, sys, duckdb
+from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.exceptions import NoSuchTableError
+from pyiceberg.expressions import StartsWith
+n = {"pyiceberg": 0, "duckdb": 0}
+try:
+    table = SqlCatalog("pulsegrid", uri=sys.argv[1], warehouse=sys.argv[2]).load_table("pulsegrid.metrics")
+    n["pyiceberg"] = table.scan(row_filter=StartsWith("metric_name", "system."), selected_fields=("metric_name",)).to_arrow().num_rows
+    files = [t.file.file_path.removeprefix("file://") for t in table.scan().plan_files()]
+    if files:
+        n["duckdb"] = duckdb.sql(f"select count(*) from read_parquet({files!r}) where starts_with(metric_name, 'system.')").fetchone()[0]
+except NoSuchTableError:
+    pass
+print(json.dumps(n))
+`

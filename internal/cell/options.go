@@ -1,0 +1,97 @@
+package cell
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+)
+
+// Options say what cell to run.
+type Options struct {
+	DataDir        string // everything durable and the logs; created if missing
+	GRPC           string // host:port of OTLP/gRPC; port 0 takes a free one
+	HTTP           string // host:port of OTLP/HTTP; port 0 takes a free one
+	KafkaPort      int    // 0: the data directory's last one, else a free one
+	ClickHousePort int    // of ClickHouse's HTTP interface; 0: as KafkaPort
+
+	Collector        string // path of the built Collector
+	GatewayConfig    []byte
+	AggregatorConfig []byte
+	Version          string
+
+	Output   io.Writer // where the screen goes
+	Terminal bool      // Output is a terminal: redraw in place
+}
+
+// OptionError is an option that cannot be used as it is given.
+type OptionError struct{ error }
+
+func (o *Options) validate() error {
+	for _, a := range []struct{ flag, addr string }{{"--grpc", o.GRPC}, {"--http", o.HTTP}} {
+		if err := checkAddress(a.addr); err != nil {
+			return OptionError{fmt.Errorf("%s %q: %w", a.flag, a.addr, err)}
+		}
+	}
+	for _, p := range []struct {
+		flag string
+		port int
+	}{{"--kafka-port", o.KafkaPort}, {"--clickhouse-port", o.ClickHousePort}} {
+		if p.port < 0 || p.port > 65535 {
+			return OptionError{fmt.Errorf("%s %d: want 0 to 65535", p.flag, p.port)}
+		}
+	}
+	if o.DataDir == "" {
+		return OptionError{errors.New("--data is empty: name a directory")}
+	}
+	abs, err := filepath.Abs(o.DataDir)
+	if err != nil {
+		return fmt.Errorf("--data %q: %w", o.DataDir, err)
+	}
+	o.DataDir = abs
+	info, err := os.Stat(o.Collector)
+	if err != nil || info.IsDir() || info.Mode()&0o111 == 0 {
+		return fmt.Errorf("no Collector at %s: run `make build`, or name one with --collector", o.Collector)
+	}
+	return nil
+}
+
+func checkAddress(addr string) error {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("want HOST:PORT: %w", err)
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
+		return fmt.Errorf("port %q: want a number from 0 to 65535", port)
+	}
+	return nil
+}
+
+// layout is where things lie below the data directory.
+type layout string
+
+func (l layout) path(elem ...string) string {
+	return filepath.Join(append([]string{string(l)}, elem...)...)
+}
+
+func (l layout) lock() string              { return l.path("lock") }
+func (l layout) state() string             { return l.path("state.json") }
+func (l layout) ports() string             { return l.path("ports.json") }
+func (l layout) kafka() string             { return l.path("kafka") }
+func (l layout) clickhouse() string        { return l.path("clickhouse") }
+func (l layout) warehouse() string         { return l.path("lake", "warehouse") }
+func (l layout) catalog() string           { return l.path("lake", "catalog.db") }
+func (l layout) log(name string) string    { return l.path("log", name+".log") }
+func (l layout) config(name string) string { return l.path("config", name+".yaml") }
+
+func (l layout) create() error {
+	for _, dir := range []string{l.path("log"), l.path("config"), l.kafka(), l.clickhouse(), l.warehouse()} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("data directory: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,109 @@
+package cell
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestTheTableIsRedrawnInPlaceAndEventsStayAboveIt(t *testing.T) {
+	var out bytes.Buffer
+	s := newScreen(&out, true)
+	s.now = func() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) }
+	s.draw([]string{"one", "two"})
+	s.event("gateway is back")
+	s.draw([]string{"three"})
+	s.leave()
+	s.event("stopped")
+	require.Equal(t, "one\ntwo\n"+"\x1b[2A\r\x1b[J"+"03:04:05  gateway is back\none\ntwo\n"+"\x1b[2A\r\x1b[J"+"three\n"+"03:04:05  stopped\n", out.String())
+}
+
+func someFigures() Figures {
+	return Figures{
+		Hops: []Hop{
+			{Name: HopGateway, Events: 1234567, Rate: 1000.4, Lag: -1, Freshness: -1},
+			{Name: HopClickHouse, Events: 12, Errors: 3, Lag: 40, Freshness: 1200 * time.Millisecond},
+		},
+		Topics: []Topic{{Name: "otlp.logs.v1", Start: 10, End: 2010, Lag: map[string]int64{groupHot: 0}}},
+	}
+}
+
+func TestFiguresAreAlignedAndUnknownOnesAreDashes(t *testing.T) {
+	require.Equal(t, []string{
+		"hop            events  events/s  errors  lag  fresh",
+		"gateway     1,234,567     1,000       0    -      -",
+		"clickhouse         12         0       3   40   1.2s",
+	}, trimmed(HopLines(someFigures())))
+	require.Equal(t, []string{
+		"topic         records  from     to  lag hot  lag lake",
+		"otlp.logs.v1    2,000    10  2,010        0         -",
+	}, trimmed(TopicLines(someFigures())))
+}
+
+func trimmed(lines []string) []string {
+	out := make([]string, 0, len(lines))
+	for _, l := range lines {
+		out = append(out, strings.TrimSpace(l))
+	}
+	return out
+}
+
+func TestTheStatusLineTellsRatesErrorsLagAndProblems(t *testing.T) {
+	f := someFigures()
+	f.Problems = []string{"kafka: gone"}
+	require.Equal(t, "gateway 1,234,567 events 1,000/s | clickhouse 12 events 0/s errors 3 lag 40 fresh 1.2s | PROBLEM kafka: gone", StatusLine(f))
+	require.False(t, f.Healthy())
+}
+
+func TestRatesStartAnewWithARestartedProcess(t *testing.T) {
+	at := time.Now()
+	before := look{at: at, hops: make([]hopLook, len(hops))}
+	now := look{at: at.Add(2 * time.Second), hops: make([]hopLook, len(hops))}
+	before.hops[0].events, now.hops[0].events = 100, 300
+	before.hops[1].events, now.hops[1].events = 100, 50
+	f := figures(&before, now)
+	require.InDelta(t, 100, f.Hops[0].Rate, 1e-9)
+	require.InDelta(t, 25, f.Hops[1].Rate, 1e-9)
+	require.Zero(t, figures(nil, now).Hops[0].Rate)
+}
+
+func TestAStoreThatTakesNothingWhileRecordsWaitGrowsStale(t *testing.T) {
+	const lake = 3
+	var o Observer
+	at := time.Now()
+	first := look{at: at, hops: make([]hopLook, len(hops))}
+	first.hops[lake] = hopLook{count: 2, sum: 10}
+	hop := Hop{Lag: 0}
+	o.setFreshness(lake, nil, first, &hop)
+	require.Equal(t, 5*time.Second, hop.Freshness)
+
+	later := first
+	later.at = at.Add(time.Minute)
+	o.setFreshness(lake, &first, later, &hop)
+	require.Equal(t, 5*time.Second, hop.Freshness, "nothing waits: it is as fresh as it was")
+	hop.Lag = 1
+	o.setFreshness(lake, &first, later, &hop)
+	require.Equal(t, 65*time.Second, hop.Freshness)
+}
+
+func TestScrapedSeriesAreAddedUpAndUntouchedOnesAreZero(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte("# TYPE rows counter\nrows{table=\"a\"} 2\nrows{table=\"b\"} 3\n" +
+			"# TYPE fresh histogram\nfresh_bucket{le=\"+Inf\"} 4\nfresh_sum 8\nfresh_count 4\n"))
+	}))
+	defer server.Close()
+	defer http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	m, err := scrape(context.Background(), server.URL)
+	require.NoError(t, err)
+	require.InDelta(t, 5, m.sum("rows"), 0)
+	require.InDelta(t, 0, m.sum("none"), 0)
+	count, sum := m.histogram("fresh")
+	require.InDelta(t, 4, count, 0)
+	require.InDelta(t, 8, sum, 0)
+}

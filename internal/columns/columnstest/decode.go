@@ -1,0 +1,398 @@
+package columnstest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/apache/arrow-go/v18/arrow"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+	"go.opentelemetry.io/collector/pdata/xpdata"
+	"go.opentelemetry.io/collector/pdata/xpdata/entity"
+
+	"github.com/pulsegrid/pulsegrid/internal/columns"
+)
+
+// DecodeLogs turns every row of rec into a log record of its own resource and scope, in the order of the rows.
+func DecodeLogs(t *columns.Table, rec arrow.RecordBatch) (plog.Logs, error) {
+	ld, r := plog.NewLogs(), newReader(rec)
+	err := r.each(func() {
+		rl := ld.ResourceLogs().AppendEmpty()
+		r.resource(rl.Resource())
+		rl.SetSchemaUrl(r.text("resource_schema_url"))
+		sl := rl.ScopeLogs().AppendEmpty()
+		r.scope(sl.Scope())
+		sl.SetSchemaUrl(r.text("scope_schema_url"))
+		r.logRecord(t, sl.LogRecords().AppendEmpty())
+	})
+	return ld, err
+}
+
+// DecodeTraces is DecodeLogs for spans.
+func DecodeTraces(t *columns.Table, rec arrow.RecordBatch) (ptrace.Traces, error) {
+	td, r := ptrace.NewTraces(), newReader(rec)
+	err := r.each(func() {
+		rs := td.ResourceSpans().AppendEmpty()
+		r.resource(rs.Resource())
+		rs.SetSchemaUrl(r.text("resource_schema_url"))
+		ss := rs.ScopeSpans().AppendEmpty()
+		r.scope(ss.Scope())
+		ss.SetSchemaUrl(r.text("scope_schema_url"))
+		r.span(t, ss.Spans().AppendEmpty())
+	})
+	return td, err
+}
+
+// DecodeMetrics is DecodeLogs for data points: every row is a metric with one data point.
+func DecodeMetrics(t *columns.Table, rec arrow.RecordBatch) (pmetric.Metrics, error) {
+	md, r := pmetric.NewMetrics(), newReader(rec)
+	err := r.each(func() {
+		rm := md.ResourceMetrics().AppendEmpty()
+		r.resource(rm.Resource())
+		rm.SetSchemaUrl(r.text("resource_schema_url"))
+		sm := rm.ScopeMetrics().AppendEmpty()
+		r.scope(sm.Scope())
+		sm.SetSchemaUrl(r.text("scope_schema_url"))
+		r.metric(t, sm.Metrics().AppendEmpty())
+	})
+	return md, err
+}
+
+func (r *reader) each(f func()) error {
+	for r.row = range int(r.rec.NumRows()) {
+		f()
+	}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(r.errs)) {
+		errs = append(errs, r.errs[name])
+	}
+	return errors.Join(errs...)
+}
+
+// keep records a value that could not be read.
+func (r *reader) keep(name string, err error) {
+	if err != nil {
+		r.errs[name] = fmt.Errorf("column %s, row %d: %w", name, r.row, err)
+	}
+}
+
+func (r *reader) resource(res pcommon.Resource) {
+	r.keep("resource", readMap(r.text("resource"), res.Attributes()))
+	res.SetDroppedAttributesCount(r.uint32("resource_dropped_attributes_count"))
+	text := r.text("resource_entity_refs")
+	if text == "" {
+		return
+	}
+	var refs []struct {
+		SchemaURL string   `json:"schema_url"`
+		Type      string   `json:"type"`
+		ID        []string `json:"id_keys"`
+		Desc      []string `json:"description_keys"`
+	}
+	r.keep("resource_entity_refs", json.Unmarshal([]byte(text), &refs))
+	for _, ref := range refs {
+		e := entity.ResourceEntityRefs(res).AppendEmpty()
+		e.SetSchemaUrl(ref.SchemaURL)
+		e.SetType(ref.Type)
+		e.IdKeys().FromRaw(ref.ID)
+		e.DescriptionKeys().FromRaw(ref.Desc)
+	}
+}
+
+func (r *reader) scope(s pcommon.InstrumentationScope) {
+	s.SetName(r.text("scope_name"))
+	s.SetVersion(r.text("scope_version"))
+	r.keep("scope_attributes", readMap(r.text("scope_attributes"), s.Attributes()))
+	s.SetDroppedAttributesCount(r.uint32("scope_dropped_attributes_count"))
+}
+
+type pair struct {
+	key string
+	val pcommon.Value
+}
+
+// putPairs fills m, duplicate keys included.
+func putPairs(m pcommon.Map, pairs []pair) {
+	var mb xpdata.MapBuilder
+	for _, p := range pairs {
+		p.val.MoveTo(mb.AppendEmpty(p.key))
+	}
+	mb.UnsafeIntoMap(m)
+}
+
+// attributes reads the promoted columns and the typed maps, in that order.
+func (r *reader) attributes(t *columns.Table, m pcommon.Map) {
+	var pairs []pair
+	add := func(key string) pcommon.Value {
+		v := pcommon.NewValueEmpty()
+		pairs = append(pairs, pair{key, v})
+		return v
+	}
+	for _, c := range t.Columns {
+		if c.Promote == "" {
+			continue
+		}
+		switch c.Kind {
+		case columns.Int64:
+			if x := r.int(c.Name); x != 0 {
+				add(c.Promote).SetInt(x)
+			}
+		case columns.Double:
+			if x := r.double(c.Name); x != 0 {
+				add(c.Promote).SetDouble(x)
+			}
+		default:
+			if s := r.text(c.Name); s != "" {
+				add(c.Promote).SetStr(s)
+			}
+		}
+	}
+	r.eachEntry("attributes_string", func(k string, vals arrow.Array, i int) bool {
+		s, ok := textAt(vals, i)
+		add(k).SetStr(s)
+		return ok
+	})
+	r.eachEntry("attributes_int", func(k string, vals arrow.Array, i int) bool {
+		x, ok := intAt(vals, i)
+		add(k).SetInt(x)
+		return ok
+	})
+	r.eachEntry("attributes_double", func(k string, vals arrow.Array, i int) bool {
+		x, ok := doubleAt(vals, i)
+		add(k).SetDouble(x)
+		return ok
+	})
+	r.eachEntry("attributes_bool", func(k string, vals arrow.Array, i int) bool {
+		x, ok := boolAt(vals, i)
+		add(k).SetBool(x)
+		return ok
+	})
+	r.eachEntry("attributes_other", func(k string, vals arrow.Array, i int) bool {
+		s, ok := textAt(vals, i)
+		r.keep("attributes_other", readValue(s, add(k)))
+		return ok
+	})
+	putPairs(m, pairs)
+}
+
+// eventTime is the event's own time: 0 where the row's time comes from elsewhere.
+func (r *reader) eventTime() pcommon.Timestamp {
+	if r.text("time_source") != "event" {
+		return 0
+	}
+	return pcommon.Timestamp(r.time("time"))
+}
+
+func (r *reader) logRecord(t *columns.Table, lr plog.LogRecord) {
+	lr.SetTimestamp(r.eventTime())
+	lr.SetObservedTimestamp(pcommon.Timestamp(r.time("observed_time")))
+	lr.SetSeverityNumber(plog.SeverityNumber(r.int("severity_number")))
+	lr.SetSeverityText(r.text("severity_text"))
+	switch r.text("body_type") {
+	case "empty":
+	case "string":
+		lr.Body().SetStr(r.text("body"))
+	default:
+		r.keep("body", readValue(r.text("body"), lr.Body()))
+	}
+	r.attributes(t, lr.Attributes())
+	lr.SetDroppedAttributesCount(r.uint32("dropped_attributes_count"))
+	lr.SetFlags(plog.LogRecordFlags(r.uint32("flags")))
+	lr.SetTraceID(pcommon.TraceID(to16(r.bytes("trace_id"))))
+	lr.SetSpanID(pcommon.SpanID(to8(r.bytes("span_id"))))
+	lr.SetEventName(r.text("event_name"))
+}
+
+func (r *reader) span(t *columns.Table, sp ptrace.Span) {
+	sp.SetTraceID(pcommon.TraceID(to16(r.bytes("trace_id"))))
+	sp.SetSpanID(pcommon.SpanID(to8(r.bytes("span_id"))))
+	sp.SetParentSpanID(pcommon.SpanID(to8(r.bytes("parent_span_id"))))
+	sp.TraceState().FromRaw(r.text("trace_state"))
+	sp.SetName(r.text("name"))
+	sp.SetKind(ptrace.SpanKind(r.enum("kind", "unspecified", "internal", "server", "client", "producer", "consumer")))
+	sp.SetStartTimestamp(r.eventTime())
+	sp.SetEndTimestamp(pcommon.Timestamp(r.time("end_time")))
+	sp.SetFlags(r.uint32("flags"))
+	sp.Status().SetCode(ptrace.StatusCode(r.enum("status_code", "unset", "ok", "error")))
+	sp.Status().SetMessage(r.text("status_message"))
+	r.attributes(t, sp.Attributes())
+	sp.SetDroppedAttributesCount(r.uint32("dropped_attributes_count"))
+	sp.SetDroppedEventsCount(r.uint32("dropped_events_count"))
+	sp.SetDroppedLinksCount(r.uint32("dropped_links_count"))
+
+	names, attrs := listOf(r, "events_name", textAt), listOf(r, "events_attributes", textAt)
+	dropped := listOf(r, "events_dropped_attributes_count", intAt)
+	for i, at := range listOf(r, "events_time", timeAt) {
+		e := sp.Events().AppendEmpty()
+		e.SetTimestamp(pcommon.Timestamp(at))
+		e.SetName(names[i])
+		r.keep("events_attributes", readMap(attrs[i], e.Attributes()))
+		e.SetDroppedAttributesCount(uint32(dropped[i]))
+	}
+	spans, states := listOf(r, "links_span_id", bytesAt), listOf(r, "links_trace_state", textAt)
+	attrs, flags := listOf(r, "links_attributes", textAt), listOf(r, "links_flags", intAt)
+	dropped = listOf(r, "links_dropped_attributes_count", intAt)
+	for i, id := range listOf(r, "links_trace_id", bytesAt) {
+		l := sp.Links().AppendEmpty()
+		l.SetTraceID(pcommon.TraceID(to16(id)))
+		l.SetSpanID(pcommon.SpanID(to8(spans[i])))
+		l.TraceState().FromRaw(states[i])
+		r.keep("links_attributes", readMap(attrs[i], l.Attributes()))
+		l.SetDroppedAttributesCount(uint32(dropped[i]))
+		l.SetFlags(uint32(flags[i]))
+	}
+}
+
+func (r *reader) metric(t *columns.Table, m pmetric.Metric) {
+	m.SetName(r.text("metric_name"))
+	m.SetDescription(r.text("metric_description"))
+	m.SetUnit(r.text("metric_unit"))
+	r.keep("metric_metadata", readMap(r.text("metric_metadata"), m.Metadata()))
+	temporality := func() pmetric.AggregationTemporality {
+		return pmetric.AggregationTemporality(r.enum("temporality", "unspecified", "delta", "cumulative"))
+	}
+	switch typ := r.text("metric_type"); typ {
+	case "gauge":
+		r.number(t, m.SetEmptyGauge().DataPoints().AppendEmpty())
+	case "sum":
+		s := m.SetEmptySum()
+		s.SetIsMonotonic(r.bool("is_monotonic"))
+		s.SetAggregationTemporality(temporality())
+		r.number(t, s.DataPoints().AppendEmpty())
+	case "histogram":
+		h := m.SetEmptyHistogram()
+		h.SetAggregationTemporality(temporality())
+		r.histogram(t, h.DataPoints().AppendEmpty())
+	case "exponential_histogram":
+		h := m.SetEmptyExponentialHistogram()
+		h.SetAggregationTemporality(temporality())
+		r.expHistogram(t, h.DataPoints().AppendEmpty())
+	case "summary":
+		r.summary(t, m.SetEmptySummary().DataPoints().AppendEmpty())
+	default:
+		r.keep("metric_type", fmt.Errorf("unknown type %q", typ))
+	}
+}
+
+type anyPoint interface {
+	SetTimestamp(pcommon.Timestamp)
+	SetStartTimestamp(pcommon.Timestamp)
+	SetFlags(pmetric.DataPointFlags)
+	Attributes() pcommon.Map
+}
+
+func (r *reader) point(t *columns.Table, p anyPoint) {
+	p.SetTimestamp(r.eventTime())
+	p.SetStartTimestamp(pcommon.Timestamp(r.time("start_time")))
+	p.SetFlags(pmetric.DataPointFlags(r.uint32("flags")))
+	r.attributes(t, p.Attributes())
+}
+
+func (r *reader) number(t *columns.Table, p pmetric.NumberDataPoint) {
+	r.point(t, p)
+	switch r.text("value_type") {
+	case "int":
+		p.SetIntValue(r.int("value_int"))
+	case "double":
+		p.SetDoubleValue(r.double("value_double"))
+	}
+	r.exemplars(p.Exemplars())
+}
+
+func (r *reader) histogram(t *columns.Table, p pmetric.HistogramDataPoint) {
+	r.point(t, p)
+	p.SetCount(r.uint64("count"))
+	if r.bool("has_sum") {
+		p.SetSum(r.double("sum"))
+	}
+	if r.bool("has_min") {
+		p.SetMin(r.double("min"))
+	}
+	if r.bool("has_max") {
+		p.SetMax(r.double("max"))
+	}
+	p.ExplicitBounds().FromRaw(listOf(r, "explicit_bounds", doubleAt))
+	p.BucketCounts().FromRaw(r.counts("bucket_counts"))
+	r.exemplars(p.Exemplars())
+}
+
+func (r *reader) expHistogram(t *columns.Table, p pmetric.ExponentialHistogramDataPoint) {
+	r.point(t, p)
+	p.SetCount(r.uint64("count"))
+	if r.bool("has_sum") {
+		p.SetSum(r.double("sum"))
+	}
+	if r.bool("has_min") {
+		p.SetMin(r.double("min"))
+	}
+	if r.bool("has_max") {
+		p.SetMax(r.double("max"))
+	}
+	p.SetScale(int32(r.int("scale")))
+	p.SetZeroCount(r.uint64("zero_count"))
+	p.SetZeroThreshold(r.double("zero_threshold"))
+	p.Positive().SetOffset(int32(r.int("positive_offset")))
+	p.Positive().BucketCounts().FromRaw(r.counts("positive_bucket_counts"))
+	p.Negative().SetOffset(int32(r.int("negative_offset")))
+	p.Negative().BucketCounts().FromRaw(r.counts("negative_bucket_counts"))
+	r.exemplars(p.Exemplars())
+}
+
+func (r *reader) summary(t *columns.Table, p pmetric.SummaryDataPoint) {
+	r.point(t, p)
+	p.SetCount(r.uint64("count"))
+	p.SetSum(r.double("sum"))
+	values := listOf(r, "quantile_values", doubleAt)
+	for i, q := range listOf(r, "quantiles", doubleAt) {
+		v := p.QuantileValues().AppendEmpty()
+		v.SetQuantile(q)
+		v.SetValue(values[i])
+	}
+}
+
+func (r *reader) exemplars(out pmetric.ExemplarSlice) {
+	types, doubles, ints := listOf(r, "exemplars_value_type", textAt), listOf(r, "exemplars_value_double", doubleAt), listOf(r, "exemplars_value_int", intAt)
+	traces, spans := listOf(r, "exemplars_trace_id", bytesAt), listOf(r, "exemplars_span_id", bytesAt)
+	attrs := listOf(r, "exemplars_attributes", textAt)
+	for i, at := range listOf(r, "exemplars_time", timeAt) {
+		e := out.AppendEmpty()
+		e.SetTimestamp(pcommon.Timestamp(at))
+		switch types[i] {
+		case "int":
+			e.SetIntValue(ints[i])
+		case "double":
+			e.SetDoubleValue(doubles[i])
+		}
+		e.SetTraceID(pcommon.TraceID(to16(traces[i])))
+		e.SetSpanID(pcommon.SpanID(to8(spans[i])))
+		r.keep("exemplars_attributes", readMap(attrs[i], e.FilteredAttributes()))
+	}
+}
+
+func (r *reader) counts(name string) []uint64 {
+	var out []uint64
+	for _, n := range listOf(r, name, intAt) {
+		out = append(out, uint64(n))
+	}
+	return out
+}
+
+// enum reads an enumeration's name, or the digits of a number that OTLP does not define.
+func (r *reader) enum(name string, names ...string) int32 {
+	s := r.text(name)
+	if i := slices.Index(names, s); i >= 0 {
+		return int32(i)
+	}
+	n, err := strconv.ParseInt(s, 10, 32)
+	r.keep(name, err)
+	return int32(n)
+}
+
+func to16(b []byte) (out [16]byte) { copy(out[:], b); return out }
+func to8(b []byte) (out [8]byte)   { copy(out[:], b); return out }

@@ -1,0 +1,111 @@
+package columns_test
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pulsegrid/pulsegrid/internal/columns"
+	"github.com/pulsegrid/pulsegrid/internal/signal"
+)
+
+var update = flag.Bool("update", false, "write testdata and the generated part of docs/formats")
+
+const (
+	docsDir  = "../../docs/formats"
+	docBegin = "<!-- generated from internal/columns: `go generate ./internal/columns` -->\n"
+	docEnd   = "<!-- end of the generated part -->\n"
+)
+
+// golden compares got with a file, or writes it.
+func golden(t *testing.T, path, got string) {
+	t.Helper()
+	if *update {
+		require.NoError(t, os.WriteFile(path, []byte(got), 0o644))
+		return
+	}
+	want, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, string(want), got, "%s differs from the definition: run `go generate ./internal/columns`, and say in the change how tables that exist are migrated", path)
+}
+
+func TestClickHouseDDLIsWhatTestdataHolds(t *testing.T) {
+	forEachSignal(t, func(t *testing.T, s signal.Signal) {
+		tab := columns.ForSignal(s)
+		stmts := tab.ClickHouseDDL(columns.DDLOptions{Database: "pulsegrid", TTLDays: 30})
+		golden(t, filepath.Join("testdata", tab.Name+".sql"), strings.Join(stmts, ";\n\n")+";\n")
+	})
+}
+
+func TestIcebergTableIsWhatTestdataHolds(t *testing.T) {
+	forEachSignal(t, func(t *testing.T, s signal.Signal) {
+		tab := columns.ForSignal(s)
+		spec, err := tab.IcebergPartitionSpec(4)
+		require.NoError(t, err)
+		order, err := tab.IcebergSortOrder()
+		require.NoError(t, err)
+		text, err := json.MarshalIndent(map[string]any{
+			"schema": tab.IcebergSchema(), "partition-spec": spec, "sort-order": order, "properties": tab.IcebergProperties(),
+		}, "", "  ")
+		require.NoError(t, err)
+		golden(t, filepath.Join("testdata", tab.Name+".iceberg.json"), string(text)+"\n")
+	})
+}
+
+func TestDocsListTheColumns(t *testing.T) {
+	forEachSignal(t, func(t *testing.T, s signal.Signal) {
+		tab := columns.ForSignal(s)
+		path := filepath.Join(docsDir, tab.Name+".md")
+		text, err := os.ReadFile(path)
+		require.NoError(t, err)
+		head, rest, ok := strings.Cut(string(text), docBegin)
+		require.True(t, ok, "%s has no line %q", path, docBegin)
+		_, tail, ok := strings.Cut(rest, docEnd)
+		require.True(t, ok, "%s has no line %q", path, docEnd)
+		golden(t, path, head+docBegin+columnTable(tab)+docEnd+tail)
+	})
+}
+
+// columnTable is the table of columns as Markdown.
+func columnTable(tab *columns.Table) string {
+	var b strings.Builder
+	b.WriteString("\n| column | ClickHouse | Iceberg (field id) | meaning |\n|---|---|---|---|\n")
+	for _, c := range tab.Columns {
+		name := c.Name
+		if c.NanosID != 0 {
+			name += "` `" + c.Name + columns.NanosSuffix
+		}
+		ice := fmt.Sprintf("%s (%d)", icebergName(c.Kind), c.FieldID)
+		if c.NanosID != 0 {
+			ice += fmt.Sprintf(", int (%d)", c.NanosID)
+		}
+		fmt.Fprintf(&b, "| `%s` | `%s` | %s | %s |\n", name, c.Kind.ClickHouse(), ice, strings.ReplaceAll(c.Doc, "|", "\\|"))
+	}
+	b.WriteString("\nIceberg table properties:\n\n")
+	props := tab.IcebergProperties()
+	for _, k := range slices.Sorted(maps.Keys(props)) {
+		fmt.Fprintf(&b, "    %s = %s\n", k, props[k])
+	}
+	b.WriteString("\n")
+	return b.String()
+}
+
+func icebergName(k columns.Kind) string {
+	switch {
+	case k.IsMap():
+		return "map of string to " + icebergName(k.Elem())
+	case k == columns.ListTime:
+		return "list of long"
+	case k.IsList():
+		return "list of " + icebergName(k.Elem())
+	}
+	return k.Iceberg().String()
+}

@@ -1,0 +1,71 @@
+// Package pytest runs Python scripts in tests, with the interpreter that `tools/install.sh python` put into the tool cache. It
+// holds the independent readers and clients that tests trust more than our own code: pyiceberg, DuckDB, pyarrow, the OpenTelemetry SDK.
+package pytest
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"time"
+)
+
+// timeout bounds one script, so that a hanging reader fails its test and not the whole run.
+const timeout = 2 * time.Minute
+
+// Python is the interpreter's path. A missing one fails the test: an independent check that silently does not run is none.
+func Python(t testing.TB) string {
+	t.Helper()
+	_, self, _, _ := runtime.Caller(0)
+	requirements, err := os.ReadFile(filepath.Join(filepath.Dir(self), "..", "..", "..", "tools", "python", "requirements.txt"))
+	if err != nil {
+		t.Fatalf("pytest: %v", err)
+	}
+	cache := os.Getenv("PULSEGRID_CACHE")
+	if cache == "" {
+		base, err := os.UserCacheDir()
+		if err != nil {
+			t.Fatalf("pytest: %v", err)
+		}
+		cache = filepath.Join(base, "pulsegrid")
+	}
+	venv := filepath.Join(cache, fmt.Sprintf("python-%x", sha256.Sum256(requirements))[:len("python-")+12])
+	if _, err := os.Stat(filepath.Join(venv, "installed")); err != nil {
+		t.Fatalf("pytest: the Python packages of tools/python are not installed: run `make tools` (tools/install.sh python): %v", err)
+	}
+	return filepath.Join(venv, "bin", "python")
+}
+
+// Run runs a script with arguments (sys.argv[1:]) and returns its standard output. A script that exits with another status than
+// 0, or that takes longer than two minutes, fails the test with what it wrote to standard error.
+func Run(t testing.TB, script string, args ...string) []byte {
+	t.Helper()
+	python := Python(t)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, python, append([]string{"-"}, args...)...)
+	cmd.Dir = t.TempDir()
+	cmd.Stdin = bytes.NewReader([]byte(script))
+	cmd.WaitDelay = time.Second
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("pytest: %v\n%s\n%s", err, stdout.Bytes(), stderr.Bytes())
+	}
+	return stdout.Bytes()
+}
+
+// RunJSON runs a script like Run and decodes its standard output, one JSON value, into out.
+func RunJSON(t testing.TB, out any, script string, args ...string) {
+	t.Helper()
+	text := Run(t, script, args...)
+	if err := json.Unmarshal(text, out); err != nil {
+		t.Fatalf("pytest: the script printed no JSON: %v\n%s", err, text)
+	}
+}

@@ -1,0 +1,270 @@
+package ingestreceiver
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+)
+
+const (
+	ratioFloor     = 1 * mib  // decompressed bytes up to which the ratio is not judged
+	firstBuffer    = 64 << 10 // what a body gets before any of it has come, whatever its headers claim
+	pooledMax      = 1 * mib  // larger compressed buffers are left to the garbage collector
+	zstdMaxWindow  = 8 * mib  // what the specification of zstd asks a decoder to support
+	gzipSizeOfTail = 4        // a gzip member ends with its size modulo 2^32
+	minBuffer      = 512
+)
+
+// Content encodings.
+const (
+	encodingNone = ""
+	encodingGzip = "gzip"
+	encodingZstd = "zstd"
+)
+
+// reader reads bodies within the limits.
+type reader struct {
+	limits *LimitsConfig
+	bufs   sync.Pool // *[]byte, compressed bodies
+	gzips  sync.Pool // *gzip.Reader
+	zstds  sync.Pool // *zstd.Decoder for streams and DecodeAll, used by one request at a time
+}
+
+func newReader(l *LimitsConfig) *reader { return &reader{limits: l} }
+
+// body is a request as it was read.
+type body struct {
+	bytes      []byte // decompressed; allocated for this request
+	compressed int    // bytes that came
+}
+
+// read returns the decompressed body of a request. Its bytes are reserved in held as they come.
+func (d *reader) read(req *http.Request, encoding string, held *reservation) (body, error) {
+	if encoding == encodingNone {
+		if req.ContentLength > int64(d.limits.MaxDecompressedBytes) {
+			return body{}, refusedTooLarge.because("body is larger than %d bytes", d.limits.MaxDecompressedBytes)
+		}
+		b, err := readAll(req.Body, nil, announced(req.ContentLength, d.limits.MaxDecompressedBytes), d.limits.MaxDecompressedBytes, held)
+		if errors.Is(err, errLimit) {
+			err = refusedTooLarge.because("body is larger than %d bytes", d.limits.MaxDecompressedBytes)
+		}
+		return body{b, len(b)}, readError(err)
+	}
+	if req.ContentLength > int64(d.limits.MaxCompressedBytes) {
+		return body{}, d.compressedTooLarge()
+	}
+	pooled, _ := d.bufs.Get().(*[]byte)
+	if pooled == nil {
+		pooled = new([]byte)
+	}
+	in, err := readAll(req.Body, (*pooled)[:0], announced(req.ContentLength, d.limits.MaxCompressedBytes), d.limits.MaxCompressedBytes, held)
+	defer func() {
+		if cap(in) <= pooledMax {
+			*pooled = in[:0]
+			d.bufs.Put(pooled)
+		}
+	}()
+	if errors.Is(err, errLimit) {
+		err = d.compressedTooLarge()
+	}
+	if err != nil || len(in) == 0 {
+		return body{}, readError(err)
+	}
+	out, err := d.decompress(encoding, in, held)
+	return body{out, len(in)}, err
+}
+
+func (d *reader) compressedTooLarge() error {
+	return refusedTooLarge.because("compressed body is larger than %d bytes", d.limits.MaxCompressedBytes)
+}
+
+var (
+	errLimit  = errors.New("limit reached") // more bytes than were allowed
+	errMemory = errors.New("no room in flight")
+)
+
+// expected is how large a body will probably be. Senders and compressed data claim it; nothing is trusted for more than it costs.
+type expected struct{ first, total int }
+
+// announced by a header: the sender must have sent a quarter of what it gets, beyond the first buffer.
+func announced(contentLength int64, limit int) expected {
+	total := int(min(max(contentLength, 0), int64(limit))) + 1 // room to see the end
+	return expected{min(total, firstBuffer), total}
+}
+
+// readAll appends to buf what r holds, at most limit bytes. It reserves what it allocates, or what it fills of a buf it is given.
+func readAll(r io.Reader, buf []byte, want expected, limit int, held *reservation) ([]byte, error) {
+	reserved := 0
+	reserve := func(n int) bool {
+		if n <= reserved {
+			return true
+		}
+		if !held.grow(n - reserved) {
+			return false
+		}
+		reserved = n
+		return true
+	}
+	for {
+		if len(buf) == cap(buf) {
+			size := max(want.first, minBuffer, 2*cap(buf))
+			if want.total > size {
+				size = min(want.total, max(want.first, 4*cap(buf)))
+			}
+			size = min(size, limit+1) // one byte more shows that there is more
+			if !reserve(size) {
+				return buf, errMemory
+			}
+			bigger := make([]byte, len(buf), size)
+			copy(bigger, buf)
+			buf = bigger
+		}
+		n, err := r.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if len(buf) > limit {
+			return buf, errLimit
+		}
+		if !reserve(len(buf)) {
+			return buf, errMemory
+		}
+		if err == io.EOF { //nolint:errorlint // io.Reader returns it unwrapped
+			return buf, nil
+		}
+		if err != nil {
+			return buf, err
+		}
+	}
+}
+
+// readError is what became of reading from the network.
+func readError(err error) error {
+	var r *refusal
+	var timeout net.Error
+	switch {
+	case err == nil || errors.As(err, &r):
+		return err
+	case errors.Is(err, errMemory):
+		return refusedMemory
+	case errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout():
+		return refusedSlow.because("the body did not come in time")
+	}
+	return refusedGone.because("the body ended early: %v", err)
+}
+
+// allowed is how many bytes a body of so many compressed bytes may become; ratio tells whether the ratio is what bounds it.
+func (l *LimitsConfig) allowed(compressed int) (n int, ratio bool) {
+	if byRatio := max(ratioFloor, compressed*l.MaxCompressionRatio); byRatio < l.MaxDecompressedBytes {
+		return byRatio, true
+	}
+	return l.MaxDecompressedBytes, false
+}
+
+func (l *LimitsConfig) overAllowed(compressed int) error {
+	if n, ratio := l.allowed(compressed); ratio {
+		return refusedRatio.because("%d compressed bytes hold more than %d, a ratio over %d", compressed, n, l.MaxCompressionRatio)
+	}
+	return refusedTooLarge.because("body is larger than %d bytes when decompressed", l.MaxDecompressedBytes)
+}
+
+func (d *reader) decompress(encoding string, in []byte, held *reservation) ([]byte, error) {
+	var out []byte
+	var err error
+	if encoding == encodingGzip {
+		out, err = d.gunzip(in, held)
+	} else {
+		out, err = d.unzstd(in, held)
+	}
+	switch {
+	case err == nil:
+		return out, nil
+	case errors.Is(err, errMemory):
+		return nil, refusedMemory
+	case errors.Is(err, errLimit), errors.Is(err, zstd.ErrDecoderSizeExceeded):
+		return nil, d.limits.overAllowed(len(in))
+	}
+	return nil, refusedCompression.because("body is not %s, or needs more than %d bytes of window: %v", encoding, zstdMaxWindow, err)
+}
+
+// source is a bytes.Reader that a decompressor can drop.
+type source struct {
+	b []byte
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	if len(s.b) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, s.b)
+	s.b = s.b[n:]
+	return n, nil
+}
+
+// ReadByte makes source what gzip wants to read from without another buffer.
+func (s *source) ReadByte() (byte, error) {
+	if len(s.b) == 0 {
+		return 0, io.EOF
+	}
+	c := s.b[0]
+	s.b = s.b[1:]
+	return c, nil
+}
+
+func (d *reader) gunzip(in []byte, held *reservation) ([]byte, error) {
+	limit, _ := d.limits.allowed(len(in))
+	first := 0
+	if len(in) > gzipSizeOfTail { // right for nearly all: one member. It is a hint, bounded like everything.
+		first = min(int(binary.LittleEndian.Uint32(in[len(in)-gzipSizeOfTail:]))+1, limit+1)
+	}
+	z, _ := d.gzips.Get().(*gzip.Reader)
+	if z == nil {
+		z = new(gzip.Reader)
+	}
+	defer d.gzips.Put(z)
+	if err := z.Reset(&source{in}); err != nil {
+		return nil, err
+	}
+	return readAll(z, nil, expected{first, first}, limit, held)
+}
+
+func (d *reader) unzstd(in []byte, held *reservation) ([]byte, error) {
+	limit, _ := d.limits.allowed(len(in))
+	z, _ := d.zstds.Get().(*zstd.Decoder)
+	if z == nil {
+		var err error
+		// Concurrency 1: no goroutines, so that a decoder which the pool drops needs no Close.
+		z, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(zstdMaxWindow), zstd.WithDecoderLowmem(true),
+			zstd.WithDecoderMaxMemory(uint64(d.limits.MaxDecompressedBytes)), zstd.WithDecodeAllCapLimit(true))
+		if err != nil {
+			return nil, fmt.Errorf("zstd decoder: %w", err)
+		}
+	}
+	defer d.zstds.Put(z)
+	var h zstd.Header
+	if err := h.Decode(in); err == nil && h.HasFCS && !h.Skippable && h.FrameContentSize > 0 {
+		if h.FrameContentSize > uint64(limit) {
+			return nil, errLimit
+		}
+		size := int(h.FrameContentSize)
+		if !held.grow(size) {
+			return nil, errMemory
+		}
+		out, err := z.DecodeAll(in, make([]byte, 0, size))
+		if !errors.Is(err, zstd.ErrDecoderSizeExceeded) {
+			return out, err
+		}
+		// There are more frames than the first one: read them as a stream.
+	}
+	if err := z.Reset(&source{in}); err != nil {
+		return nil, err
+	}
+	out, err := readAll(z, nil, expected{first: min(4*len(in), limit+1)}, limit, held)
+	return out, errors.Join(err, z.Reset(nil)) // a pooled decoder must not keep the body
+}

@@ -1,0 +1,191 @@
+package ingestreceiver
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/config/configgrpc"
+	"go.opentelemetry.io/collector/config/confighttp"
+	"go.opentelemetry.io/collector/config/configoptional"
+
+	"github.com/pulsegrid/pulsegrid/internal/otlpwire"
+)
+
+// What Output may be.
+const (
+	outputEnvelope = "envelope"
+	outputPdata    = "pdata"
+)
+
+const (
+	defaultGRPCEndpoint = "localhost:4317"
+	defaultHTTPEndpoint = "localhost:4318"
+
+	defaultTenantHeader = "x-pulsegrid-tenant"
+	defaultTenant       = "default"
+	defaultSourceHeader = "x-pulsegrid-agent"
+
+	defaultRetryAfter = 5 * time.Second
+	defaultReadBuffer = 512 << 10 // as the otlp receiver has it
+	defaultMaxStreams = 128
+
+	mib                         = 1 << 20
+	defaultMaxCompressedBytes   = 16 * mib
+	defaultMaxDecompressedBytes = 64 * mib
+	defaultMaxInFlightBytes     = 256 * mib
+	defaultMaxRatio             = 200
+	defaultReadTimeout          = 30 * time.Second
+
+	// Bounds of what may be configured: beyond them a limit no longer protects anything.
+	maxMaxDecompressedBytes = 1024 * mib
+	maxMaxDepth             = 512
+)
+
+// Config of receiver `ingest`.
+type Config struct {
+	// Protocols to listen on; at least one.
+	Protocols Protocols `mapstructure:"protocols"`
+	// Output is `envelope` (default: one logs pipeline gets the requests of all signals, as bytes) or `pdata` (each signal goes to
+	// the pipeline of its signal, decoded).
+	Output string `mapstructure:"output"`
+	// Tenant says whose a request is.
+	Tenant TenantConfig `mapstructure:"tenant"`
+	// SourceHeader names the header in which an agent says who it is; default x-pulsegrid-agent. Without it, or if empty, the
+	// source is a hash of the first resource's identity.
+	SourceHeader string `mapstructure:"source_header"`
+	// Limits of a request, and of all of them.
+	Limits LimitsConfig `mapstructure:"limits"`
+	// RetryAfter is what a sender is asked to wait where the pipeline says nothing; default 5s, at least 1s.
+	RetryAfter time.Duration `mapstructure:"retry_after"`
+}
+
+// Protocols that the receiver listens on. Each is the Collector's own server config: TLS, auth, CORS, keepalive, middlewares.
+type Protocols struct {
+	GRPC configoptional.Optional[configgrpc.ServerConfig] `mapstructure:"grpc"`
+	HTTP configoptional.Optional[confighttp.ServerConfig] `mapstructure:"http"`
+}
+
+// TenantConfig says whose a request is.
+type TenantConfig struct {
+	// Header, or gRPC metadata key, with the tenant's id; default x-pulsegrid-tenant. Empty: all are the default tenant's.
+	Header string `mapstructure:"header"`
+	// Default is the tenant of a request without that header; default "default". Empty: such a request is refused.
+	Default string `mapstructure:"default"`
+}
+
+// LimitsConfig bounds a request. Zero is refused for all but MaxDepth and MaxEvents.
+type LimitsConfig struct {
+	// MaxCompressedBytes of a compressed body; default 16 MiB.
+	MaxCompressedBytes int `mapstructure:"max_compressed_bytes"`
+	// MaxDecompressedBytes of a body after decompression, or of one that is not compressed; default 64 MiB.
+	MaxDecompressedBytes int `mapstructure:"max_decompressed_bytes"`
+	// MaxCompressionRatio of decompressed to compressed bytes, judged beyond 1 MiB of decompressed bytes; default 200.
+	MaxCompressionRatio int `mapstructure:"max_compression_ratio"`
+	// MaxDepth in levels of nested attribute values; default 64, which zero means too.
+	MaxDepth int `mapstructure:"max_depth"`
+	// MaxEvents of a request; default 262144, which zero means too.
+	MaxEvents int `mapstructure:"max_events"`
+	// MaxInFlightBytes is held by all requests together; beyond it senders are asked to come again. Default 256 MiB.
+	MaxInFlightBytes int `mapstructure:"max_in_flight_bytes"`
+	// ReadTimeout is the time in which an HTTP body must have come; default 30s.
+	ReadTimeout time.Duration `mapstructure:"read_timeout"`
+}
+
+func createDefaultConfig() component.Config {
+	grpcCfg := configgrpc.NewDefaultServerConfig()
+	grpcCfg.NetAddr.Endpoint = defaultGRPCEndpoint
+	grpcCfg.ReadBufferSize = defaultReadBuffer
+	grpcCfg.MaxConcurrentStreams = defaultMaxStreams // the library's default is no bound
+
+	httpCfg := confighttp.NewDefaultServerConfig()
+	httpCfg.NetAddr.Endpoint = defaultHTTPEndpoint
+	// It would run while the next hop works, and take the answer from a sender whose request is durable.
+	httpCfg.WriteTimeout = 0
+
+	return &Config{
+		Protocols:    Protocols{GRPC: configoptional.Default(grpcCfg), HTTP: configoptional.Default(httpCfg)},
+		Output:       outputEnvelope,
+		Tenant:       TenantConfig{Header: defaultTenantHeader, Default: defaultTenant},
+		SourceHeader: defaultSourceHeader,
+		Limits: LimitsConfig{
+			MaxCompressedBytes: defaultMaxCompressedBytes, MaxDecompressedBytes: defaultMaxDecompressedBytes,
+			MaxCompressionRatio: defaultMaxRatio, MaxDepth: otlpwire.DefaultMaxDepth, MaxEvents: otlpwire.DefaultMaxEvents,
+			MaxInFlightBytes: defaultMaxInFlightBytes, ReadTimeout: defaultReadTimeout,
+		},
+		RetryAfter: defaultRetryAfter,
+	}
+}
+
+// Validate names the key and the value of what is wrong.
+func (c *Config) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if !c.Protocols.GRPC.HasValue() && !c.Protocols.HTTP.HasValue() {
+		bad("protocols: needs grpc, http or both")
+	}
+	if h := c.Protocols.HTTP.Get(); h != nil {
+		if h.MaxRequestBodySize != 0 {
+			bad("protocols::http::max_request_body_size: is %d; set limits::max_compressed_bytes and limits::max_decompressed_bytes instead", h.MaxRequestBodySize)
+		}
+		if h.CompressionAlgorithms != nil {
+			bad("protocols::http::compression_algorithms: is %q; the receiver always takes none, gzip and zstd", h.CompressionAlgorithms)
+		}
+		if h.ReadTimeout != 0 {
+			bad("protocols::http::read_timeout: is %v; it would cut off requests that wait for the next hop: set limits::read_timeout instead", h.ReadTimeout)
+		}
+	}
+	if c.Output != outputEnvelope && c.Output != outputPdata {
+		bad("output: is %q, want %s or %s", c.Output, outputEnvelope, outputPdata)
+	}
+	if c.Tenant.Default != "" && !validID(c.Tenant.Default) {
+		bad("tenant::default: is %q, want at most %d of letters, digits and %s", c.Tenant.Default, maxIDBytes, idPunctuation)
+	}
+	if c.Tenant.Default == "" && c.Tenant.Header == "" {
+		bad("tenant: header and default are both empty, so that every request would be refused")
+	}
+	for key, name := range map[string]string{"tenant::header": c.Tenant.Header, "source_header": c.SourceHeader} {
+		if name != "" && strings.Trim(http.CanonicalHeaderKey(name), "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.") != "" {
+			bad("%s: %q is no header name", key, name)
+		}
+	}
+	if c.RetryAfter < time.Second || c.RetryAfter > time.Hour {
+		bad("retry_after: is %v, want 1s to 1h", c.RetryAfter)
+	}
+	errs = append(errs, c.Limits.validate())
+	return errors.Join(errs...)
+}
+
+func (l *LimitsConfig) validate() error {
+	var errs []error
+	within := func(key string, v, low, high int) {
+		if v < low || v > high {
+			errs = append(errs, fmt.Errorf("limits::%s: is %d, want %d to %d", key, v, low, high))
+		}
+	}
+	within("max_decompressed_bytes", l.MaxDecompressedBytes, 1024, maxMaxDecompressedBytes)
+	within("max_compressed_bytes", l.MaxCompressedBytes, 1024, maxMaxDecompressedBytes)
+	within("max_compression_ratio", l.MaxCompressionRatio, 2, 1<<20)
+	within("max_depth", l.MaxDepth, 0, maxMaxDepth)
+	within("max_events", l.MaxEvents, 0, 1<<24)
+	// One request of the largest size must find room, or it would be asked to come again for ever.
+	within("max_in_flight_bytes", l.MaxInFlightBytes, l.MaxCompressedBytes+l.MaxDecompressedBytes, 1<<40)
+	if l.ReadTimeout <= 0 || l.ReadTimeout > time.Hour {
+		errs = append(errs, fmt.Errorf("limits::read_timeout: is %v, want more than 0 and at most 1h", l.ReadTimeout))
+	}
+	return errors.Join(errs...)
+}
+
+func (l *LimitsConfig) wire() otlpwire.Limits {
+	return otlpwire.Limits{MaxDepth: l.depth(), MaxEvents: l.MaxEvents}
+}
+
+func (l *LimitsConfig) depth() int {
+	if l.MaxDepth == 0 {
+		return otlpwire.DefaultMaxDepth
+	}
+	return l.MaxDepth
+}

@@ -1,0 +1,188 @@
+package ingestreceiver
+
+import (
+	"context"
+	"math"
+	"mime"
+	"net/http"
+	"strconv"
+	"time"
+
+	"go.opentelemetry.io/collector/config/confighttp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/pulsegrid/pulsegrid/internal/signal"
+)
+
+const (
+	typeProtobuf = "application/x-protobuf"
+	typeJSON     = "application/json"
+)
+
+var paths = map[string]signal.Signal{"/v1/logs": signal.Logs, "/v1/metrics": signal.Metrics, "/v1/traces": signal.Traces}
+
+// serverConfig is the user's, with confighttp's own body handling out of the way: no decompression, and a size limit that is
+// never reached before this package's own.
+func serverConfig(c confighttp.ServerConfig, l *LimitsConfig) confighttp.ServerConfig {
+	c.CompressionAlgorithms = []string{}
+	c.MaxRequestBodySize = int64(max(l.MaxCompressedBytes, l.MaxDecompressedBytes)) + mib
+	return c
+}
+
+// ServeHTTP answers one OTLP/HTTP request.
+func (r *ingestReceiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	q := &request{transport: r.http, start: time.Now(), signal: paths[req.URL.Path]}
+	contentType := mediaType(req)
+	held := &reservation{of: &r.budget}
+	defer held.release()
+	err := r.serveHTTP(w, req, q, contentType, held)
+	if err == nil {
+		r.http.done(req.Context(), q, nil)
+		writeOK(w, contentType)
+		return
+	}
+	a := answerTo(err, r.cfg.RetryAfter)
+	r.http.done(req.Context(), q, &a)
+	if a.http == http.StatusMethodNotAllowed {
+		w.Header().Set("Allow", http.MethodPost)
+	}
+	writeStatus(w, contentType, a.http, a.status)
+}
+
+func (r *ingestReceiver) serveHTTP(w http.ResponseWriter, req *http.Request, q *request, contentType string, held *reservation) error {
+	if !r.next.takes(q.signal, r.cfg.Output) {
+		q.signal = 0
+		return refusedPath.because("nothing is served at %.100q; want /v1/logs, /v1/metrics or /v1/traces", req.URL.Path)
+	}
+	if req.Method != http.MethodPost {
+		return refusedMethod
+	}
+	if contentType != typeProtobuf && contentType != typeJSON {
+		return refusedContentType
+	}
+	encoding, err := contentEncoding(req.Header)
+	if err != nil {
+		return err
+	}
+	if err := r.identify(q, req.Header.Values); err != nil {
+		return err
+	}
+	b, err := r.readHTTP(w, req, encoding, held)
+	if err != nil {
+		return err
+	}
+	q.received, q.body, q.compressed = time.Now(), b.bytes, b.compressed
+	if len(q.body) == 0 {
+		return nil
+	}
+	if contentType == typeJSON {
+		if q.body, err = r.fromJSON(q.signal, q.body, held); err != nil {
+			return err
+		}
+	}
+	return r.export(req.Context(), q)
+}
+
+// readHTTP reads the body within limits.read_timeout. The server's own read timeout will not do: it goes on running while the
+// next hop works, and cancels the request then.
+func (r *ingestReceiver) readHTTP(w http.ResponseWriter, req *http.Request, encoding string, held *reservation) (body, error) {
+	deadline := http.NewResponseController(w)
+	if err := deadline.SetReadDeadline(time.Now().Add(r.cfg.Limits.ReadTimeout)); err != nil {
+		return body{}, status.Errorf(codes.Internal, "cannot bound the time of reading: %v", err)
+	}
+	b, err := r.reader.read(req, encoding, held)
+	if err == nil {
+		_ = deadline.SetReadDeadline(time.Time{}) // a connection that is gone by now shows when it is written to
+	}
+	return b, err
+}
+
+func contentEncoding(h http.Header) (string, error) {
+	v := h.Values("Content-Encoding")
+	switch {
+	case len(v) == 0:
+		return encodingNone, nil
+	case len(v) == 1:
+		switch v[0] {
+		case encodingGzip, encodingZstd, encodingNone:
+			return v[0], nil
+		case "identity":
+			return encodingNone, nil
+		}
+	}
+	return "", refusedEncoding.because("content encoding %.100q is not one of gzip, zstd, identity", v)
+}
+
+func mediaType(req *http.Request) string {
+	v := req.Header.Get("Content-Type")
+	if v == typeProtobuf || v == typeJSON {
+		return v
+	}
+	t, _, err := mime.ParseMediaType(v)
+	if err != nil {
+		return ""
+	}
+	return t
+}
+
+var emptyJSON = []byte("{}")
+
+// writeOK writes an Export*ServiceResponse that says nothing: all was taken.
+func writeOK(w http.ResponseWriter, contentType string) {
+	w.Header().Set("Content-Type", contentType)
+	w.WriteHeader(http.StatusOK)
+	if contentType == typeJSON {
+		_, _ = w.Write(emptyJSON) // who does not hear the answer sends again
+	}
+}
+
+// writeStatus writes a google.rpc.Status in the encoding of the request, JSON where that is neither of OTLP's.
+func writeStatus(w http.ResponseWriter, contentType string, code int, s *status.Status) {
+	var msg []byte
+	var err error
+	if contentType == typeProtobuf {
+		msg, err = proto.Marshal(s.Proto())
+	} else {
+		contentType = typeJSON
+		msg, err = protojson.Marshal(s.Proto())
+	}
+	if err != nil { // a detail of a type that this program does not know, or text that is not UTF-8
+		code, contentType, msg = http.StatusInternalServerError, typeJSON, []byte(`{"code":13,"message":"the error cannot be encoded"}`)
+	}
+	if d := retryDelay(s); d != nil && (code == http.StatusTooManyRequests || code == http.StatusServiceUnavailable) {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(d.AsDuration().Seconds())))) // whole seconds, never too few
+	}
+	w.Header().Set("Content-Type", contentType)
+	w.WriteHeader(code)
+	_, _ = w.Write(msg) // who does not hear the answer sends again
+}
+
+// httpError answers what confighttp refuses before the request gets here: credentials.
+func (r *ingestReceiver) httpError(w http.ResponseWriter, req *http.Request, msg string, code int) {
+	c := codes.InvalidArgument
+	reason := reasonTransport
+	if code == http.StatusUnauthorized {
+		c, reason = codes.Unauthenticated, reasonUnauthenticated
+	}
+	a := answer{status.New(c, msg), code, reason}
+	r.http.done(req.Context(), &request{signal: paths[req.URL.Path], start: time.Now()}, &a)
+	writeStatus(w, mediaType(req), code, a.status)
+}
+
+func (r *ingestReceiver) startHTTP(ctx context.Context) error {
+	cfg := serverConfig(*r.cfg.Protocols.HTTP.Get(), &r.cfg.Limits)
+	srv, err := cfg.ToServer(ctx, r.host.GetExtensions(), r.set.TelemetrySettings, r, confighttp.WithErrorHandler(r.httpError))
+	if err != nil {
+		return err
+	}
+	ln, err := cfg.ToListener(ctx)
+	if err != nil {
+		return err
+	}
+	r.httpServer, r.httpAddr = srv, ln.Addr()
+	r.serve("http", ln, srv.Serve, http.ErrServerClosed)
+	return nil
+}

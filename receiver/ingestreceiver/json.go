@@ -1,0 +1,88 @@
+package ingestreceiver
+
+import (
+	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
+	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
+	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
+
+	"github.com/pulsegrid/pulsegrid/internal/signal"
+)
+
+// What decoding JSON may cost. pdata's decoder recurses, and makes a struct of a few hundred bytes of two braces.
+const (
+	jsonDepthPerValue = 3   // {"arrayValue": {"values": [ ... ]}}
+	jsonDepthAround   = 20  // of resourceLogs, scopeLogs, ... an attribute
+	jsonObjectBytes   = 192 // of pdata, for an object: between a KeyValue's and a Span's
+)
+
+// shape is what a look at JSON's brackets tells, without decoding it.
+type shape struct{ depth, objects int }
+
+// shapeOf reads brackets outside of strings. It does not tell whether b is JSON.
+func shapeOf(b []byte) shape {
+	var s shape
+	depth := 0
+	for i := 0; i < len(b); i++ {
+		switch b[i] {
+		case '{':
+			s.objects++
+			depth++
+			s.depth = max(s.depth, depth)
+		case '[':
+			depth++
+			s.depth = max(s.depth, depth)
+		case '}', ']':
+			depth--
+		case '"':
+			for i++; i < len(b) && b[i] != '"'; i++ {
+				if b[i] == '\\' {
+					i++
+				}
+			}
+		}
+	}
+	return s
+}
+
+// fromJSON returns the OTLP/JSON request as protobuf. Fields that this version of OTLP does not know are lost in that.
+func (r *ingestReceiver) fromJSON(sig signal.Signal, body []byte, held *reservation) ([]byte, error) {
+	s := shapeOf(body)
+	if limit := jsonDepthPerValue*r.cfg.Limits.depth() + jsonDepthAround; s.depth > limit {
+		return nil, refusedTooDeep.because("JSON is nested %d deep, at most %d is allowed", s.depth, limit)
+	}
+	cost := s.objects*jsonObjectBytes + 2*len(body) // its strings, and what it becomes
+	if int64(cost) > r.budget.limit {
+		return nil, refusedTooLarge.because("JSON of %d objects in %d bytes is too large; send less at a time, or protobuf", s.objects, len(body))
+	}
+	if !held.grow(cost) {
+		return nil, refusedMemory
+	}
+	out, err := transcode(sig, body)
+	if err != nil {
+		return nil, refusedMalformed.because("malformed OTLP/JSON: %v", err)
+	}
+	return out, nil
+}
+
+func transcode(sig signal.Signal, body []byte) ([]byte, error) {
+	switch sig {
+	case signal.Logs:
+		req := plogotlp.NewExportRequest()
+		if err := req.UnmarshalJSON(body); err != nil {
+			return nil, err
+		}
+		return req.MarshalProto()
+	case signal.Metrics:
+		req := pmetricotlp.NewExportRequest()
+		if err := req.UnmarshalJSON(body); err != nil {
+			return nil, err
+		}
+		return req.MarshalProto()
+	default:
+		req := ptraceotlp.NewExportRequest()
+		if err := req.UnmarshalJSON(body); err != nil {
+			return nil, err
+		}
+		return req.MarshalProto()
+	}
+}

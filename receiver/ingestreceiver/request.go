@@ -1,0 +1,151 @@
+package ingestreceiver
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
+	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
+	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
+
+	"github.com/pulsegrid/pulsegrid/internal/envelope"
+	"github.com/pulsegrid/pulsegrid/internal/lineage"
+	"github.com/pulsegrid/pulsegrid/internal/otlpwire"
+	"github.com/pulsegrid/pulsegrid/internal/signal"
+)
+
+const (
+	maxIDBytes    = 128 // of a tenant's or a source's id
+	idPunctuation = "._:/@+-"
+)
+
+// request is one export request on its way.
+type request struct {
+	signal     signal.Signal
+	transport  *transport
+	start      time.Time
+	received   time.Time // when its last byte had been read
+	tenant     string
+	source     string
+	body       []byte // protobuf
+	compressed int    // bytes that came over the network
+	events     int
+}
+
+// identify takes tenant and source from a request's headers. values returns all values of one header.
+func (r *ingestReceiver) identify(q *request, values func(string) []string) error {
+	var err error
+	if q.tenant, err = id(r.cfg.Tenant.Header, values); err != nil {
+		return err
+	}
+	if q.tenant == "" {
+		q.tenant = r.cfg.Tenant.Default
+	}
+	if q.tenant == "" {
+		return refusedHeader.because("header %s is missing: it says whose the request is", r.cfg.Tenant.Header)
+	}
+	q.source, err = id(r.cfg.SourceHeader, values)
+	return err
+}
+
+func id(header string, values func(string) []string) (string, error) {
+	if header == "" {
+		return "", nil
+	}
+	switch v := values(header); {
+	case len(v) == 0:
+		return "", nil
+	case len(v) > 1:
+		return "", refusedHeader.because("header %s is there %d times", header, len(v))
+	case v[0] != "" && !validID(v[0]):
+		return "", refusedHeader.because("header %s: want at most %d of letters, digits and %s", header, maxIDBytes, idPunctuation)
+	default:
+		return v[0], nil
+	}
+}
+
+// validID bounds what becomes a Kafka header or key, a path or a column's value.
+func validID(s string) bool {
+	if s == "" || len(s) > maxIDBytes {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		if (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && strings.IndexByte(idPunctuation, c) < 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// export validates q's bytes and hands them to the pipeline. It returns when the pipeline has.
+func (r *ingestReceiver) export(ctx context.Context, q *request) error {
+	events, err := otlpwire.Count(q.signal, q.body, r.wire)
+	switch {
+	case errors.Is(err, otlpwire.ErrTooDeep):
+		return refusedTooDeep.because("%v", err)
+	case errors.Is(err, otlpwire.ErrTooManyEvents):
+		return refusedTooMany.because("%v", err)
+	case err != nil:
+		return refusedMalformed.because("%v", err)
+	}
+	q.events = events
+	if events == 0 {
+		return nil // nothing to hand on
+	}
+	if q.source == "" {
+		q.source = otlpwire.Source(q.signal, q.body)
+	}
+	ctx = q.transport.begin(ctx, q.signal)
+	if r.cfg.Output == outputPdata {
+		err = r.exportPdata(ctx, q)
+	} else {
+		ld := plog.NewLogs()
+		envelope.Envelope{
+			Signal: q.signal, Tenant: q.tenant, Source: q.source, Events: events,
+			Received: q.received, Lane: envelope.LaneFast, Body: q.body,
+		}.Append(ld)
+		err = r.next.logs.ConsumeLogs(ctx, ld)
+	}
+	q.transport.end(ctx, q.signal, events, err)
+	return err
+}
+
+// exportPdata decodes q and stamps its resources with whose they are, over whatever the sender claimed there.
+func (r *ingestReceiver) exportPdata(ctx context.Context, q *request) error {
+	origin := lineage.Origin{Tenant: q.tenant, Source: q.source, Received: q.received}
+	stamp := func(res pcommon.Resource) { lineage.StampResource(res.Attributes(), origin) }
+	switch q.signal {
+	case signal.Logs:
+		req := plogotlp.NewExportRequest()
+		if err := req.UnmarshalProto(q.body); err != nil {
+			return refusedMalformed.because("%v", err)
+		}
+		for _, rl := range req.Logs().ResourceLogs().All() {
+			stamp(rl.Resource())
+		}
+		return r.next.logs.ConsumeLogs(ctx, req.Logs())
+	case signal.Metrics:
+		req := pmetricotlp.NewExportRequest()
+		if err := req.UnmarshalProto(q.body); err != nil {
+			return refusedMalformed.because("%v", err)
+		}
+		for _, rm := range req.Metrics().ResourceMetrics().All() {
+			stamp(rm.Resource())
+		}
+		return r.next.metrics.ConsumeMetrics(ctx, req.Metrics())
+	default:
+		req := ptraceotlp.NewExportRequest()
+		if err := req.UnmarshalProto(q.body); err != nil {
+			return refusedMalformed.because("%v", err)
+		}
+		for _, rs := range req.Traces().ResourceSpans().All() {
+			stamp(rs.Resource())
+		}
+		return r.next.traces.ConsumeTraces(ctx, req.Traces())
+	}
+}

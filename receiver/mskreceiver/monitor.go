@@ -1,0 +1,87 @@
+package mskreceiver
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/zap"
+)
+
+const (
+	monitorInterval = 10 * time.Second
+	// missingInterval is how often a topic that does not exist yet is looked for.
+	missingInterval = time.Second
+	monitorTimeout  = 10 * time.Second
+)
+
+// monitor asks the brokers now and then for the ends of partitions: a paused partition is not fetched, and its lag is the very
+// one to know. It also waits for topics that do not exist yet.
+type monitor struct {
+	client *kgo.Client
+	topics []string
+	group  *group
+	log    *zap.Logger
+
+	missing map[string]bool
+	failing bool
+}
+
+func newMonitor(client *kgo.Client, topics []string, g *group, log *zap.Logger) *monitor {
+	return &monitor{client: client, topics: topics, group: g, log: log, missing: map[string]bool{}}
+}
+
+func (m *monitor) run(ctx context.Context) {
+	for {
+		m.look(ctx)
+		wait := monitorInterval
+		if len(m.missing) > 0 || m.failing {
+			wait = missingInterval
+		}
+		if !sleep(ctx, nil, wait) {
+			return
+		}
+	}
+}
+
+func (m *monitor) look(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, monitorTimeout)
+	defer cancel()
+	ends, err := kadm.NewClient(m.client).ListEndOffsets(ctx, m.topics...)
+	if err != nil {
+		if !m.failing && !errors.Is(ctx.Err(), context.Canceled) {
+			m.log.Warn("cannot ask Kafka for the ends of partitions; lag is as last heard", zap.Strings("topics", m.topics), zap.Error(err))
+			m.failing = true
+		}
+		return
+	}
+	m.failing = false
+	for _, p := range m.group.partitions() {
+		if o, ok := ends.Lookup(p.topic, p.id); ok && o.Err == nil {
+			p.highWatermark.Store(o.Offset)
+		}
+	}
+	for _, topic := range m.topics {
+		m.exists(topic, ends[topic])
+	}
+}
+
+// exists logs when a topic begins or ends to be missing.
+func (m *monitor) exists(topic string, partitions map[int32]kadm.ListedOffset) {
+	missing := len(partitions) == 0
+	for _, o := range partitions {
+		missing = missing || errors.Is(o.Err, kerr.UnknownTopicOrPartition) && o.Partition < 0
+	}
+	switch {
+	case missing && !m.missing[topic]:
+		m.missing[topic] = true
+		m.log.Warn("topic does not exist yet; waiting for it", zap.String("topic", topic))
+	case !missing && m.missing[topic]:
+		delete(m.missing, topic)
+		m.log.Info("topic exists now", zap.String("topic", topic))
+		m.client.ForceMetadataRefresh() // or the client would find it only when its metadata is old enough
+	}
+}

@@ -1,0 +1,125 @@
+package mskreceiver
+
+import (
+	"context"
+	"time"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/consumer/consumererror"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/pulsegrid/pulsegrid/internal/componentmeta"
+	"github.com/pulsegrid/pulsegrid/internal/signal"
+)
+
+// telemetry holds the instruments that metadata.yaml declares.
+type telemetry struct {
+	tel *componentmeta.Telemetry
+
+	blockEvents, blockBytes, blockAge metric.Float64Histogram
+	delivery                          metric.Float64Histogram
+	appendToDelivered                 metric.Float64Histogram
+	receivedToDelivered               metric.Float64Histogram
+	retries, quarantines              metric.Int64Counter
+	lostOffsets, rebalances           metric.Int64Counter
+}
+
+func newTelemetry(set component.TelemetrySettings) (*telemetry, error) {
+	t := &telemetry{tel: metadata.Telemetry(set)}
+	t.blockEvents = t.tel.Histogram("msk_receiver_block_events")
+	t.blockBytes = t.tel.Histogram("msk_receiver_block_bytes")
+	t.blockAge = t.tel.Histogram("msk_receiver_block_age")
+	t.delivery = t.tel.Histogram("msk_receiver_delivery_duration")
+	t.appendToDelivered = t.tel.Histogram("msk_receiver_append_to_delivered")
+	t.receivedToDelivered = t.tel.Histogram("msk_receiver_received_to_delivered")
+	t.retries = t.tel.Counter("msk_receiver_retries")
+	t.quarantines = t.tel.Counter("msk_receiver_quarantined_records")
+	t.lostOffsets = t.tel.Counter("msk_receiver_lost_offsets")
+	t.rebalances = t.tel.Counter("msk_receiver_rebalances")
+	return t, t.tel.Err()
+}
+
+func (t *telemetry) shutdown() { t.tel.Shutdown() }
+
+// observe registers the gauges. waiting(0, nil) tells how many partitions wait.
+func (t *telemetry) observe(g *group, b *budget, waiting func(int, error) int) error {
+	type record = func(int64, ...attribute.KeyValue)
+	t.tel.Gauge("msk_receiver_lag", func(record record) {
+		for _, p := range g.partitions() {
+			end, position := p.highWatermark.Load(), p.position.Load()
+			if end >= 0 && position >= 0 {
+				record(max(0, end-position), p.attributes()...)
+			}
+		}
+	})
+	t.tel.Gauge("msk_receiver_assigned_partitions", func(record record) { record(int64(len(g.partitions()))) })
+	t.tel.Gauge("msk_receiver_paused_partitions", func(record record) { _, n := b.usage(); record(int64(n)) })
+	t.tel.Gauge("msk_receiver_in_flight_bytes", func(record record) { n, _ := b.usage(); record(n) })
+	t.tel.Gauge("msk_receiver_waiting_partitions", func(record record) { record(int64(waiting(0, nil))) })
+	return t.tel.Err()
+}
+
+func (p *partition) attributes() []attribute.KeyValue {
+	return []attribute.KeyValue{attribute.String("topic", p.topic), attribute.Int("partition", int(p.id))}
+}
+
+func ofSignal(s signal.Signal) metric.MeasurementOption {
+	return metric.WithAttributes(attribute.String("signal", s.String()))
+}
+
+// closed records a block that will be delivered.
+func (t *telemetry) closed(p *partition, blk []*entry, now time.Time) {
+	events, bytes := 0, 0
+	for _, e := range blk {
+		events += e.events
+		bytes += len(e.record.Value)
+	}
+	ctx, attrs := context.Background(), ofSignal(p.signal)
+	t.blockEvents.Record(ctx, float64(events), attrs)
+	t.blockBytes.Record(ctx, float64(bytes), attrs)
+	t.blockAge.Record(ctx, now.Sub(blk[0].arrived).Seconds(), attrs)
+}
+
+func (t *telemetry) deliveryTook(p *partition, took time.Duration, err error) {
+	outcome := "delivered"
+	switch {
+	case consumererror.IsPermanent(err):
+		outcome = "refused"
+	case err != nil:
+		outcome = "failed"
+	}
+	t.delivery.Record(context.Background(), took.Seconds(),
+		metric.WithAttributes(attribute.String("signal", p.signal.String()), attribute.String("outcome", outcome)))
+}
+
+// delivered records how old each delivered record is.
+func (t *telemetry) delivered(p *partition, part []*entry, now time.Time) {
+	ctx, attrs := context.Background(), ofSignal(p.signal)
+	for _, e := range part {
+		if e.refusal != nil {
+			continue
+		}
+		t.appendToDelivered.Record(ctx, now.Sub(e.record.Timestamp).Seconds(), attrs)
+		if e.origin.gateway {
+			t.receivedToDelivered.Record(ctx, now.Sub(e.origin.Received).Seconds(), attrs)
+		}
+	}
+}
+
+func (t *telemetry) retry(operation string) {
+	t.retries.Add(context.Background(), 1, metric.WithAttributes(attribute.String("operation", operation)))
+}
+
+func (t *telemetry) quarantined(p *partition, e *entry) {
+	t.quarantines.Add(context.Background(), 1,
+		metric.WithAttributes(attribute.String("topic", p.topic), attribute.String("reason", e.refusal.code)))
+}
+
+func (t *telemetry) lost(p *partition, offsets int64) {
+	t.lostOffsets.Add(context.Background(), offsets, metric.WithAttributes(p.attributes()...))
+}
+
+func (t *telemetry) rebalanced(event string, partitions int) {
+	t.rebalances.Add(context.Background(), int64(partitions), metric.WithAttributes(attribute.String("event", event)))
+}
