@@ -30,11 +30,7 @@ type client struct {
 }
 
 func newClient(ctx context.Context, cfg *Config, host component.Host, set component.TelemetrySettings) (*client, error) {
-	cc := cfg.ClientConfig
-	if cc.MaxIdleConnsPerHost == 0 {
-		cc.MaxIdleConnsPerHost = cfg.MaxConcurrentInserts // else inserts beyond net/http's default of 2 connect anew each time
-	}
-	hc, err := cc.ToClient(ctx, host.GetExtensions(), set)
+	hc, err := cfg.ClientConfig.ToClient(ctx, host.GetExtensions(), set)
 	if err != nil {
 		return nil, err
 	}

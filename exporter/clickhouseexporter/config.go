@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/config/confighttp"
 	"go.opentelemetry.io/collector/config/configopaque"
+	"go.opentelemetry.io/collector/config/configoptional"
 	"go.opentelemetry.io/collector/confmap"
 )
 
@@ -31,7 +32,7 @@ const (
 type Config struct {
 	// ClientConfig is the HTTP client, with the Collector's usual keys: endpoint of ClickHouse's HTTP interface (http[s]://host:port,
 	// default http://localhost:8123), tls, headers, auth, timeout of one insert (default 60s, must be positive), compression of the
-	// body (none, lz4, zstd, gzip; default lz4).
+	// body (none, lz4, zstd, gzip; default zstd; none where ClickHouse is on the same machine).
 	ClientConfig confighttp.ClientConfig `mapstructure:",squash"`
 
 	// Username and Password log in. Empty username: ClickHouse's `default` user, or what auth and headers say.
@@ -63,7 +64,7 @@ type Config struct {
 const (
 	defaultEndpoint      = "http://localhost:8123"
 	defaultTimeout       = 60 * time.Second
-	defaultCompression   = "lz4"
+	defaultCompression   = "zstd" // 1 us of CPU a row more than none, and a fraction of the bytes between zones
 	defaultDatabase      = "pulsegrid"
 	defaultRetentionDays = 30
 	defaultDedupWindow   = 100_000
@@ -78,6 +79,9 @@ func createDefaultConfig() component.Config {
 	client.Endpoint = defaultEndpoint
 	client.Timeout = defaultTimeout
 	client.Compression = defaultCompression
+	keepalive := confighttp.NewDefaultKeepaliveClientConfig()
+	keepalive.MaxIdleConnsPerHost = keepalive.MaxIdleConns // net/http's default of 2 would make further inserts connect anew each time
+	client.Keepalive = configoptional.Some(keepalive)
 	return &Config{
 		ClientConfig:         client,
 		Database:             defaultDatabase,

@@ -59,7 +59,7 @@ func New(o Options) (r *Rig, err error) {
 			err = errors.Join(err, r.Close())
 		}
 	}()
-	for _, d := range []string{r.Warehouse(), filepath.Join(o.Dir, "clickhouse")} {
+	for _, d := range []string{r.Warehouse(), filepath.Join(o.Dir, "clickhouse"), filepath.Join(o.Dir, "kafka")} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return r, err
 		}

@@ -28,7 +28,7 @@ const (
 	HopLake       = "lake"
 )
 
-// Figures are what two looks at a cell, some time apart, tell.
+// Figures are what looks at a cell, some time apart, tell.
 type Figures struct {
 	Hops     []Hop
 	Topics   []Topic
@@ -39,7 +39,7 @@ type Figures struct {
 type Hop struct {
 	Name      string
 	Events    float64       // since its process started
-	Rate      float64       // events a second between the two looks
+	Rate      float64       // events a second, over the last looks
 	Errors    float64       // since its process started: events refused for good, or calls that failed and are retried
 	Lag       int64         // records that wait in Kafka for it; -1: not known, or it has none
 	Freshness time.Duration // mean time from the gateway to durable, plus how long nothing has come although records wait; -1: not known
@@ -92,7 +92,7 @@ type Observer struct {
 	endpoints Endpoints
 	client    *kgo.Client
 	admin     *kadm.Client
-	last      *look
+	recent    []look // oldest first, within rateWindow
 	fresh     [len(hops)]progress
 }
 
@@ -114,16 +114,25 @@ func NewObserver(e Endpoints) (*Observer, error) {
 // Close gives up its connection.
 func (o *Observer) Close() { o.client.Close() }
 
-// Look returns the figures since the look before. The first look's rates are 0.
+// rateWindow is the time over which rates are taken: sources come in bursts of seconds.
+const rateWindow = 10 * time.Second
+
+// Look returns the figures now. Rates are since the oldest look within rateWindow; the first look's are 0.
 func (o *Observer) Look(ctx context.Context) Figures {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	now := o.look(ctx)
-	before := o.last
-	o.last = &now
-	f := figures(before, now)
+	var oldest, before *look
+	if n := len(o.recent); n > 0 {
+		oldest, before = &o.recent[0], &o.recent[n-1]
+	}
+	f := figures(oldest, now)
 	for i := range f.Hops {
 		o.setFreshness(i, before, now, &f.Hops[i])
+	}
+	o.recent = append(o.recent, now)
+	for len(o.recent) > 1 && now.at.Sub(o.recent[0].at) >= rateWindow {
+		o.recent = slices.Delete(o.recent, 0, 1)
 	}
 	return f
 }

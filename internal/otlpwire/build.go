@@ -7,6 +7,7 @@ package otlpwire
 // one more event.
 type builder struct {
 	out  []byte
+	hint int // bytes that a request is expected to have
 	open [levels]opened
 	n    int // messages open; 0: the request is empty
 	own  [levels]ownFields
@@ -64,6 +65,9 @@ func (b *builder) begin(num int32, size int) {
 		b.out = appendTag(b.out, num)
 		o.length = sizeVarint(size)
 		b.out = append(b.out, make([]byte, o.length)...)
+	}
+	if b.out == nil {
+		b.out = make([]byte, 0, b.hint)
 	}
 	o.start = len(b.out)
 	b.open[b.n] = o

@@ -42,7 +42,7 @@ const maxAmplification = 16
 // It fails with ErrAmplified when the parts come to more than 16 times the request and a megabyte: when what is around the
 // events is large beside maxBytes, and there are many of them.
 func SplitBySize(sig signal.Signal, req []byte, maxBytes int) (parts [][]byte, counts []int, err error) {
-	var b builder
+	b := builder{hint: max(0, min(maxBytes, len(req)))}
 	count, total := 0, 0
 	flush := func() {
 		parts = append(parts, b.finish())

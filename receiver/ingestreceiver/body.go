@@ -135,7 +135,7 @@ func readAll(r io.Reader, buf []byte, want expected, limit int, held *reservatio
 		if !reserve(len(buf)) {
 			return buf, errMemory
 		}
-		if err == io.EOF { //nolint:errorlint // io.Reader returns it unwrapped
+		if err == io.EOF {
 			return buf, nil
 		}
 		if err != nil {
@@ -241,7 +241,7 @@ func (d *reader) unzstd(in []byte, held *reservation) ([]byte, error) {
 		var err error
 		// Concurrency 1: no goroutines, so that a decoder which the pool drops needs no Close.
 		z, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(zstdMaxWindow), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxMemory(uint64(d.limits.MaxDecompressedBytes)), zstd.WithDecodeAllCapLimit(true))
+			zstd.WithDecoderMaxMemory(uint64(max(d.limits.MaxDecompressedBytes, zstdMaxWindow))), zstd.WithDecodeAllCapLimit(true))
 		if err != nil {
 			return nil, fmt.Errorf("zstd decoder: %w", err)
 		}
@@ -261,6 +261,9 @@ func (d *reader) unzstd(in []byte, held *reservation) ([]byte, error) {
 			return out, err
 		}
 		// There are more frames than the first one: read them as a stream.
+	}
+	if !held.grow(int(min(h.WindowSize, zstdMaxWindow))) { // a stream is decoded through a window
+		return nil, errMemory
 	}
 	if err := z.Reset(&source{in}); err != nil {
 		return nil, err

@@ -167,7 +167,7 @@ func (r *ingestReceiver) httpError(w http.ResponseWriter, req *http.Request, msg
 	if code == http.StatusUnauthorized {
 		c, reason = codes.Unauthenticated, reasonUnauthenticated
 	}
-	a := answer{status.New(c, msg), code, reason}
+	a := answer{encodable(status.New(c, msg)), code, reason}
 	r.http.done(req.Context(), &request{signal: paths[req.URL.Path], start: time.Now()}, &a)
 	writeStatus(w, mediaType(req), code, a.status)
 }

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"go.opentelemetry.io/collector/consumer/consumererror"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -70,9 +72,9 @@ type answer struct {
 func answerTo(err error, retryAfter time.Duration) answer {
 	var r *refusal
 	if errors.As(err, &r) {
-		return answer{withRetryInfo(status.New(r.code, r.msg), retryAfter), r.http, r.reason}
+		return answer{withRetryInfo(encodable(status.New(r.code, r.msg)), retryAfter), r.http, r.reason}
 	}
-	s := downstream(err)
+	s := encodable(downstream(err))
 	a := answer{status: withRetryInfo(s, retryAfter), http: httpStatus(s.Code()), reason: reasonDownstreamPermanent}
 	if retryable(a.status) {
 		a.reason = reasonDownstreamRetry
@@ -100,6 +102,16 @@ func downstream(err error) *status.Status {
 		return status.New(codes.Canceled, err.Error())
 	}
 	return status.New(codes.Unavailable, err.Error())
+}
+
+// encodable makes the text UTF-8, which protobuf insists on: errors quote what senders sent.
+func encodable(s *status.Status) *status.Status {
+	if utf8.ValidString(s.Message()) {
+		return s
+	}
+	p := s.Proto()
+	p.Message = strings.ToValidUTF8(p.GetMessage(), "\uFFFD")
+	return status.FromProto(p)
 }
 
 // withRetryInfo says when to come again, for Unavailable without a word about it. It does not for ResourceExhausted: there

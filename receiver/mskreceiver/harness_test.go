@@ -29,7 +29,10 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// sarama's metrics library keeps one goroutine for the whole process.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick"))
+}
 
 const (
 	logsTopic = "otlp.logs.v1"

@@ -86,16 +86,13 @@ func partitionOf(ctx context.Context) *partition {
 func newPartition(tp topicPartition, s signal.Signal, d *deps, log *zap.Logger, after <-chan struct{}) *partition {
 	p := &partition{
 		topicPartition: tp, signal: s, deps: d, after: after,
-		log:  log.With(zap.String("topic", tp.topic), zap.Int32("partition", tp.id)),
-		stop: make(chan struct{}),
-		done: make(chan struct{}),
-		wake: make(chan struct{}, 1),
-		gather: gathering{
-			limits:  d.cfg.Block,
-			inspect: inspector{signal: s, defaultTenant: d.cfg.DefaultTenant}.inspect,
-		},
+		log:     log.With(zap.String("topic", tp.topic), zap.Int32("partition", tp.id)),
+		stop:    make(chan struct{}),
+		done:    make(chan struct{}),
+		wake:    make(chan struct{}, 1),
 		arrived: -1,
 	}
+	p.gather = gathering{limits: d.cfg.Block, inspect: p.inspect}
 	p.begin.Store(-1)
 	p.position.Store(-1)
 	p.highWatermark.Store(-1)
@@ -214,6 +211,15 @@ func (p *partition) nextBlock() ([]*entry, bool) {
 		case <-p.wake:
 		case <-old:
 		}
+	}
+}
+
+// inspect looks at a record that is about to join a block.
+func (p *partition) inspect(e *entry) {
+	inspector{signal: p.signal, defaultTenant: p.deps.cfg.DefaultTenant}.inspect(e)
+	if extra := eventsCost(e); extra > 0 {
+		e.cost += extra
+		p.deps.budget.add(p, extra)
 	}
 }
 

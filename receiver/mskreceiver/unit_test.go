@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
 	"go.opentelemetry.io/collector/pdata/ptrace"
@@ -145,27 +148,37 @@ func TestASlowPartitionCannotTakeTheOthersShare(t *testing.T) {
 }
 
 func TestDecodedFactorCoversMeasuredMemory(t *testing.T) {
-	for _, size := range []int{200, 800} {
-		bodies := make([]string, 20_000)
-		for i := range bodies {
-			bodies[i] = fmt.Sprintf("%06d %s", i, strings.Repeat("x", size))
+	for _, attributes := range []int{0, 4, 16} {
+		ld := plog.NewLogs()
+		records := ld.ResourceLogs().AppendEmpty().ScopeLogs().AppendEmpty().LogRecords()
+		for i := range 20_000 {
+			lr := records.AppendEmpty()
+			lr.Body().SetStr(fmt.Sprintf("%06d %s", i, strings.Repeat("x", 100)))
+			for a := range attributes {
+				lr.Attributes().PutStr("attribute."+strconv.Itoa(a), "a value "+strconv.Itoa(i))
+			}
 		}
-		value := logsRequest(bodies...)
-		var before, after runtime.MemStats
-		runtime.GC()
-		runtime.GC() // the first only ages what pools hold
-		runtime.ReadMemStats(&before)
+		value, err := plogotlp.NewExportRequestFromLogs(ld).MarshalProto()
+		require.NoError(t, err)
+		held := heap()
 		b := newBatch(signal.Logs)
 		require.Nil(t, b.append(&entry{record: &kgo.Record{Value: value}}))
-		runtime.GC()
-		runtime.GC()
-		runtime.ReadMemStats(&after)
-		factor := (float64(after.HeapAlloc) - float64(before.HeapAlloc)) / float64(len(value))
-		t.Logf("%d bytes an event: decoded takes %.1f times the record", len(value)/len(bodies), factor)
+		factor := (heap() - held) / float64(len(value))
+		t.Logf("%d attributes, %d bytes an event: decoded takes %.1f times the record", attributes, len(value)/records.Len(), factor)
 		require.Less(t, factor, float64(decodedFactor))
-		runtime.KeepAlive(bodies)
+		runtime.KeepAlive(ld)
+		runtime.KeepAlive(value)
 		runtime.KeepAlive(b)
 	}
+}
+
+// heap is what is reachable, in bytes.
+func heap() float64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC() // the first only ages what pools hold
+	runtime.ReadMemStats(&m)
+	return float64(m.HeapAlloc)
 }
 
 func TestEveryEventOfEverySignalIsStamped(t *testing.T) {

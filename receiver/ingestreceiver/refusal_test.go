@@ -1,0 +1,332 @@
+package ingestreceiver
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"regexp"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/consumer/consumererror"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	grpcmetadata "google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
+	"github.com/pulsegrid/pulsegrid/internal/signal"
+)
+
+// bomb is gzip of n zero bytes.
+func bomb(t testing.TB, n int64) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w, err := gzip.NewWriterLevel(&b, gzip.BestSpeed)
+	require.NoError(t, err)
+	_, err = io.Copy(w, io.LimitReader(zeros{}, n))
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	return b.Bytes()
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+func deepProtobuf(depth int) []byte {
+	wrap := func(b []byte, field protowire.Number) []byte {
+		return protowire.AppendBytes(protowire.AppendTag(nil, field, protowire.BytesType), b)
+	}
+	var v []byte
+	for range depth {
+		v = wrap(wrap(v, 1), 5)
+	}
+	return wrap(wrap(wrap(wrap(v, 5), 2), 2), 1)
+}
+
+func deepJSON(depth int) string {
+	return `{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"body":` + strings.Repeat(`{"arrayValue":{"values":[`, depth) + strings.Repeat(`]}}`, depth) + `}]}]}]}`
+}
+
+// smallLimits make the table's large bodies small.
+func smallLimits() *Config {
+	cfg := testConfig()
+	cfg.Limits.MaxCompressedBytes = 256 << 10
+	cfg.Limits.MaxDecompressedBytes = 2 * mib
+	cfg.Limits.MaxInFlightBytes = 16 * mib
+	cfg.Limits.MaxEvents = 100
+	return cfg
+}
+
+// statusOf decodes the google.rpc.Status of an answer in the encoding that it claims.
+func statusOf(t testing.TB, r reply) *status.Status {
+	t.Helper()
+	p := &spb.Status{}
+	if r.header.Get("Content-Type") == typeProtobuf {
+		require.NoError(t, proto.Unmarshal(r.body, p))
+	} else {
+		require.Equal(t, typeJSON, r.header.Get("Content-Type"))
+		require.NoError(t, protojson.Unmarshal(r.body, p), "%s", r.body)
+	}
+	require.NotEmpty(t, p.GetMessage())
+	return status.FromProto(p)
+}
+
+// Guarantees: each row of the README's table over HTTP: status, code, a text, and nothing goes downstream; the connection's
+// next request is served.
+func TestEveryRefusalOverHTTPIsAsDocumented(t *testing.T) {
+	s := &sink{}
+	r := start(t, smallLimits(), s, nil)
+	good := otlptest.Logs(1, 10)
+	random := make([]byte, 300<<10) // does not compress
+	for i, x := 0, uint32(1); i < len(random); i++ {
+		x = x*1664525 + 1013904223
+		random[i] = byte(x >> 24)
+	}
+	many := otlptest.Logs(1, 101)
+	for _, c := range []struct {
+		name, path, contentType, encoding string
+		body                              []byte
+		header                            string
+		http                              int
+		code                              codes.Code
+	}{
+		{"truncated", "/v1/logs", typeProtobuf, "", good[:len(good)-3], "", 400, codes.InvalidArgument},
+		{"not JSON", "/v1/logs", typeJSON, "", []byte(`{"resourceLogs":[`), "", 400, codes.InvalidArgument},
+		{"content type", "/v1/logs", "text/plain", "", good, "", 415, codes.InvalidArgument},
+		{"no content type", "/v1/logs", "", "", good, "", 415, codes.InvalidArgument},
+		{"content encoding", "/v1/logs", typeProtobuf, "br", good, "", 415, codes.InvalidArgument},
+		{"two encodings", "/v1/logs", typeProtobuf, "gzip, zstd", good, "", 415, codes.InvalidArgument},
+		{"not gzip", "/v1/logs", typeProtobuf, "gzip", good, "", 400, codes.InvalidArgument},
+		{"not zstd", "/v1/logs", typeProtobuf, "zstd", good, "", 400, codes.InvalidArgument},
+		{"cut gzip", "/v1/logs", typeProtobuf, "gzip", compress(t, "gzip", good)[:100], "", 400, codes.InvalidArgument},
+		{"cut zstd", "/v1/logs", typeProtobuf, "zstd", compress(t, "zstd", good)[:100], "", 400, codes.InvalidArgument},
+		{"path", "/v1/profiles", typeProtobuf, "", good, "", 404, codes.Unimplemented},
+		{"too large", "/v1/logs", typeProtobuf, "", make([]byte, 2*mib+1), "", 413, codes.InvalidArgument},
+		{"too large compressed", "/v1/logs", typeProtobuf, "gzip", compress(t, "gzip", random), "", 413, codes.InvalidArgument},
+		{"gzip ratio", "/v1/logs", typeProtobuf, "gzip", bomb(t, mib+mib/2)[:], "", 413, codes.InvalidArgument},
+		{"zstd ratio", "/v1/logs", typeProtobuf, "zstd", compress(t, "zstd", make([]byte, mib+1)), "", 413, codes.InvalidArgument},
+		{"zstd ratio, size not told", "/v1/logs", typeProtobuf, "zstd", compress(t, "zstd-stream", make([]byte, mib+1)), "", 413, codes.InvalidArgument},
+		{"too deep", "/v1/logs", typeProtobuf, "", deepProtobuf(10_000), "", 400, codes.InvalidArgument},
+		{"too deep JSON", "/v1/logs", typeJSON, "", []byte(deepJSON(10_000)), "", 400, codes.InvalidArgument},
+		{"too many events", "/v1/logs", typeProtobuf, "", many, "", 413, codes.InvalidArgument},
+		{"JSON of too many objects", "/v1/logs", typeJSON, "", bytes.Repeat([]byte("{},"), 200_000), "", 413, codes.InvalidArgument},
+		{"tenant", "/v1/logs", typeProtobuf, "", good, "a b", 400, codes.InvalidArgument},
+		{"long tenant", "/v1/logs", typeProtobuf, "", good, strings.Repeat("a", maxIDBytes+1), 400, codes.InvalidArgument},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			headers := []string{"Content-Type", c.contentType}
+			if c.encoding != "" {
+				headers = append(headers, "Content-Encoding", c.encoding)
+			}
+			if c.header != "" {
+				headers = append(headers, defaultTenantHeader, c.header)
+			}
+			got := r.post(c.path, bytes.NewReader(c.body), headers...)
+			assert.Equal(t, c.http, got.code, "%s", got.body)
+			assert.Equal(t, c.code, statusOf(t, got).Code())
+			assert.Empty(t, got.header.Get("Retry-After"))
+			assert.Empty(t, s.take())
+			assert.Equal(t, http.StatusOK, r.post("/v1/logs", bytes.NewReader(good), "Content-Type", typeProtobuf).code)
+			assert.Len(t, s.take(), 1)
+		})
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, r.url+"/v1/logs", nil)
+	require.NoError(t, err)
+	got := r.do(req)
+	assert.Equal(t, http.StatusMethodNotAllowed, got.code)
+	assert.Equal(t, http.MethodPost, got.header.Get("Allow"))
+	got = r.post("/v1/logs", bytes.NewReader(good), "Content-Type", typeProtobuf, defaultTenantHeader, "a", defaultTenantHeader, "b")
+	assert.Equal(t, http.StatusBadRequest, got.code)
+}
+
+func TestEveryRefusalOverGRPCIsAsDocumented(t *testing.T) {
+	s := &sink{}
+	r := start(t, smallLimits(), s, nil)
+	conn := r.dial()
+	good := otlptest.Logs(1, 10)
+	for _, c := range []struct {
+		name   string
+		msg    []byte
+		opts   []grpc.CallOption
+		tenant string
+		code   codes.Code
+	}{
+		{"truncated", good[:len(good)-3], nil, "", codes.InvalidArgument},
+		{"too large", make([]byte, 2*mib+1), nil, "", codes.ResourceExhausted},
+		{"too large, compressed", make([]byte, 2*mib+1), []grpc.CallOption{grpc.UseCompressor("gzip")}, "", codes.ResourceExhausted},
+		{"gzip ratio", make([]byte, mib+1), []grpc.CallOption{grpc.UseCompressor("gzip")}, "", codes.InvalidArgument},
+		{"zstd ratio", make([]byte, mib+1), []grpc.CallOption{grpc.UseCompressor("zstd")}, "", codes.InvalidArgument},
+		{"too deep", deepProtobuf(10_000), nil, "", codes.InvalidArgument},
+		{"too many events", otlptest.Logs(1, 101), nil, "", codes.InvalidArgument},
+		{"tenant", good, nil, "a b", codes.InvalidArgument},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ctx := t.Context()
+			if c.tenant != "" {
+				ctx = grpcmetadata.AppendToOutgoingContext(ctx, defaultTenantHeader, c.tenant)
+			}
+			err := raw(ctx, conn, signal.Logs, c.msg, c.opts...)
+			assert.Equal(t, c.code, status.Code(err), "%v", err)
+			assert.Nil(t, retryDelay(status.Convert(err)))
+			assert.Empty(t, s.take())
+		})
+	}
+	err := conn.Invoke(t.Context(), "/opentelemetry.proto.collector.profiles.v1development.ProfilesService/Export", &clientFrame{good}, &frame{}, grpc.ForceCodecV2(clientCodec{}))
+	assert.Equal(t, codes.Unimplemented, status.Code(err))
+}
+
+// Guarantees: what the pipeline says reaches the sender, over both transports: code, details and RetryInfo where it has them.
+func TestErrorsOfThePipelineReachTheSender(t *testing.T) {
+	throttled, err := status.New(codes.ResourceExhausted, "quota").WithDetails(
+		&errdetails.RetryInfo{RetryDelay: durationpb.New(1500 * time.Millisecond)}, &errdetails.ErrorInfo{Reason: "QUOTA"})
+	require.NoError(t, err)
+	for _, c := range []struct {
+		name       string
+		err        error
+		http       int
+		code       codes.Code
+		retryAfter string
+		details    int
+	}{
+		{"any", errors.New("broken"), 503, codes.Unavailable, "5", 1},
+		{"permanent", consumererror.NewPermanent(errors.New("bad")), 400, codes.InvalidArgument, "", 0},
+		{"throttled", throttled.Err(), 429, codes.ResourceExhausted, "2", 2},
+		{"throttled, wrapped", consumererror.NewPermanent(fmt.Errorf("tenant acme: %w", throttled.Err())), 429, codes.ResourceExhausted, "2", 2},
+		{"resource exhausted", status.Error(codes.ResourceExhausted, "x"), 429, codes.ResourceExhausted, "", 0},
+		{"denied", status.Error(codes.PermissionDenied, "x"), 403, codes.PermissionDenied, "", 0},
+		{"unauthenticated", status.Error(codes.Unauthenticated, "x"), 401, codes.Unauthenticated, "", 0},
+		{"unavailable", status.Error(codes.Unavailable, "x"), 503, codes.Unavailable, "5", 1},
+		{"internal", status.Error(codes.Internal, "x"), 500, codes.Internal, "", 0},
+		{"deadline", context.DeadlineExceeded, 503, codes.DeadlineExceeded, "", 0},
+		{"cancelled", fmt.Errorf("kafka: %w", context.Canceled), 503, codes.Canceled, "", 0},
+		{"retryable", consumererror.NewRetryableError(errors.New("x")), 503, codes.Unavailable, "5", 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := start(t, testConfig(), &sink{script: func(context.Context) error { return c.err }}, nil)
+			good := otlptest.Logs(1, 1)
+			for _, contentType := range []string{typeProtobuf, typeJSON} {
+				body := good
+				if contentType == typeJSON {
+					body = toJSON(t, signal.Logs, good)
+				}
+				got := r.post("/v1/logs", bytes.NewReader(body), "Content-Type", contentType)
+				assert.Equal(t, c.http, got.code)
+				assert.Equal(t, contentType, got.header.Get("Content-Type"))
+				assert.Equal(t, c.retryAfter, got.header.Get("Retry-After"))
+				st := statusOf(t, got)
+				assert.Equal(t, c.code, st.Code())
+				assert.Len(t, st.Details(), c.details)
+			}
+			st := status.Convert(raw(t.Context(), r.dial(), signal.Logs, good))
+			assert.Equal(t, c.code, st.Code())
+			assert.Len(t, st.Details(), c.details)
+		})
+	}
+}
+
+func TestMoreBytesInFlightThanAllowedAreAskedToComeAgain(t *testing.T) {
+	s := &sink{}
+	r := start(t, testConfig(), s, nil)
+	other := &reservation{of: &r.budget}
+	require.True(t, other.grow(int(r.budget.limit)-100))
+	good := otlptest.Logs(1, 10)
+	for _, encoding := range []string{"", "gzip", "zstd"} {
+		got := r.post("/v1/logs", bytes.NewReader(compress(t, encoding, good)), "Content-Type", typeProtobuf, "Content-Encoding", encoding)
+		assert.Equal(t, http.StatusServiceUnavailable, got.code)
+		assert.Equal(t, "5", got.header.Get("Retry-After"))
+	}
+	err := raw(t.Context(), r.dial(), signal.Logs, good)
+	assert.Equal(t, codes.Unavailable, status.Code(err))
+	assert.NotNil(t, retryDelay(status.Convert(err)))
+	other.release()
+	assert.Equal(t, http.StatusOK, r.post("/v1/logs", bytes.NewReader(good), "Content-Type", typeProtobuf).code)
+}
+
+// Guarantees: a bomb costs what it is allowed to become at most, whatever it says of itself.
+func TestABombOfOneGiBCostsLittleMemory(t *testing.T) {
+	r := start(t, testConfig(), &sink{}, nil)
+	b := bomb(t, 1<<30)
+	runtime.GC()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	got := r.post("/v1/logs", bytes.NewReader(b), "Content-Type", typeProtobuf, "Content-Encoding", "gzip")
+	runtime.ReadMemStats(&after)
+	assert.Equal(t, http.StatusRequestEntityTooLarge, got.code)
+	assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(3*defaultMaxDecompressedBytes), "bytes allocated")
+}
+
+// Guarantees: a sender that stalls is answered within limits.read_timeout and holds nothing longer; one that leaves costs nothing.
+func TestSlowAndLeavingSendersHoldNothing(t *testing.T) {
+	cfg := testConfig()
+	cfg.Limits.ReadTimeout = 200 * time.Millisecond
+	s := &sink{}
+	r := start(t, cfg, s, nil)
+	send := func() net.Conn {
+		conn, err := net.Dial("tcp", r.httpAddr.String())
+		require.NoError(t, err)
+		_, err = fmt.Fprintf(conn, "POST /v1/logs HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: 1000\r\n\r\nabc", typeProtobuf)
+		require.NoError(t, err)
+		return conn
+	}
+	slow := send()
+	defer func() { _ = slow.Close() }()
+	require.NoError(t, slow.SetReadDeadline(time.Now().Add(patience)))
+	answer := make([]byte, 1024)
+	n, err := slow.Read(answer)
+	require.NoError(t, err)
+	assert.Contains(t, string(answer[:n]), "503 Service Unavailable")
+	require.NoError(t, send().Close())
+	assert.Eventually(t, func() bool { return r.budget.used.Load() == 0 }, patience, time.Millisecond)
+	assert.Empty(t, s.take())
+}
+
+// Guarantees: limits.read_timeout ends with the body: a pipeline that takes longer is waited for.
+func TestTheReadTimeoutDoesNotCutOffTheNextHop(t *testing.T) {
+	cfg := testConfig()
+	cfg.Limits.ReadTimeout = 200 * time.Millisecond
+	r := start(t, cfg, &sink{script: func(ctx context.Context) error {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(600 * time.Millisecond):
+			return nil
+		}
+	}}, nil)
+	assert.Equal(t, http.StatusOK, r.post("/v1/logs", bytes.NewReader(otlptest.Logs(1, 1)), "Content-Type", typeProtobuf).code)
+}
+
+// Guarantees: metadata.yaml and README know every reason, and README every status.
+func TestReasonsAreDocumented(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	for _, r := range []*refusal{refusedMethod, refusedPath, refusedContentType, refusedEncoding, refusedCompression, refusedTooLarge,
+		refusedRatio, refusedMalformed, refusedTooDeep, refusedTooMany, refusedHeader, refusedMemory, refusedSlow, refusedGone} {
+		assert.Regexp(t, regexp.MustCompile(`enum: \[.*\b`+r.reason+`\b`), string(metadataYAML))
+		assert.Regexp(t, regexp.MustCompile("(?m)^\\|.*\\| "+fmt.Sprint(r.http)+" \\| "+r.code.String()+".*`"+r.reason+"` \\|$"), string(readme))
+	}
+	for _, reason := range []string{reasonUnauthenticated, reasonTransport, reasonDownstreamPermanent, reasonDownstreamRetry} {
+		assert.Contains(t, string(metadataYAML), reason)
+		assert.Contains(t, string(readme), "`"+reason+"`")
+	}
+	config, err := os.ReadFile("testdata/config.yaml")
+	require.NoError(t, err)
+	assert.Contains(t, string(readme), string(config))
+}
