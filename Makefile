@@ -22,6 +22,7 @@ PKG      ?= ./...#  what `make test` tests
 TEST_P   ?= 2
 TEST_TIMEOUT ?= 20m#  a package
 FUZZTIME ?= 10m#  a fuzz target
+FUZZMINIMIZETIME ?= 10s#  of that, an input that is new or fails is made smaller for no longer
 BENCH    ?= .#  regular expression
 COUNT    ?= 6#  times each benchmark
 
@@ -78,12 +79,16 @@ lint: $(LINT) ## golangci-lint (.golangci.yml), which also holds who may import 
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME
-	@for package in $$(go list ./...); do \
-		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
+	@packages=$$(go list ./...); failed=; \
+	for package in $$packages; do \
+		tests=$$(go test -list '^Fuzz' $$package); \
+		for target in $$(grep '^Fuzz' <<<"$$tests" || true); do \
 			echo "== $$package $$target"; \
-			go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package; \
+			go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime $(FUZZMINIMIZETIME) $$package \
+				|| failed+=" $$package:$$target"; \
 		done; \
-	done
+	done; \
+	test -z "$$failed" || { echo "failed (the inputs are in testdata/fuzz of the packages):$$failed"; exit 1; }
 
 .PHONY: generate
 generate: ## Run go generate

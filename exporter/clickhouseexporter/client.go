@@ -42,16 +42,21 @@ func newClient(ctx context.Context, cfg *Config, host component.Host, set compon
 	return &client{http: hc, base: *base, username: cfg.Username, password: string(cfg.Password)}, nil
 }
 
-// body is a request's body. http.Client may still read it after it has returned an error: only a closed body's bytes are free.
+// body is a request's body: a statement and, for an INSERT, the rows. http.Client may still read it after it has returned an
+// error: only a closed body's bytes are free. The statement is not in the URL because a URL is what traces and proxies keep.
 type body struct {
-	bytes.Reader
+	io.Reader
+	size   int64
 	closed atomic.Bool
 }
 
-func newBody(b []byte) *body {
-	r := &body{}
-	r.Reset(b)
-	return r
+// newBody returns the statement's body. ClickHouse takes what follows FORMAT and a line's end for the rows.
+func newBody(statement string, rows []byte) *body {
+	if len(rows) == 0 {
+		return &body{Reader: strings.NewReader(statement), size: int64(len(statement))}
+	}
+	statement += "\n"
+	return &body{Reader: io.MultiReader(strings.NewReader(statement), bytes.NewReader(rows)), size: int64(len(statement) + len(rows))}
 }
 
 func (b *body) Close() error {
@@ -60,22 +65,18 @@ func (b *body) Close() error {
 }
 
 // do sends one statement and returns the answer's body, at most answerMax bytes. The error is a *storeError.
-func (c *client) do(ctx context.Context, query string, settings map[string]string, payload *body) ([]byte, error) {
+func (c *client) do(ctx context.Context, settings map[string]string, b *body) ([]byte, error) {
 	u := c.base
-	params := url.Values{"query": {query}, "wait_end_of_query": {"1"}} // the status line then tells the outcome
+	params := url.Values{"wait_end_of_query": {"1"}} // the status line then tells the outcome
 	for k, v := range settings {
 		params.Set(k, v)
 	}
 	u.RawQuery = params.Encode()
-	size := payload.Size()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), payload)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), b)
 	if err != nil {
 		return nil, &storeError{class: retryable, code: codeOther, cause: err}
 	}
-	req.ContentLength = size
-	if size == 0 {
-		req.Body = http.NoBody
-	}
+	req.ContentLength = b.size
 	if c.username != "" {
 		req.Header.Set("X-ClickHouse-User", c.username)
 		req.Header.Set("X-ClickHouse-Key", c.password)
@@ -99,8 +100,8 @@ func (c *client) do(ctx context.Context, query string, settings map[string]strin
 }
 
 // insert sends rows. Nothing answered, and nothing in the answer, is success.
-func (c *client) insert(ctx context.Context, query string, settings map[string]string, payload *body) error {
-	answer, err := c.do(ctx, query, settings, payload)
+func (c *client) insert(ctx context.Context, settings map[string]string, b *body) error {
+	answer, err := c.do(ctx, settings, b)
 	if err == nil && len(bytes.TrimSpace(answer)) > 0 {
 		err = &storeError{class: unknown, code: codeOther, cause: fmt.Errorf("the answer to an INSERT is not empty: %s", bounded(answer))}
 	}
@@ -109,7 +110,7 @@ func (c *client) insert(ctx context.Context, query string, settings map[string]s
 
 // exec runs a statement that changes something.
 func (c *client) exec(ctx context.Context, statement string) error {
-	_, err := c.do(ctx, statement, nil, newBody(nil))
+	_, err := c.do(ctx, nil, newBody(statement, nil))
 	return err
 }
 
@@ -119,7 +120,7 @@ func rows[T any](ctx context.Context, c *client, query string, params map[string
 	for k, v := range params {
 		settings["param_"+k] = v
 	}
-	answer, err := c.do(ctx, query+" FORMAT JSONEachRow", settings, newBody(nil))
+	answer, err := c.do(ctx, settings, newBody(query+" FORMAT JSONEachRow", nil))
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +172,7 @@ func bounded(text []byte) string {
 	return strings.Join(strings.Fields(strings.ToValidUTF8(string(text), "?")), " ")
 }
 
-// withoutURL drops the URL from an HTTP client's error: it holds the whole statement.
+// withoutURL drops the URL from an HTTP client's error: it says nothing that the error's own text does not.
 func withoutURL(err error) error {
 	if ue, ok := err.(*url.Error); ok { //nolint:errorlint // only the outermost, which http.Client always adds
 		if ue.Timeout() {

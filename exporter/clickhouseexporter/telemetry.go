@@ -7,7 +7,6 @@ import (
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/metric"
 
 	"github.com/pulsegrid/pulsegrid/internal/componentmeta"
 )
@@ -17,12 +16,12 @@ type telemetry struct {
 	all   *componentmeta.Telemetry
 	table attribute.KeyValue
 
-	rows, rejected, bytes, inserts, errs      metric.Int64Counter
-	insertDuration, buildDuration, freshnessS metric.Float64Histogram
+	rows, rejected, bytes, inserts, errs      componentmeta.Counter
+	insertDuration, buildDuration, freshnessS componentmeta.Histogram
 }
 
-func newTelemetry(set component.TelemetrySettings, table string, running func() int) (*telemetry, error) {
-	m := metadata.Telemetry(set)
+func newTelemetry(id component.ID, set component.TelemetrySettings, table string, running func() int) (*telemetry, error) {
+	m := metadata.Telemetry(id, set)
 	t := &telemetry{
 		all:            m,
 		table:          attribute.String("table", table),
@@ -43,8 +42,8 @@ func newTelemetry(set component.TelemetrySettings, table string, running func() 
 
 func (t *telemetry) shutdown() { t.all.Shutdown() }
 
-func (t *telemetry) with(attrs ...attribute.KeyValue) metric.MeasurementOption {
-	return metric.WithAttributes(append(attrs, t.table)...)
+func (t *telemetry) with(attrs ...attribute.KeyValue) componentmeta.Attributes {
+	return t.all.With(append(attrs, t.table)...)
 }
 
 func (t *telemetry) built(took time.Duration) {

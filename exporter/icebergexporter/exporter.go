@@ -73,7 +73,7 @@ type opened struct {
 
 type openFailure struct{ err error }
 
-func newSink(cfg *Config, set component.TelemetrySettings, model *columns.Table, mem memory.Allocator) (*sink, error) {
+func newSink(cfg *Config, id component.ID, set component.TelemetrySettings, model *columns.Table, mem memory.Allocator) (*sink, error) {
 	s := &sink{
 		cfg: cfg, model: model, mem: mem, log: set.Logger, openCatalog: cfg.openCatalog,
 		calls: make(chan *call), pressure: make(chan struct{}, 1),
@@ -88,7 +88,7 @@ func newSink(cfg *Config, set component.TelemetrySettings, model *columns.Table,
 		}
 	})
 	var err error
-	s.tel, err = newTelemetry(set, s.name(), s.budget.bytes)
+	s.tel, err = newTelemetry(id, set, s.name(), s.budget.bytes)
 	return s, err
 }
 

@@ -51,7 +51,7 @@ func options(s *sink) []exporterhelper.Option {
 }
 
 func createLogs(ctx context.Context, set exporter.Settings, cfg component.Config) (exporter.Logs, error) {
-	s, err := newSink(cfg.(*Config), set.TelemetrySettings, columns.Logs, memory.DefaultAllocator)
+	s, err := newSink(cfg.(*Config), set.ID, set.TelemetrySettings, columns.Logs, memory.DefaultAllocator)
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +59,7 @@ func createLogs(ctx context.Context, set exporter.Settings, cfg component.Config
 }
 
 func createMetrics(ctx context.Context, set exporter.Settings, cfg component.Config) (exporter.Metrics, error) {
-	s, err := newSink(cfg.(*Config), set.TelemetrySettings, columns.Metrics, memory.DefaultAllocator)
+	s, err := newSink(cfg.(*Config), set.ID, set.TelemetrySettings, columns.Metrics, memory.DefaultAllocator)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +67,7 @@ func createMetrics(ctx context.Context, set exporter.Settings, cfg component.Con
 }
 
 func createTraces(ctx context.Context, set exporter.Settings, cfg component.Config) (exporter.Traces, error) {
-	s, err := newSink(cfg.(*Config), set.TelemetrySettings, columns.Spans, memory.DefaultAllocator)
+	s, err := newSink(cfg.(*Config), set.ID, set.TelemetrySettings, columns.Spans, memory.DefaultAllocator)
 	if err != nil {
 		return nil, err
 	}

@@ -66,7 +66,7 @@ func startOn(t *testing.T, host component.Host, cfg *Config, model *columns.Tabl
 	t.Helper()
 	mem := memory.NewCheckedAllocator(memory.NewGoAllocator())
 	tel := componenttest.NewTelemetry()
-	s, err := newSink(cfg, tel.NewTelemetrySettings(), model, mem)
+	s, err := newSink(cfg, component.NewID(metadata.Type()), tel.NewTelemetrySettings(), model, mem)
 	require.NoError(t, err)
 	for _, p := range prepare {
 		p(s)

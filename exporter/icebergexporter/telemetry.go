@@ -7,7 +7,6 @@ import (
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/metric"
 
 	"github.com/pulsegrid/pulsegrid/internal/componentmeta"
 )
@@ -26,18 +25,18 @@ const (
 // telemetry holds one sink's instruments.
 type telemetry struct {
 	meta      *componentmeta.Telemetry
-	table     metric.MeasurementOption
+	table     componentmeta.Attributes
 	tableAttr attribute.KeyValue
 
-	commitCount, attempts, rows, replayed, rejected, files, fileBytes, orphans metric.Int64Counter
-	commitDuration, groupAge, freshness                                        metric.Float64Histogram
+	commitCount, attempts, rows, replayed, rejected, files, fileBytes, orphans componentmeta.Counter
+	commitDuration, groupAge, freshness                                        componentmeta.Histogram
 }
 
-func newTelemetry(set component.TelemetrySettings, tableName string, buffered func() int64) (*telemetry, error) {
-	m := metadata.Telemetry(set)
+func newTelemetry(id component.ID, set component.TelemetrySettings, tableName string, buffered func() int64) (*telemetry, error) {
+	m := metadata.Telemetry(id, set)
 	attr := attribute.String("table", tableName)
 	t := &telemetry{
-		meta: m, tableAttr: attr, table: metric.WithAttributeSet(attribute.NewSet(attr)),
+		meta: m, tableAttr: attr, table: m.With(attr),
 		commitCount:    m.Counter("iceberg_commits"),
 		attempts:       m.Counter("iceberg_commit_attempts"),
 		commitDuration: m.Histogram("iceberg_commit_duration"),
@@ -55,11 +54,11 @@ func newTelemetry(set component.TelemetrySettings, tableName string, buffered fu
 }
 
 func (t *telemetry) commits(ctx context.Context, outcome string, took time.Duration) {
-	attrs := metric.WithAttributeSet(attribute.NewSet(t.tableAttr, attribute.String("outcome", outcome)))
+	attrs := t.meta.With(t.tableAttr, attribute.String("outcome", outcome))
 	t.commitCount.Add(ctx, 1, attrs)
 	t.commitDuration.Record(ctx, took.Seconds(), attrs)
 }
 
 func (t *telemetry) reject(ctx context.Context, rows int64, reason string) {
-	t.rejected.Add(ctx, rows, metric.WithAttributeSet(attribute.NewSet(t.tableAttr, attribute.String("reason", reason))))
+	t.rejected.Add(ctx, rows, t.meta.With(t.tableAttr, attribute.String("reason", reason)))
 }

@@ -40,9 +40,11 @@ type client struct {
 
 	// Set by connect, before ready.
 	kafka *kgo.Client
-	alive context.Context // ends when the client closes; then nothing is waited for
-	kill  context.CancelCauseFunc
-	work  sync.WaitGroup // of prepare
+	// splicer passes agents' zstd frames on; nil where the configuration says not to.
+	splicer *splicer
+	alive   context.Context // ends when the client closes; then nothing is waited for
+	kill    context.CancelCauseFunc
+	work    sync.WaitGroup // of prepare
 
 	mu       sync.Mutex
 	holders  int // exporters that were made and not shut down
@@ -74,7 +76,7 @@ func clientOf(set exporter.Settings, cfg *Config) (*client, error) {
 			c.gateway = []byte(id.AsString())
 		}
 		var err error
-		c.metrics, err = newMetrics(set.TelemetrySettings, c.buffered.Load, func() int64 {
+		c.metrics, err = newMetrics(set.ID, set.TelemetrySettings, c.buffered.Load, func() int64 {
 			if c.ready.Load() {
 				return 1
 			}
@@ -133,7 +135,6 @@ func (c *client) connect(ctx context.Context) error {
 	}
 	opts = append(opts,
 		kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.ProducerBatchCompression(c.cfg.Compression.codec(), kgo.NoCompression()),
 		kgo.ProducerBatchMaxBytes(int32(c.cfg.MaxRecordBytes)),
 		kgo.ProducerLinger(c.cfg.Linger),
 		// The bound is room, which whole requests pass; here it would cut them in pieces.
@@ -144,7 +145,11 @@ func (c *client) connect(ctx context.Context) error {
 		// A frozen broker must not hold a request beyond its timeout. Its outcome is then unknown, and said to be.
 		kgo.AllowIdempotentProduceCancellation(),
 	)
-	kc, err := kgo.NewClient(opts...)
+	compression, err := c.compression()
+	if err != nil {
+		return fmt.Errorf("compression: %w", err)
+	}
+	kc, err := kgo.NewClient(append(opts, compression)...)
 	if err != nil {
 		return fmt.Errorf("kafka client: %w", err)
 	}
@@ -152,6 +157,20 @@ func (c *client) connect(ctx context.Context) error {
 	c.alive, c.kill = context.WithCancelCause(context.Background())
 	c.work.Go(c.prepare)
 	return nil
+}
+
+// compression of batches: with zstd, agents' frames are passed on.
+func (c *client) compression() (kgo.Opt, error) {
+	codec := c.cfg.Compression.codec()
+	if c.cfg.Compression.Codec != "zstd" || !c.cfg.Compression.PassFrames {
+		return kgo.ProducerBatchCompression(codec, kgo.NoCompression()), nil
+	}
+	whole, err := kgo.DefaultCompressor(codec, kgo.NoCompression())
+	if err != nil {
+		return nil, err
+	}
+	c.splicer, err = newSplicer(whole, c.cfg.Compression.Level)
+	return kgo.WithCompressor(c.splicer), err
 }
 
 // prepare makes or verifies the topics, for as long as it takes.
@@ -222,7 +241,7 @@ func (c *client) enter() (leave func(), err error) {
 
 // observe reports health when it changes. A single request that is refused for its size is no illness of Kafka's.
 func (c *client) observe(f *failure) {
-	if f != nil && f.class == kafka.Permanent && kafka.IsTooLarge(f) {
+	if f != nil && f.class == kafka.Permanent {
 		return
 	}
 	c.mu.Lock()

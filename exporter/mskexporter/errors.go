@@ -47,13 +47,9 @@ func (f *failure) Error() string {
 
 func (f *failure) Unwrap() error { return f.err }
 
-// GRPCStatus is what a gRPC client is told: Unavailable with the time to wait, or, not to be retried, whose fault it is:
-// InvalidArgument the client's, Internal the operator's.
+// GRPCStatus is what a gRPC client is told: Unavailable with the time to wait, or, not to be retried, InvalidArgument.
 func (f *failure) GRPCStatus() *status.Status {
 	if f.class == kafka.Permanent {
-		if f.reason == reasonKafka && !kafka.IsTooLarge(f) {
-			return status.New(codes.Internal, f.Error())
-		}
 		return status.New(codes.InvalidArgument, f.Error())
 	}
 	st := status.New(codes.Unavailable, f.Error())

@@ -16,6 +16,8 @@ import (
 	"go.opentelemetry.io/collector/exporter/exportertest"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
 	"github.com/pulsegrid/pulsegrid/internal/kafka"
@@ -92,17 +94,31 @@ func TestACallerThatLeavesDoesNotCutTheWaitForTheOutcome(t *testing.T) {
 	require.EqualValues(t, 1, stored(k, "otlp.logs.v1"))
 }
 
-func TestWhatTheBrokerRefusesForGoodIsPermanent(t *testing.T) {
-	for _, e := range []*kerr.Error{kerr.MessageTooLarge, kerr.InvalidTopicException, kerr.TopicAuthorizationFailed} {
+func TestARecordTooLargeForTheTopicIsPermanent(t *testing.T) {
+	k := fake(t)
+	r := newRig(t, k.ListenAddrs(), nil)
+	k.Fault(produceFault(kerr.MessageTooLarge, 1))
+	err := r.send(request(signal.Traces, "t1", "a", 5))
+	requirePermanent(t, err)
+	require.Equal(t, codes.InvalidArgument, status.Code(err))
+	require.ErrorContains(t, err, kerr.MessageTooLarge.Message)
+	require.EqualValues(t, 1, r.value("msk_exporter_failures", "class=permanent", "reason=kafka"))
+	require.NoError(t, r.send(request(signal.Traces, "t1", "a", 5)))
+}
+
+func TestWhatAnOperatorMustMendIsRetryableSoThatAgentsKeepTheirData(t *testing.T) {
+	for _, e := range []*kerr.Error{kerr.InvalidTopicException, kerr.TopicAuthorizationFailed, kerr.ClusterAuthorizationFailed, kerr.PolicyViolation} {
 		t.Run(e.Message, func(t *testing.T) {
 			k := fake(t)
 			r := newRig(t, k.ListenAddrs(), nil)
 			k.Fault(produceFault(e, 1))
 			err := r.send(request(signal.Traces, "t1", "a", 5))
-			requirePermanent(t, err)
-			require.ErrorContains(t, err, e.Message)
-			require.EqualValues(t, 1, r.value("msk_exporter_failures", "class=permanent", "reason=kafka"))
-			require.NoError(t, r.send(request(signal.Traces, "t1", "a", 5)))
+			require.Equal(t, kafka.Retryable, requireRetryable(t, err).class)
+			require.ErrorContains(t, err, "topic otlp.traces.v1, tenant \"t1\", 5 events: refused until an operator mends it: "+e.Message)
+			require.EqualValues(t, 1, r.value("msk_exporter_failures", "class=retryable", "reason=kafka"))
+			require.Equal(t, componentstatus.StatusRecoverableError, r.host.last())
+			require.NoError(t, r.send(request(signal.Traces, "t1", "a", 5)), "mended")
+			require.Equal(t, componentstatus.StatusOK, r.host.last())
 		})
 	}
 }

@@ -29,6 +29,7 @@ func TestOneNode(t *testing.T) {
 	k := kafkatest.StartWith(t, kafkatest.Options{Secure: true})
 	// In this order: the last two stop the broker.
 	t.Run("every signal is read back as plain OTLP by another client", func(t *testing.T) { readBack(t, k) })
+	t.Run("frames that agents made are read back by another client", func(t *testing.T) { passedFrames(t, k) })
 	t.Run("topics are made as asked", func(t *testing.T) { topicsAsAsked(t, k) })
 	t.Run("SCRAM over TLS", func(t *testing.T) { scram(t, k) })
 	t.Run("MSK IAM tokens", func(t *testing.T) { iam(t, k) })

@@ -5,7 +5,6 @@ import (
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/metric"
 
 	"github.com/pulsegrid/pulsegrid/internal/componentmeta"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
@@ -14,17 +13,19 @@ import (
 // metrics are those that metadata.yaml declares.
 type metrics struct {
 	telemetry *componentmeta.Telemetry
-	of        map[signal.Signal]metric.MeasurementOption // the signal attribute
+	of        map[signal.Signal]componentmeta.Attributes // the signal attribute
+	plain     componentmeta.Attributes
 
-	records, events, bytes, failures, splits metric.Int64Counter
-	duration                                 metric.Float64Histogram
+	records, events, bytes, failures, splits componentmeta.Counter
+	duration                                 componentmeta.Histogram
 }
 
-func newMetrics(set component.TelemetrySettings, buffered, ready func() int64) (*metrics, error) {
-	t := metadata.Telemetry(set)
+func newMetrics(id component.ID, set component.TelemetrySettings, buffered, ready func() int64) (*metrics, error) {
+	t := metadata.Telemetry(id, set)
 	m := &metrics{
 		telemetry: t,
-		of:        map[signal.Signal]metric.MeasurementOption{},
+		of:        map[signal.Signal]componentmeta.Attributes{},
+		plain:     t.With(),
 		records:   t.Counter("msk_exporter_records"),
 		events:    t.Counter("msk_exporter_events"),
 		bytes:     t.Counter("msk_exporter_bytes"),
@@ -33,7 +34,7 @@ func newMetrics(set component.TelemetrySettings, buffered, ready func() int64) (
 		duration:  t.Histogram("msk_exporter_produce_duration"),
 	}
 	for _, s := range signal.All {
-		m.of[s] = metric.WithAttributeSet(attribute.NewSet(attribute.String("signal", s.String())))
+		m.of[s] = t.With(attribute.String("signal", s.String()))
 	}
 	t.Gauge("msk_exporter_buffered_bytes", func(record func(int64, ...attribute.KeyValue)) { record(buffered()) })
 	t.Gauge("msk_exporter_ready", func(record func(int64, ...attribute.KeyValue)) { record(ready()) })

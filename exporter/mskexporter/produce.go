@@ -9,7 +9,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/metric"
 
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
 	"github.com/pulsegrid/pulsegrid/internal/kafka"
@@ -21,12 +20,12 @@ func (c *client) deliver(ctx context.Context, envelopes func() ([]envelope.Envel
 	began := time.Now()
 	err := c.tryDeliver(ctx, envelopes)
 	// The caller's ctx may have ended; a measurement is taken all the same.
-	c.metrics.duration.Record(context.WithoutCancel(ctx), time.Since(began).Seconds())
+	c.metrics.duration.Record(context.WithoutCancel(ctx), time.Since(began).Seconds(), c.metrics.plain)
 	if err == nil {
 		return nil
 	}
 	f := asFailure(err)
-	c.metrics.failures.Add(context.WithoutCancel(ctx), 1, metric.WithAttributes(attribute.String("class", f.class.String()), attribute.String("reason", f.reason)))
+	c.metrics.failures.Add(context.WithoutCancel(ctx), 1, c.metrics.telemetry.With(attribute.String("class", f.class.String()), attribute.String("reason", f.reason)))
 	return f.asConsumerError()
 }
 
@@ -42,8 +41,9 @@ func (c *client) tryDeliver(ctx context.Context, envelopes func() ([]envelope.En
 	}
 	var records []record
 	for _, e := range es {
-		rs, err := c.records(e)
+		rs, err := c.records(e, envelope.Frame(ctx, e.Body))
 		if err != nil {
+			forgetFrames(records)
 			return err
 		}
 		if len(rs) > 1 {
@@ -54,12 +54,22 @@ func (c *client) tryDeliver(ctx context.Context, envelopes func() ([]envelope.En
 	if len(records) == 0 {
 		return nil
 	}
+	defer forgetFrames(records)
 	release, err := c.admit(ctx, records)
 	if err != nil {
 		return err
 	}
 	defer release()
 	return c.produce(records)
+}
+
+// forgetFrames is for records whose fate is known, or that will not be sent.
+func forgetFrames(records []record) {
+	for i := range records {
+		if f := records[i].forget; f != nil {
+			f()
+		}
+	}
 }
 
 // admit waits for room for all of the records at once: a request is either in flight as a whole or not at all, so a refusal
@@ -143,6 +153,10 @@ func (d *delivery) done(r *record, err error) {
 		return
 	}
 	class := kafka.Classify(err)
+	if class == kafka.Permanent && !kafka.IsTooLarge(err) {
+		class = kafka.Retryable // rights, topics, credentials: ours to mend, and a sender that is told no drops its data
+		err = fmt.Errorf("refused until an operator mends it: %w", err)
+	}
 	if d.worst != nil && urgency[class] <= urgency[d.worst.class] {
 		return
 	}

@@ -27,7 +27,8 @@ type record struct {
 	events int
 	signal signal.Signal
 	tenant string
-	stored bool // Kafka has acknowledged it
+	stored bool   // Kafka has acknowledged it
+	forget func() // of the splicer, once its fate is known; nil: it has no frames
 }
 
 // size is what the record takes of the buffer.
@@ -40,8 +41,8 @@ func (r *record) size() int64 {
 }
 
 // records makes the records of an envelope: one, or where its body is too large several, split by events. Values alias the body
-// unless it is split.
-func (c *client) records(e envelope.Envelope) ([]record, error) {
+// unless it is split. frames are the zstd frames that the body came out of, or nil.
+func (c *client) records(e envelope.Envelope, frames []byte) ([]record, error) {
 	if e.Tenant == "" {
 		e.Tenant = c.cfg.DefaultTenant
 	}
@@ -53,7 +54,7 @@ func (c *client) records(e envelope.Envelope) ([]record, error) {
 	}
 	key := sourceKey(e.Source)
 	common := c.headers(e)
-	room := c.cfg.MaxRecordBytes - batchOverhead - recordOverhead - len(key) - 2*headerOverhead - len(envelope.HeaderEvents)
+	room := c.cfg.MaxRecordBytes - batchOverhead - recordOverhead - len(key) - 2*headerOverhead - len(envelope.HeaderEvents) - frameHeaderBytes
 	for _, h := range common {
 		room -= headerOverhead + len(h.Key) + len(h.Value)
 	}
@@ -68,7 +69,14 @@ func (c *client) records(e envelope.Envelope) ([]record, error) {
 	out := make([]record, len(parts))
 	for i, part := range parts {
 		headers := append(common[:len(common):len(common)], kgo.RecordHeader{Key: envelope.HeaderEvents, Value: strconv.AppendInt(nil, int64(counts[i]), 10)})
-		out[i] = record{kafka: &kgo.Record{Topic: topic, Key: key, Value: part, Headers: headers}, events: counts[i], signal: e.Signal, tenant: e.Tenant}
+		var forget func()
+		// Frames larger than what is in them would only make the batch larger than Kafka takes.
+		if c.splicer != nil && len(parts) == 1 && len(frames) > 0 && len(frames) < len(part) {
+			var h kgo.RecordHeader
+			h, forget = c.splicer.register(frames)
+			headers = append(headers, h)
+		}
+		out[i] = record{forget: forget, kafka: &kgo.Record{Topic: topic, Key: key, Value: part, Headers: headers}, events: counts[i], signal: e.Signal, tenant: e.Tenant}
 	}
 	return out, nil
 }
@@ -100,7 +108,7 @@ func (c *client) headers(e envelope.Envelope) []kgo.RecordHeader {
 	if lane == "" {
 		lane = envelope.LaneFast
 	}
-	h := make([]kgo.RecordHeader, 0, 7)
+	h := make([]kgo.RecordHeader, 0, 8)
 	h = append(h,
 		kgo.RecordHeader{Key: envelope.HeaderTenant, Value: []byte(e.Tenant)},
 		kgo.RecordHeader{Key: envelope.HeaderSignal, Value: []byte(e.Signal.String())},

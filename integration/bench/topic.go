@@ -23,8 +23,8 @@ func newTopic(ctx context.Context, kafka *kafkatest.Cluster) (string, error) {
 	}
 	defer adm.Close()
 	name := fmt.Sprintf("bench-%d", topics.Add(1))
-	maxBytes := "8388608"
-	resp, err := adm.CreateTopic(ctx, partitions, 1, map[string]*string{"max.message.bytes": &maxBytes}, name)
+	maxBytes, timestamps := "8388608", "LogAppendTime"
+	resp, err := adm.CreateTopic(ctx, partitions, 1, map[string]*string{"max.message.bytes": &maxBytes, "message.timestamp.type": &timestamps}, name)
 	if err != nil {
 		return "", err
 	}

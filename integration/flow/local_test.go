@@ -95,7 +95,7 @@ try:
     n["pyiceberg"] = table.scan(row_filter=StartsWith("metric_name", "system."), selected_fields=("metric_name",)).to_arrow().num_rows
     files = [t.file.file_path.removeprefix("file://") for t in table.scan().plan_files()]
     if files:
-        n["duckdb"] = duckdb.sql(f"select count(*) from read_parquet({files!r}) where starts_with(metric_name, 'system.')").fetchone()[0]
+        n["duckdb"] = duckdb.sql(f"select count(*) from read_parquet({files!r}) where starts_with(metric_name, 'system.')").fetchall()[0][0]
 except NoSuchTableError:
     pass
 print(json.dumps(n))

@@ -20,8 +20,8 @@ func TestTelemetrygensEventsAreInBothStoresExactlyOnce(t *testing.T) {
 		args []string
 	}{{"grpc", []string{"--otlp-endpoint", r.GRPC}}, {"http", []string{"--otlp-endpoint", r.HTTP, "--otlp-http"}}} {
 		for signal, args := range map[string][]string{
-			"logs":    {"logs", "--logs", strconv.Itoa(n)},
-			"metrics": {"metrics", "--metrics", strconv.Itoa(n)},
+			"logs":    {"logs", "--rate", "0", "--logs", strconv.Itoa(n)},
+			"metrics": {"metrics", "--rate", "0", "--metrics", strconv.Itoa(n)},
 			// A trace has a parent and a child. The SDK's span queue drops what it cannot send in time: hence the rate.
 			"spans": {"traces", "--traces", strconv.Itoa(n / 2), "--rate", "4000"},
 		} {

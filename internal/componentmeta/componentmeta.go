@@ -18,6 +18,7 @@ import (
 // Metadata is a parsed metadata.yaml.
 type Metadata struct {
 	typ       component.Type
+	class     string
 	scope     string
 	stability map[string]component.StabilityLevel // by signal
 	metrics   map[string]Metric
@@ -72,7 +73,12 @@ func Parse(content []byte) (*Metadata, error) {
 	if err != nil {
 		return nil, fmt.Errorf("metadata.yaml: type: %w", err)
 	}
-	m := &Metadata{typ: typ, scope: "github.com/pulsegrid/pulsegrid/" + f.Status.Class + "/" + f.Type, stability: map[string]component.StabilityLevel{}, metrics: f.Telemetry.Metrics}
+	switch f.Status.Class {
+	case "receiver", "processor", "exporter", "extension", "connector":
+	default:
+		return nil, fmt.Errorf("metadata.yaml: status: class: %q is none of receiver, processor, exporter, extension, connector", f.Status.Class)
+	}
+	m := &Metadata{typ: typ, class: f.Status.Class, scope: "github.com/pulsegrid/pulsegrid/" + f.Status.Class + "/" + f.Type, stability: map[string]component.StabilityLevel{}, metrics: f.Telemetry.Metrics}
 	for level, signals := range f.Status.Stability {
 		var l component.StabilityLevel
 		if err := l.UnmarshalText([]byte(level)); err != nil {
@@ -112,16 +118,43 @@ func (m *Metadata) Metrics() map[string]Metric { return m.metrics }
 
 // Telemetry makes instruments of a component's declared metrics. Asking for a metric that metadata.yaml does not declare, or
 // declares as another kind, is a bug of the component: Err reports it, and a component's constructor returns that error.
+//
+// Each measurement has the component's id as an attribute named by its class, as the Collector's own metrics have it
+// (`receiver="msk/hot"`): two components of one type in a process would otherwise overwrite each other's gauges.
 type Telemetry struct {
 	meta  *Metadata
+	id    attribute.KeyValue
 	meter metric.Meter
 	errs  []error
 	regs  []metric.Registration
 }
 
-// Telemetry returns the maker of instruments for one instance of the component.
-func (m *Metadata) Telemetry(set component.TelemetrySettings) *Telemetry {
-	return &Telemetry{meta: m, meter: set.MeterProvider.Meter(m.scope)}
+// Telemetry returns the maker of instruments for the component of this id.
+func (m *Metadata) Telemetry(id component.ID, set component.TelemetrySettings) *Telemetry {
+	return &Telemetry{meta: m, id: attribute.String(m.class, id.String()), meter: set.MeterProvider.Meter(m.scope)}
+}
+
+// Attributes are those of a measurement. Only With makes them. Making them costs more than a measurement: keep those that come often.
+type Attributes struct{ option metric.MeasurementOption }
+
+// With returns attributes that metadata.yaml declares for a metric, and the component's id.
+func (t *Telemetry) With(attrs ...attribute.KeyValue) Attributes {
+	all := make([]attribute.KeyValue, 0, len(attrs)+1)
+	return Attributes{metric.WithAttributeSet(attribute.NewSet(append(append(all, attrs...), t.id)...))}
+}
+
+// Counter is a declared `sum`.
+type Counter struct{ instrument metric.Int64Counter }
+
+// Add counts n, which is not negative.
+func (c Counter) Add(ctx context.Context, n int64, a Attributes) { c.instrument.Add(ctx, n, a.option) }
+
+// Histogram is a declared `histogram`.
+type Histogram struct{ instrument metric.Float64Histogram }
+
+// Record takes one value, in the declared unit.
+func (h Histogram) Record(ctx context.Context, value float64, a Attributes) {
+	h.instrument.Record(ctx, value, a.option)
 }
 
 func (t *Telemetry) find(name, kind string, is func(Metric) bool) Metric {
@@ -133,15 +166,15 @@ func (t *Telemetry) find(name, kind string, is func(Metric) bool) Metric {
 }
 
 // Counter returns the declared `sum`. Its exposed name is "otelcol_" + name (Prometheus).
-func (t *Telemetry) Counter(name string) metric.Int64Counter {
+func (t *Telemetry) Counter(name string) Counter {
 	mt := t.find(name, "sum", func(m Metric) bool { return m.Sum != nil })
 	c, err := t.meter.Int64Counter("otelcol_"+name, metric.WithDescription(mt.Description), metric.WithUnit(mt.Unit))
 	t.keep(err)
-	return c
+	return Counter{c}
 }
 
 // Histogram returns the declared `histogram`.
-func (t *Telemetry) Histogram(name string) metric.Float64Histogram {
+func (t *Telemetry) Histogram(name string) Histogram {
 	mt := t.find(name, "histogram", func(m Metric) bool { return m.Histogram != nil })
 	opts := []metric.Float64HistogramOption{metric.WithDescription(mt.Description), metric.WithUnit(mt.Unit)}
 	if mt.Histogram != nil && len(mt.Histogram.Buckets) > 0 {
@@ -149,7 +182,7 @@ func (t *Telemetry) Histogram(name string) metric.Float64Histogram {
 	}
 	h, err := t.meter.Float64Histogram("otelcol_"+name, opts...)
 	t.keep(err)
-	return h
+	return Histogram{h}
 }
 
 // Gauge observes the declared `gauge` whenever metrics are collected, until Shutdown.
@@ -162,7 +195,7 @@ func (t *Telemetry) Gauge(name string, observe func(record func(value int64, att
 	}
 	reg, err := t.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		observe(func(value int64, attrs ...attribute.KeyValue) {
-			o.ObserveInt64(g, value, metric.WithAttributes(attrs...))
+			o.ObserveInt64(g, value, t.With(attrs...).option)
 		})
 		return nil
 	}, g)

@@ -12,6 +12,8 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/pulsegrid/pulsegrid/internal/zstdframe"
 )
 
 const (
@@ -33,17 +35,23 @@ const (
 // reader reads bodies within the limits.
 type reader struct {
 	limits *LimitsConfig
-	bufs   sync.Pool // *[]byte, compressed bodies
-	gzips  sync.Pool // *gzip.Reader
-	zstds  sync.Pool // *zstd.Decoder for streams and DecodeAll, used by one request at a time
+	// passFrames keeps the zstd frames of bodies for the next hop.
+	passFrames bool
+
+	bufs  sync.Pool // *[]byte, compressed bodies
+	gzips sync.Pool // *gzip.Reader
+	zstds sync.Pool // *zstd.Decoder for streams and DecodeAll, used by one request at a time
 }
 
-func newReader(l *LimitsConfig) *reader { return &reader{limits: l} }
+func newReader(l *LimitsConfig, passFrames bool) *reader {
+	return &reader{limits: l, passFrames: passFrames}
+}
 
 // body is a request as it was read.
 type body struct {
 	bytes      []byte // decompressed; allocated for this request
 	compressed int    // bytes that came
+	frames     []byte // the zstd frames that bytes came out of, if they can be passed on as they are; allocated for this request
 }
 
 // read returns the decompressed body of a request. Its bytes are reserved in held as they come.
@@ -56,18 +64,24 @@ func (d *reader) read(req *http.Request, encoding string, held *reservation) (bo
 		if errors.Is(err, errLimit) {
 			err = refusedTooLarge.because("body is larger than %d bytes", d.limits.MaxDecompressedBytes)
 		}
-		return body{b, len(b)}, readError(err)
+		return body{bytes: b, compressed: len(b)}, readError(err)
 	}
 	if req.ContentLength > int64(d.limits.MaxCompressedBytes) {
 		return body{}, d.compressedTooLarge()
 	}
-	pooled, _ := d.bufs.Get().(*[]byte)
-	if pooled == nil {
-		pooled = new([]byte)
+	var pooled *[]byte
+	if !d.passFrames || encoding != encodingZstd { // else the next hop may keep what came
+		if pooled, _ = d.bufs.Get().(*[]byte); pooled == nil {
+			pooled = new([]byte)
+		}
 	}
-	in, err := readAll(req.Body, (*pooled)[:0], announced(req.ContentLength, d.limits.MaxCompressedBytes), d.limits.MaxCompressedBytes, held)
+	var buf []byte
+	if pooled != nil {
+		buf = (*pooled)[:0]
+	}
+	in, err := readAll(req.Body, buf, announced(req.ContentLength, d.limits.MaxCompressedBytes), d.limits.MaxCompressedBytes, held)
 	defer func() {
-		if cap(in) <= pooledMax {
+		if pooled != nil && cap(in) <= pooledMax {
 			*pooled = in[:0]
 			d.bufs.Put(pooled)
 		}
@@ -78,8 +92,12 @@ func (d *reader) read(req *http.Request, encoding string, held *reservation) (bo
 	if err != nil || len(in) == 0 {
 		return body{}, readError(err)
 	}
-	out, err := d.decompress(encoding, in, held)
-	return body{out, len(in)}, err
+	b := body{compressed: len(in)}
+	b.bytes, err = d.decompress(encoding, in, held)
+	if err == nil && pooled == nil && zstdframe.Plain(in, zstdMaxWindow) {
+		b.frames = in
+	}
+	return b, err
 }
 
 func (d *reader) compressedTooLarge() error {

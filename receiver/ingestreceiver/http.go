@@ -74,11 +74,12 @@ func (r *ingestReceiver) serveHTTP(w http.ResponseWriter, req *http.Request, q *
 	if err != nil {
 		return err
 	}
-	q.received, q.body, q.compressed = time.Now(), b.bytes, b.compressed
+	q.received, q.body, q.frames, q.compressed = time.Now(), b.bytes, b.frames, b.compressed
 	if len(q.body) == 0 {
 		return nil
 	}
 	if contentType == typeJSON {
+		q.frames = nil // they hold JSON
 		if q.body, err = r.fromJSON(q.signal, q.body, held); err != nil {
 			return err
 		}

@@ -32,6 +32,7 @@ type request struct {
 	tenant     string
 	source     string
 	body       []byte // protobuf
+	frames     []byte // zstd, of body; nil: none that can be passed on
 	compressed int    // bytes that came over the network
 	events     int
 }
@@ -104,6 +105,9 @@ func (r *ingestReceiver) export(ctx context.Context, q *request) error {
 	if r.cfg.Output == outputPdata {
 		err = r.exportPdata(ctx, q)
 	} else {
+		if q.frames != nil {
+			ctx = envelope.WithFrame(ctx, q.body, q.frames)
+		}
 		ld := plog.NewLogs()
 		envelope.Envelope{
 			Signal: q.signal, Tenant: q.tenant, Source: q.source, Events: events,

@@ -7,7 +7,6 @@ import (
 	"go.opentelemetry.io/collector/receiver"
 	"go.opentelemetry.io/collector/receiver/receiverhelper"
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/metric"
 
 	"github.com/pulsegrid/pulsegrid/internal/componentmeta"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
@@ -15,8 +14,9 @@ import (
 
 // instruments are shared by the transports.
 type instruments struct {
-	requests, events, compressed, uncompressed, refused metric.Int64Counter
-	duration                                            metric.Float64Histogram
+	requests, events, compressed, uncompressed, refused componentmeta.Counter
+	duration                                            componentmeta.Histogram
+	with                                                func(...attribute.KeyValue) componentmeta.Attributes
 }
 
 func newInstruments(t *componentmeta.Telemetry, used func() int64) *instruments {
@@ -28,6 +28,7 @@ func newInstruments(t *componentmeta.Telemetry, used func() int64) *instruments 
 		uncompressed: t.Counter("ingest_uncompressed_bytes"),
 		refused:      t.Counter("ingest_refused"),
 		duration:     t.Histogram("ingest_request_duration"),
+		with:         t.With,
 	}
 }
 
@@ -49,8 +50,8 @@ type transport struct {
 	name      string
 	in        *instruments
 	obs       *receiverhelper.ObsReport
-	bySignal  [signals]metric.MeasurementOption
-	byOutcome [signals][outcomes]metric.MeasurementOption
+	bySignal  [signals]componentmeta.Attributes
+	byOutcome [signals][outcomes]componentmeta.Attributes
 }
 
 func newTransport(name string, set receiver.Settings, in *instruments) (*transport, error) {
@@ -61,9 +62,9 @@ func newTransport(name string, set receiver.Settings, in *instruments) (*transpo
 	t := &transport{name: name, in: in, obs: obs}
 	for s := range t.bySignal {
 		common := []attribute.KeyValue{attribute.String("signal", signalName(signal.Signal(s))), attribute.String("transport", name)}
-		t.bySignal[s] = metric.WithAttributeSet(attribute.NewSet(common...))
+		t.bySignal[s] = in.with(common...)
 		for o, outcome := range outcomeNames {
-			t.byOutcome[s][o] = metric.WithAttributeSet(attribute.NewSet(append(common[:2:2], attribute.String("outcome", outcome))...))
+			t.byOutcome[s][o] = in.with(append(common[:2:2], attribute.String("outcome", outcome))...)
 		}
 	}
 	return t, nil
@@ -90,7 +91,7 @@ func (t *transport) done(ctx context.Context, q *request, a *answer) {
 		if outcome = outcomeRefused; retryable(a.status) {
 			outcome = outcomeRetry
 		}
-		t.in.refused.Add(ctx, 1, metric.WithAttributes(
+		t.in.refused.Add(ctx, 1, t.in.with(
 			attribute.String("signal", signalName(q.signal)), attribute.String("transport", t.name), attribute.String("reason", a.reason)))
 	}
 	t.in.requests.Add(ctx, 1, t.byOutcome[q.signal][outcome])

@@ -65,7 +65,7 @@ func newReceiver(set receiver.Settings, cfg *Config) (*mskReceiver, error) {
 	if r.sinks, err = newSinks(set); err != nil {
 		return nil, err
 	}
-	r.tel, err = newTelemetry(set.TelemetrySettings)
+	r.tel, err = newTelemetry(set.ID, set.TelemetrySettings, cfg.GroupID)
 	return r, err
 }
 

@@ -7,7 +7,6 @@ import (
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/metric"
 
 	"github.com/pulsegrid/pulsegrid/internal/componentmeta"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
@@ -15,18 +14,19 @@ import (
 
 // telemetry holds the instruments that metadata.yaml declares.
 type telemetry struct {
-	tel *componentmeta.Telemetry
+	tel   *componentmeta.Telemetry
+	group attribute.KeyValue // of every metric
 
-	blockEvents, blockBytes, blockAge metric.Float64Histogram
-	delivery                          metric.Float64Histogram
-	appendToDelivered                 metric.Float64Histogram
-	receivedToDelivered               metric.Float64Histogram
-	retries, quarantines              metric.Int64Counter
-	lostOffsets, rebalances           metric.Int64Counter
+	blockEvents, blockBytes, blockAge componentmeta.Histogram
+	delivery                          componentmeta.Histogram
+	appendToDelivered                 componentmeta.Histogram
+	receivedToDelivered               componentmeta.Histogram
+	retries, quarantines              componentmeta.Counter
+	lostOffsets, rebalances           componentmeta.Counter
 }
 
-func newTelemetry(set component.TelemetrySettings) (*telemetry, error) {
-	t := &telemetry{tel: metadata.Telemetry(set)}
+func newTelemetry(id component.ID, set component.TelemetrySettings, group string) (*telemetry, error) {
+	t := &telemetry{tel: metadata.Telemetry(id, set), group: attribute.String("group", group)}
 	t.blockEvents = t.tel.Histogram("msk_receiver_block_events")
 	t.blockBytes = t.tel.Histogram("msk_receiver_block_bytes")
 	t.blockAge = t.tel.Histogram("msk_receiver_block_age")
@@ -42,6 +42,10 @@ func newTelemetry(set component.TelemetrySettings) (*telemetry, error) {
 
 func (t *telemetry) shutdown() { t.tel.Shutdown() }
 
+func (t *telemetry) with(attrs ...attribute.KeyValue) componentmeta.Attributes {
+	return t.tel.With(append(attrs, t.group)...)
+}
+
 // observe registers the gauges. waiting(0, nil) tells how many partitions wait.
 func (t *telemetry) observe(g *group, b *budget, waiting func(int, error) int) error {
 	type record = func(int64, ...attribute.KeyValue)
@@ -49,14 +53,14 @@ func (t *telemetry) observe(g *group, b *budget, waiting func(int, error) int) e
 		for _, p := range g.partitions() {
 			end, position := p.highWatermark.Load(), p.position.Load()
 			if end >= 0 && position >= 0 {
-				record(max(0, end-position), p.attributes()...)
+				record(max(0, end-position), append(p.attributes(), t.group)...)
 			}
 		}
 	})
-	t.tel.Gauge("msk_receiver_assigned_partitions", func(record record) { record(int64(len(g.partitions()))) })
-	t.tel.Gauge("msk_receiver_paused_partitions", func(record record) { _, n := b.usage(); record(int64(n)) })
-	t.tel.Gauge("msk_receiver_in_flight_bytes", func(record record) { n, _ := b.usage(); record(n) })
-	t.tel.Gauge("msk_receiver_waiting_partitions", func(record record) { record(int64(waiting(0, nil))) })
+	t.tel.Gauge("msk_receiver_assigned_partitions", func(record record) { record(int64(len(g.partitions())), t.group) })
+	t.tel.Gauge("msk_receiver_paused_partitions", func(record record) { _, n := b.usage(); record(int64(n), t.group) })
+	t.tel.Gauge("msk_receiver_in_flight_bytes", func(record record) { n, _ := b.usage(); record(n, t.group) })
+	t.tel.Gauge("msk_receiver_waiting_partitions", func(record record) { record(int64(waiting(0, nil)), t.group) })
 	return t.tel.Err()
 }
 
@@ -64,8 +68,8 @@ func (p *partition) attributes() []attribute.KeyValue {
 	return []attribute.KeyValue{attribute.String("topic", p.topic), attribute.Int("partition", int(p.id))}
 }
 
-func ofSignal(s signal.Signal) metric.MeasurementOption {
-	return metric.WithAttributes(attribute.String("signal", s.String()))
+func (t *telemetry) ofSignal(s signal.Signal) componentmeta.Attributes {
+	return t.with(attribute.String("signal", s.String()))
 }
 
 // closed records a block that will be delivered.
@@ -75,7 +79,7 @@ func (t *telemetry) closed(p *partition, blk []*entry, now time.Time) {
 		events += e.events
 		bytes += len(e.record.Value)
 	}
-	ctx, attrs := context.Background(), ofSignal(p.signal)
+	ctx, attrs := context.Background(), t.ofSignal(p.signal)
 	t.blockEvents.Record(ctx, float64(events), attrs)
 	t.blockBytes.Record(ctx, float64(bytes), attrs)
 	t.blockAge.Record(ctx, now.Sub(blk[0].arrived).Seconds(), attrs)
@@ -90,12 +94,12 @@ func (t *telemetry) deliveryTook(p *partition, took time.Duration, err error) {
 		outcome = "failed"
 	}
 	t.delivery.Record(context.Background(), took.Seconds(),
-		metric.WithAttributes(attribute.String("signal", p.signal.String()), attribute.String("outcome", outcome)))
+		t.with(attribute.String("signal", p.signal.String()), attribute.String("outcome", outcome)))
 }
 
 // delivered records how old each delivered record is.
 func (t *telemetry) delivered(p *partition, part []*entry, now time.Time) {
-	ctx, attrs := context.Background(), ofSignal(p.signal)
+	ctx, attrs := context.Background(), t.ofSignal(p.signal)
 	for _, e := range part {
 		if e.refusal != nil {
 			continue
@@ -108,18 +112,18 @@ func (t *telemetry) delivered(p *partition, part []*entry, now time.Time) {
 }
 
 func (t *telemetry) retry(operation string) {
-	t.retries.Add(context.Background(), 1, metric.WithAttributes(attribute.String("operation", operation)))
+	t.retries.Add(context.Background(), 1, t.with(attribute.String("operation", operation)))
 }
 
 func (t *telemetry) quarantined(p *partition, e *entry) {
 	t.quarantines.Add(context.Background(), 1,
-		metric.WithAttributes(attribute.String("topic", p.topic), attribute.String("reason", e.refusal.code)))
+		t.with(attribute.String("topic", p.topic), attribute.String("reason", e.refusal.code)))
 }
 
 func (t *telemetry) lost(p *partition, offsets int64) {
-	t.lostOffsets.Add(context.Background(), offsets, metric.WithAttributes(p.attributes()...))
+	t.lostOffsets.Add(context.Background(), offsets, t.with(p.attributes()...))
 }
 
 func (t *telemetry) rebalanced(event string, partitions int) {
-	t.rebalances.Add(context.Background(), int64(partitions), metric.WithAttributes(attribute.String("event", event)))
+	t.rebalances.Add(context.Background(), int64(partitions), t.with(attribute.String("event", event)))
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
@@ -28,7 +29,7 @@ import (
 
 func testDeps(t *testing.T) *deps {
 	t.Helper()
-	tel, err := newTelemetry(componenttest.NewNopTelemetrySettings())
+	tel, err := newTelemetry(component.NewID(metadata.Type()), componenttest.NewNopTelemetrySettings(), "group")
 	require.NoError(t, err)
 	b := newBudget(1<<20, 1<<18)
 	b.pause, b.resume = func(string, int32) {}, func(string, int32) {}

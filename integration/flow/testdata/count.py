@@ -16,7 +16,7 @@ place = ("kafka_partition", "kafka_offset", "event_index")
 rows = table.scan(row_filter=EqualTo("service_name", service), selected_fields=(*place, distinct)).to_arrow()
 places = set(zip(*(rows[c].to_pylist() for c in place)))
 files = [t.file.file_path.removeprefix("file://") for t in table.scan().plan_files()]
-duck = duckdb.sql(f"select count(*) from read_parquet({files!r}) where service_name = $1", params=[service]).fetchone()[0] if files else 0
+duck = duckdb.sql(f"select count(*) from read_parquet({files!r}) where service_name = $1", params=[service]).fetchall()[0][0] if files else 0
 print(json.dumps({
     "pyiceberg": rows.num_rows, "duckdb": duck, "places": len(places), "distinct": len(set(rows[distinct].to_pylist())),
     "files": len(files), "snapshots": len(table.snapshots()),
