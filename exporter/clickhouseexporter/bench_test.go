@@ -2,9 +2,13 @@ package clickhouseexporter
 
 import (
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -53,6 +57,46 @@ func BenchmarkInsert(b *testing.B) {
 			b.ReportMetric(float64((selfCPU(b)-client).Nanoseconds())/n/1e3, "client-us/row")
 			b.ReportMetric(float64((processCPU(b, ch.PID())-server).Nanoseconds())/n/1e3, "server-us/row")
 			b.ReportMetric(float64(b.Elapsed().Microseconds())/n, "us/row")
+			require.NoError(b, e.Shutdown(b.Context()))
+		})
+	}
+}
+
+// BenchmarkSend takes blocks of 10,000 realistic logs from pdata to an HTTP server that reads and forgets them: the exporter's share
+// of the aggregator's CPU, the server's reading included.
+//
+//	go test -run - -bench Send -benchmem -count 6 ./exporter/clickhouseexporter
+func BenchmarkSend(b *testing.B) {
+	const rows = 10_000
+	req := plogotlp.NewExportRequest()
+	require.NoError(b, req.UnmarshalProto(otlptest.Logs(1, rows)))
+	for _, compression := range []string{"none", "lz4", "zstd"} {
+		b.Run(compression, func(b *testing.B) {
+			var sent atomic.Int64
+			srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				n, _ := io.Copy(io.Discard, r.Body)
+				sent.Add(n)
+			}))
+			defer srv.Close()
+			cfg := config(srv.URL, func(c *Config) {
+				c.Schema = SchemaOff
+				require.NoError(b, c.ClientConfig.Compression.UnmarshalText([]byte(compression)))
+			})
+			set := exporter.Settings{ID: component.NewID(metadata.Type()), TelemetrySettings: componenttest.NewNopTelemetrySettings()}
+			e, err := newExporter(set, cfg, signal.Logs)
+			require.NoError(b, err)
+			require.NoError(b, e.Start(b.Context(), newHost()))
+			require.NoError(b, e.ConsumeLogs(b.Context(), req.Logs()))
+			sent.Store(0)
+			cpu := selfCPU(b)
+			b.ReportAllocs()
+			for b.Loop() {
+				require.NoError(b, e.ConsumeLogs(b.Context(), req.Logs()))
+			}
+			n := float64(b.N * rows)
+			b.ReportMetric(float64((selfCPU(b)-cpu).Nanoseconds())/n, "cpu-ns/event")
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/n, "ns/event")
+			b.ReportMetric(float64(sent.Load())/n, "sent-B/event")
 			require.NoError(b, e.Shutdown(b.Context()))
 		})
 	}

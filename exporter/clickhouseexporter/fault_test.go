@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -45,7 +44,7 @@ func inserting(t *testing.T, ch *clickhousetest.Server, handler func(w http.Resp
 	t.Cleanup(transport.CloseIdleConnections)
 	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }, Transport: transport}
 	return fake(t, func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Query().Get("query"), "INSERT") {
+		if r.URL.Query().Has("insert_deduplication_token") {
 			handler(w, r, proxy)
 			return
 		}
@@ -60,6 +59,21 @@ func cut(w http.ResponseWriter) {
 		_ = conn.(*net.TCPConn).SetLinger(0) // a reset
 		_ = conn.Close()
 	}
+}
+
+func TestStatementsAreNotInTheURLThatTracesAndProxiesKeep(t *testing.T) {
+	ch := clickhousetest.Start(t)
+	endpoint := inserting(t, ch, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		require.Less(t, len(r.URL.String()), 512)
+		require.NotContains(t, r.URL.RawQuery, "INSERT")
+		next.ServeHTTP(w, r)
+	})
+	ld, _ := someLogs(10, 0)
+	for _, compression := range []string{"none", "lz4", "zstd", "gzip"} {
+		r := start(t, signal.Logs, config(endpoint, func(c *Config) { require.NoError(t, c.ClientConfig.Compression.UnmarshalText([]byte(compression))) }))
+		require.NoError(t, r.ConsumeLogs(t.Context(), ld))
+	}
+	require.EqualValues(t, 4*10, ch.QueryInt("SELECT count() FROM pulsegrid.logs"))
 }
 
 func TestAConnectionResetAfterTheWorkStoresOnce(t *testing.T) {

@@ -118,7 +118,7 @@ func parseRecord(b []byte) (r recordAt, ok bool) {
 	length := c.number()
 	r.end = c.at + length
 	c.skip(length)
-	if c.bad {
+	if c.bad || length < 0 {
 		return r, false
 	}
 	c = cursor{b: b[:r.end], at: r.end - length}

@@ -39,7 +39,7 @@ func writeConfig(o Options) error {
 	}
 	config := fmt.Sprintf(`<clickhouse>
   <!-- Written at every start. -->
-  <logger><level>warning</level><console>1</console></logger>
+  <logger><console>1</console></logger>
   <users_config>%s</users_config>
   <max_server_memory_usage>%d</max_server_memory_usage>
   <mark_cache_size>%d</mark_cache_size>

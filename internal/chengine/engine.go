@@ -114,6 +114,7 @@ func arguments(o Options) []string {
 	return []string{
 		childArg, o.Library,
 		"--config-file", o.ConfigFile,
+		"--log-level=warning", // clickhouse-local does not heed the level in its configuration
 		"--path", dataPath(o.Dir),
 		"--http_port=" + strconv.Itoa(o.HTTPPort),
 		"--tcp_port=" + strconv.Itoa(o.TCPPort),

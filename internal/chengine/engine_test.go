@@ -154,6 +154,17 @@ func TestAnEngineThatDiesTellsItsOwner(t *testing.T) {
 	e.Kill()
 }
 
+func TestTheLogTellsErrorsAndNotEveryStep(t *testing.T) {
+	var output bytes.Buffer // read only after the process has ended
+	e := start(t, chengine.Options{Dir: t.TempDir(), Output: &output})
+	require.Equal(t, "1", query(t, e, "SELECT 1"))
+	status, _ := ask(t, e, "SELECT no_such_column", "", "")
+	require.NotEqual(t, http.StatusOK, status)
+	stop(t, e)
+	require.Contains(t, output.String(), "<Error> executeQuery")
+	require.NotRegexp(t, "<(Information|Debug|Trace)>", output.String())
+}
+
 func TestMissingLibraryNamesTheMakeTarget(t *testing.T) {
 	t.Setenv(chengine.LibraryEnv, "")
 	t.Setenv("PULSEGRID_CACHE", t.TempDir())
