@@ -17,7 +17,7 @@ ENGINE   := $(PULSEGRID_CACHE)/clickhouse-$(CHDB_VERSION)/libchdb.so
 COLLECTOR := _build/collector/pulsegrid-collector
 OPERATOR := _build/pulsegrid
 ARGS     ?=# of `make run`: ARGS="--data DIR"
-PKG      ?= ./...#  what `make test` tests
+PKG      ?= ./...#  what `make test`, fuzz and bench take
 # Packages tested at a time: each may run a broker, an engine and compilers of its own.
 TEST_P   ?= 2
 TEST_TIMEOUT ?= 20m#  a package
@@ -64,7 +64,7 @@ tools: ## Install every part that the tests run against
 	tools/install.sh ocb clickhouse kafka telemetrygen versitygw python
 
 .PHONY: test
-test: tools build check ## What CI runs: tools, build, gofmt, vet, every test under the race detector
+test: tools build check lint ## What CI runs: tools, build, gofmt, vet, lint, every test under the race detector
 	go test -race -p $(TEST_P) -timeout $(TEST_TIMEOUT) $(PKG)
 
 .PHONY: check
@@ -79,7 +79,7 @@ lint: $(LINT) ## golangci-lint (.golangci.yml), which also holds who may import 
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME
-	@packages=$$(go list ./...); failed=; \
+	@packages=$$(go list $(PKG)); failed=; \
 	for package in $$packages; do \
 		tests=$$(go test -list '^Fuzz' $$package); \
 		for target in $$(grep '^Fuzz' <<<"$$tests" || true); do \
@@ -95,7 +95,12 @@ generate: ## Run go generate
 	go generate ./...
 
 .PHONY: bench
-bench: build ## Run the benchmarks BENCH, COUNT times each, for benchstat
+bench: build ## Gateway and aggregator against the stock Collector, as ratios in one run (ARGS="-only gateway -rounds 1")
+	tools/install.sh kafka peers
+	go run ./integration/bench -peers "$$(tools/install.sh --dir peers)" $(ARGS)
+
+.PHONY: microbench
+microbench: ## The packages' benchmarks BENCH, COUNT times each, for benchstat
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) -timeout 60m $(PKG)
 
 .PHONY: clean

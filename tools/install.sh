@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Installs a part that PulseGrid runs or is tested against, once, below $PULSEGRID_CACHE (default ~/.cache/pulsegrid), each in
 # a folder named by its version. Does nothing where it is there already. Uses the ordinary package clients only.
-#   tools/install.sh clickhouse|kafka|ocb|telemetrygen|versitygw|golangci-lint|python ...
+#   tools/install.sh clickhouse|kafka|ocb|telemetrygen|versitygw|golangci-lint|python|peers ...
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/versions.env"
+bench=$here/../integration/bench/peers
 cache=${PULSEGRID_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/pulsegrid}
 mkdir -p "$cache"
 
@@ -33,6 +34,15 @@ ocb() { gotool "go.opentelemetry.io/collector/cmd/builder@$COLLECTOR_VERSION"; }
 telemetrygen() { gotool "github.com/open-telemetry/opentelemetry-collector-contrib/cmd/telemetrygen@$COLLECTOR_VERSION"; }
 versitygw() { gotool "github.com/versity/versitygw/cmd/versitygw@$VERSITYGW_VERSION"; }
 golangci_lint() { gotool "github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$GOLANGCI_LINT_VERSION"; }
+peers() { # the stock Collectors of integration/bench, each by the builder of its time
+  GOBIN=$PWD go install "go.opentelemetry.io/collector/cmd/builder@$PEER_GATEWAY_VERSION" && mv builder builder-gateway
+  GOBIN=$PWD go install "go.opentelemetry.io/collector/cmd/builder@$COLLECTOR_VERSION" && mv builder builder-aggregator
+  local tier
+  for tier in gateway aggregator; do
+    "./builder-$tier" --config "$bench/$tier-manifest.yaml" >"$tier.log" 2>&1 || { tail -20 "$tier.log" >&2; return 1; }
+    mv "out-$tier/peer-$tier" . && rm -rf "out-$tier" "builder-$tier"
+  done
+}
 python() { # a venv cannot be moved: build it in place, mark it when it is whole
   local dir=$cache/python-$(sha256sum "$here/python/requirements.txt" | cut -c1-12)
   [ -f "$dir/installed" ] && return 0
@@ -42,6 +52,13 @@ python() { # a venv cannot be moved: build it in place, mark it when it is whole
   touch "$dir/installed"
 }
 
+peers_dir=peers-$(cat "$bench"/*-manifest.yaml | sha256sum | cut -c1-12)
+if [ "${1:-}" = --dir ]; then # where a part is: only for the one whose name nobody can guess
+  [ "${2:-}" = peers ] || { echo "--dir takes peers" >&2; exit 2; }
+  echo "$cache/$peers_dir"
+  exit
+fi
+
 for part in "$@"; do
   case $part in
     clickhouse) into "clickhouse-$CHDB_VERSION" clickhouse ;;
@@ -49,6 +66,7 @@ for part in "$@"; do
     ocb | telemetrygen) into "$part-$COLLECTOR_VERSION" "$part" ;;
     versitygw) into "versitygw-$VERSITYGW_VERSION" versitygw ;;
     golangci-lint) into "golangci-lint-$GOLANGCI_LINT_VERSION" golangci_lint ;;
+    peers) into "$peers_dir" peers ;;
     python) python ;;
     *) echo "unknown part $part" >&2; sed -n 4p "$0" >&2; exit 2 ;;
   esac

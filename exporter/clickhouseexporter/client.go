@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 
 	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/config/configcompression"
 )
 
 const (
@@ -30,7 +31,11 @@ type client struct {
 }
 
 func newClient(ctx context.Context, cfg *Config, host component.Host, set component.TelemetrySettings) (*client, error) {
-	hc, err := cfg.ClientConfig.ToClient(ctx, host.GetExtensions(), set)
+	conf := cfg.ClientConfig
+	if conf.Compression == configcompression.TypeZstd {
+		conf.Compression = "" // see newPlace
+	}
+	hc, err := conf.ToClient(ctx, host.GetExtensions(), set)
 	if err != nil {
 		return nil, err
 	}
@@ -46,8 +51,9 @@ func newClient(ctx context.Context, cfg *Config, host component.Host, set compon
 // error: only a closed body's bytes are free. The statement is not in the URL because a URL is what traces and proxies keep.
 type body struct {
 	io.Reader
-	size   int64
-	closed atomic.Bool
+	size     int64
+	encoding string // its Content-Encoding; empty: none, or the HTTP client's own
+	closed   atomic.Bool
 }
 
 // newBody returns the statement's body. ClickHouse takes what follows FORMAT and a line's end for the rows.
@@ -57,6 +63,11 @@ func newBody(statement string, rows []byte) *body {
 	}
 	statement += "\n"
 	return &body{Reader: io.MultiReader(strings.NewReader(statement), bytes.NewReader(rows)), size: int64(len(statement) + len(rows))}
+}
+
+// newZstdBody returns the body of an INSERT that is compressed already, statement and rows.
+func newZstdBody(frame []byte) *body {
+	return &body{Reader: bytes.NewReader(frame), size: int64(len(frame)), encoding: "zstd"}
 }
 
 func (b *body) Close() error {
@@ -77,6 +88,9 @@ func (c *client) do(ctx context.Context, settings map[string]string, b *body) ([
 		return nil, &storeError{class: retryable, code: codeOther, cause: err}
 	}
 	req.ContentLength = b.size
+	if b.encoding != "" {
+		req.Header.Set("Content-Encoding", b.encoding)
+	}
 	if c.username != "" {
 		req.Header.Set("X-ClickHouse-User", c.username)
 		req.Header.Set("X-ClickHouse-Key", c.password)

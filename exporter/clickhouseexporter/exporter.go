@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -15,8 +16,10 @@ import (
 	"github.com/apache/arrow-go/v18/arrow/array"
 	"github.com/apache/arrow-go/v18/arrow/ipc"
 	"github.com/apache/arrow-go/v18/arrow/memory"
+	"github.com/klauspost/compress/zstd"
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componentstatus"
+	"go.opentelemetry.io/collector/config/configcompression"
 	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/exporter"
@@ -65,14 +68,28 @@ type chExporter struct {
 // place is what one insert at a time needs, reused.
 type place struct {
 	builder *columns.Builder
-	payload sliceWriter
+	payload sliceWriter   // the rows; with zstd the whole body, compressed
+	zstd    *zstd.Encoder // nil: another compression, which the HTTP client does
+}
+
+// newPlace compresses by zstd itself: the HTTP client would do it from a whole uncompressed body into a buffer that it grows anew
+// for each call, which took as much memory as the rows (BenchmarkSend: 890 bytes a row of 640).
+func (e *chExporter) newPlace() (*place, error) {
+	p := &place{builder: columns.NewBuilder(e.mem, e.table)}
+	if e.cfg.ClientConfig.Compression != configcompression.TypeZstd {
+		return p, nil
+	}
+	level := zstd.EncoderLevelFromZstd(int(e.cfg.ClientConfig.CompressionParams.Level))
+	var err error
+	p.zstd, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(level))
+	return p, err
 }
 
 // batch is one call's rows, encoded.
 type batch struct {
 	rows     int64
 	received time.Time // oldest
-	payload  []byte
+	payload  []byte    // encoded as place.payload
 }
 
 func newExporter(set exporter.Settings, cfg *Config, s signal.Signal) (*chExporter, error) {
@@ -105,7 +122,11 @@ func (e *chExporter) Start(ctx context.Context, host component.Host) error {
 	}
 	e.schema = newSchema(e.cfg, e.client, e.table, e.set.Logger)
 	for range cap(e.places) {
-		e.places <- &place{builder: columns.NewBuilder(e.mem, e.table)}
+		p, err := e.newPlace()
+		if err != nil {
+			return fmt.Errorf("compression: %w", err)
+		}
+		e.places <- p
 	}
 	e.started = true
 
@@ -227,13 +248,28 @@ func (e *chExporter) build(p *place, fill func(*columns.Builder) error) (*batch,
 	}
 	rec := p.builder.NewRecordBatch()
 	defer rec.Release()
-	// Doubling a buffer up to the size of a block was a quarter of the process's CPU, for the pages it touched.
-	p.payload = slices.Grow(p.payload[:0], sizeOf(rec)+payloadFraming)
-	w := ipc.NewWriter(&p.payload, ipc.WithSchema(rec.Schema()), ipc.WithAllocator(e.mem))
-	if err := errors.Join(w.Write(rec), w.Close()); err != nil {
+	if err := p.encode(e.insert, rec, e.mem); err != nil {
 		return nil, &storeError{class: permanent, code: codeBuild, cause: fmt.Errorf("encode the rows: %w", err)}
 	}
 	return &batch{rows: rec.NumRows(), received: oldest(rec), payload: p.payload}, nil
+}
+
+// encode makes rec the place's payload. Doubling a buffer up to a block's size was a quarter of the aggregator's CPU once, for the
+// pages that it touched first; so it gets its size at once, and is kept.
+func (p *place) encode(statement string, rec arrow.RecordBatch, mem memory.Allocator) error {
+	size := sizeOf(rec) + payloadFraming
+	if p.zstd == nil {
+		p.payload = slices.Grow(p.payload[:0], size)
+		w := ipc.NewWriter(&p.payload, ipc.WithSchema(rec.Schema()), ipc.WithAllocator(mem))
+		return errors.Join(w.Write(rec), w.Close())
+	}
+	p.payload = slices.Grow(p.payload[:0], size/2)
+	p.zstd.Reset(&p.payload)
+	if _, err := io.WriteString(p.zstd, statement+"\n"); err != nil { // as newBody does it
+		return err
+	}
+	w := ipc.NewWriter(p.zstd, ipc.WithSchema(rec.Schema()), ipc.WithAllocator(mem))
+	return errors.Join(w.Write(rec), w.Close(), p.zstd.Close())
 }
 
 // tokenOf is the deduplication token: the block's name, which is the same however often the block is sent. A call without a block
@@ -248,6 +284,9 @@ func tokenOf(ctx context.Context) string {
 // send runs the INSERT.
 func (e *chExporter) send(ctx context.Context, p *place, b *batch, token string) error {
 	payload := newBody(e.insert, b.payload)
+	if p.zstd != nil {
+		payload = newZstdBody(b.payload)
+	}
 	begun := time.Now()
 	err := e.client.insert(ctx, insertSettings(token), payload)
 	e.tel.inserted(b, time.Since(begun), err)

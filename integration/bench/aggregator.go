@@ -65,7 +65,7 @@ func benchAggregators(ctx context.Context, kafka *kafkatest.Cluster, s settings)
 		{"contrib", "otel.otel_logs", func(brokers, topic string, ch *chengine.Engine) *rig.Process {
 			group++
 			return rig.NewProcess(map[string]string{"BROKERS": brokers, "TOPIC": topic, "GROUP": fmt.Sprintf("peer-%d", group), "CLICKHOUSE": "tcp://" + ch.TCPAddr},
-				nil, s.peerAggregator, "--config", filepath.Join(s.peerConfigs, "aggregator-config.yaml"))
+				nil, filepath.Join(s.peers, "peer-aggregator"), "--config", filepath.Join(s.peerConfigs, "aggregator-config.yaml"))
 		}},
 	}
 	figures := make([][]aggregatorFigure, len(sides))

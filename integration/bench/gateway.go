@@ -46,7 +46,7 @@ func benchGateways(ctx context.Context, kafka *kafkatest.Cluster, s settings) er
 		}},
 		{"contrib", func(brokers, topic, httpAddr, grpcAddr string) *rig.Process {
 			return rig.NewProcess(map[string]string{"BROKERS": brokers, "TOPIC": topic, "HTTP_ENDPOINT": httpAddr, "GRPC_ENDPOINT": grpcAddr},
-				[]string{httpAddr, grpcAddr}, s.peerGateway, "--config", filepath.Join(s.peerConfigs, "gateway-config.yaml"))
+				[]string{httpAddr, grpcAddr}, filepath.Join(s.peers, "peer-gateway"), "--config", filepath.Join(s.peerConfigs, "gateway-config.yaml"))
 		}},
 	}
 	fmt.Printf("\nGateway: events acknowledged per core-second (thousands, median of %d rounds of %v), peak memory\n", s.rounds, s.duration)

@@ -1,6 +1,6 @@
 // Command bench measures PulseGrid's gateway and aggregator against the stock Collector's, side by side in one run, and prints ratios.
 //
-//	go run ./integration/bench [-only gateway|aggregator] [-rounds N] [-seconds S]
+//	make bench [ARGS="-only gateway|aggregator -rounds N -duration D"]
 //
 // Both gateways write to one real Kafka with acks=all; both aggregators read one topic into one real ClickHouse. What counts is events
 // per core-second: acknowledged events (gateway) or stored rows (aggregator) by CPU seconds of the process under test, as the
@@ -24,15 +24,14 @@ import (
 
 // settings of a run.
 type settings struct {
-	collector      string        // PulseGrid's ocb-built collector
-	peerGateway    string        // the stock gateway
-	peerAggregator string        // the stock aggregator
-	configs        string        // directory of distributions/
-	peerConfigs    string        // directory of the peers' configs
-	rounds         int           // times that each side is measured in each case
-	duration       time.Duration // of load on a gateway, after the warm-up
-	senders        int           // requests in flight
-	events         int           // in the topic that the aggregators read
+	collector   string        // PulseGrid's ocb-built collector
+	peers       string        // directory of the stock Collectors
+	configs     string        // directory of distributions/
+	peerConfigs string        // directory of the peers' configs
+	rounds      int           // times that each side is measured in each case
+	duration    time.Duration // of load on a gateway, after the warm-up
+	senders     int           // requests in flight
+	events      int           // in the topic that the aggregators read
 }
 
 func main() {
@@ -41,8 +40,7 @@ func main() {
 	var only string
 	flag.StringVar(&only, "only", "", "gateway or aggregator; empty: both")
 	flag.StringVar(&s.collector, "collector", "_build/collector/pulsegrid-collector", "PulseGrid's collector")
-	flag.StringVar(&s.peerGateway, "peer-gateway", "_build/peers/gateway/peer-gateway", "the stock gateway")
-	flag.StringVar(&s.peerAggregator, "peer-aggregator", "_build/peers/aggregator/peer-aggregator", "the stock aggregator")
+	flag.StringVar(&s.peers, "peers", "", "directory of the stock Collectors, peer-gateway and peer-aggregator (make bench builds them)")
 	flag.StringVar(&s.configs, "configs", "distributions", "directory of PulseGrid's configs")
 	flag.StringVar(&s.peerConfigs, "peer-configs", "integration/bench/peers", "directory of the peers' configs")
 	flag.IntVar(&s.rounds, "rounds", 3, "rounds; each measures every side once")

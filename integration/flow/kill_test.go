@@ -21,7 +21,8 @@ import (
 
 const (
 	killSenders   = 8
-	killBatch     = 100 // events a request
+	killBatch     = 100                   // events a request
+	killPause     = 50 * time.Millisecond // of a sender after a request: 16,000 events/s of all
 	killDownFor   = 2 * time.Second
 	killLoadAfter = 3 * time.Second // load goes on after the part is back
 )
@@ -102,7 +103,7 @@ func newDriver(r *rig.Rig, service string) *driver {
 func (d *driver) start() {
 	for range killSenders {
 		d.wg.Go(func() {
-			for d.ctx.Err() == nil {
+			for ; d.ctx.Err() == nil; time.Sleep(killPause) {
 				if err := d.send(d.next.Add(1) - 1); err != nil {
 					d.mu.Lock()
 					d.err = err

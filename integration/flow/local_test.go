@@ -34,7 +34,7 @@ func TestLocalCellShowsThisHostAtOnceAndContinues(t *testing.T) {
 		return p
 	}
 	query := func(sql string) string {
-		out, err := exec.Command(program, "query", "--data", data, "--format", "tsv", sql).CombinedOutput()
+		out, err := exec.Command(program, "query", "--data", data, "--format", "TabSeparated", sql).CombinedOutput()
 		if err != nil {
 			return ""
 		}

@@ -158,6 +158,17 @@ func TestAChildThatDoesNotStopIsKilledAndThatIsSaid(t *testing.T) {
 	require.Zero(t, c.state().PID)
 }
 
+// A gateway cannot flush its last telemetry to itself and ends with status 1: its log says so, the user need not hear of it.
+func TestAChildThatFailsWhileItIsStoppedIsNoNewsForTheUser(t *testing.T) {
+	c := shell(t, "trap 'exit 1' TERM; echo up; while :; do sleep 0.1; done", func(message string) { t.Error(message) })
+	c.start()
+	require.Eventually(t, func() bool { return strings.Contains(c.log.lastLines(1), "up") }, 10*time.Second, 10*time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	require.NoError(t, c.stop(ctx))
+	require.Zero(t, c.state().Restarts)
+}
+
 func TestWaitingForAChildThatCrashesFailsAtOnceWithItsLastWords(t *testing.T) {
 	c := shell(t, "echo port is taken >&2; exit 1", func(string) {})
 	c.start()

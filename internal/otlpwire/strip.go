@@ -1,6 +1,7 @@
 package otlpwire
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 
@@ -11,29 +12,25 @@ import (
 // in order, to counts. It is for decoders that make the attributes themselves; metrics have no such decoder and are refused.
 //
 // Messages around an attribute shrink, so their lengths are written anew, as varints of five bytes, of which the last may be
-// padding: that is well-formed, though no encoder writes it, and lets one pass over req do. It fails with ErrMalformed where a
-// fault is outside the attributes' own bytes.
+// padding: that is well-formed, though no encoder writes it, and lets one pass over req do. Its errors say no more than that this
+// cannot be done: req may be well-formed all the same.
 func AppendWithoutAttributes(sig signal.Signal, req, dst []byte, counts []int32) ([]byte, []int32, error) {
-	attributes := (&Event{Signal: sig}).attributesField()
 	if sig == signal.Metrics {
 		return dst, counts, fmt.Errorf("otlpwire: attributes of %s cannot be left out", sig)
 	}
-	if len(req) > math.MaxInt32 {
+	// A nested message of one byte becomes one of six: lengths still fit five bytes.
+	if len(req) > math.MaxInt32/8 {
 		return dst, counts, fmt.Errorf("otlpwire: a request of %d bytes is too large", len(req))
 	}
-	s := stripper{attributes: attributes, out: dst, counts: counts, of: requestOf(sig)}
-	if e := s.message(s.of, req); e != nil {
+	s := stripper{attributes: (&Event{Signal: sig}).attributesField(), out: dst, counts: counts}
+	if e := s.message(requestOf(sig), req); e != nil {
 		return dst, counts, e
-	}
-	if len(s.out)-len(dst) > math.MaxInt32 {
-		return dst, counts, fmt.Errorf("otlpwire: a request of %d bytes is too large", len(req))
 	}
 	return s.out, s.counts, nil
 }
 
 type stripper struct {
 	attributes int32 // number of the field to leave out of events
-	of         *message
 	out        []byte
 	counts     []int32
 }
@@ -47,8 +44,12 @@ func (s *stripper) message(m *message, b []byte) *Error {
 		if f.wire != wireLen || nested.kind < kEvents {
 			continue
 		}
-		s.out = append(s.out, b[from:f.value-lengthSize(f.value, f.pos)]...)
+		if nested.kind == kWrappedOld {
+			return &Error{Kind: ErrMalformed, Offset: f.start, Path: nested.name, Reason: "deprecated: which one counts is left to pdata"}
+		}
+		s.out = append(s.out, b[from:f.start]...)
 		from = f.pos
+		s.out = binary.AppendUvarint(s.out, uint64(f.num)<<3|wireLen)
 		at := len(s.out)
 		s.out = append(s.out, 0, 0, 0, 0, 0)
 		if nested.kind == kEvents {
@@ -65,6 +66,14 @@ func (s *stripper) message(m *message, b []byte) *Error {
 	}
 	s.out = append(s.out, b[from:]...)
 	return nil
+}
+
+// putLength writes n into five bytes.
+func putLength(b []byte, n int) {
+	for i := range 4 {
+		b[i] = byte(n>>(7*i)) | 0x80
+	}
+	b[4] = byte(n >> 28)
 }
 
 // event appends an event's fields but for its attributes, which it counts.

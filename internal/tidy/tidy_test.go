@@ -96,9 +96,25 @@ func TestEveryComponentHasTheSameAnatomy(t *testing.T) {
 		for _, file := range r.those(func(file string) bool { return isTest(file) && path.Dir(file) == folder }) {
 			read += r.read(t, file)
 		}
-		require.Contains(t, read, `"README.md"`, "a test loads the README's examples")
-		require.Contains(t, read, `"config.yaml"`, "a test loads testdata/config.yaml")
-		require.Contains(t, read, "goleak.VerifyTestMain", "a component leaves no goroutine behind")
+		for pattern, why := range map[string]string{
+			`"README\.md"`:                    "a test loads the README's examples",
+			`"testdata(/|", ")config\.yaml"`:  "a test loads testdata/config.yaml",
+			`goleak\.(VerifyTestMain|Find)\(`: "a component leaves no goroutine behind",
+		} {
+			require.True(t, regexp.MustCompile(pattern).MatchString(read), "the tests have no %s: %s", pattern, why)
+		}
+	})
+}
+
+// depguard says it of the code; this says it of tests, which may import their own component.
+func TestNoComponentNotEvenItsTestsImportsAnother(t *testing.T) {
+	imported := regexp.MustCompile(`"github\.com/pulsegrid/pulsegrid/((` + strings.Join(kinds, "|") + `)/\w+)"`)
+	components(t, func(t *testing.T, r repository, folder string) {
+		for _, file := range r.those(func(file string) bool { return isGo(file) && strings.HasPrefix(file, folder+"/") }) {
+			for _, m := range imported.FindAllStringSubmatch(r.read(t, file), -1) {
+				require.Equal(t, folder, m[1], "%s: share through internal", file)
+			}
+		}
 	})
 }
 
@@ -124,8 +140,8 @@ func TestMetricsAreTheSameInMetadataCodeAndREADME(t *testing.T) {
 		}
 		readme := r.read(t, folder+"/README.md")
 		for name := range meta.Metrics() {
-			require.Contains(t, code, `"`+name+`"`, "metadata.yaml declares a metric that no code measures")
-			require.Regexp(t, "`(otelcol_)?"+name+"`", readme, "README.md does not mention a metric")
+			require.True(t, strings.Contains(code, `"`+name+`"`), "no code measures %s", name)
+			require.True(t, regexp.MustCompile("`(otelcol_)?"+name+"`").MatchString(readme), "README.md does not mention %s", name)
 		}
 	})
 }
@@ -255,14 +271,14 @@ func anchors(text string) []string {
 	return out
 }
 
-func TestMigrationsOfVersionsAreMeant(t *testing.T) {
+func TestPinnedVersionsDoNotMoveUnseen(t *testing.T) {
 	r := open(t)
 	for module, version := range map[string]string{
-		"go.opentelemetry.io/collector/component":                "v1.67.0",
+		"go.opentelemetry.io/collector/component":               "v1.67.0",
 		"go.opentelemetry.io/collector/exporter/exporterhelper": "v0.161.0",
-		"github.com/apache/arrow-go/v18":                         "v18.8.0",
-		"github.com/apache/iceberg-go":                           "v0.7.0",
-		"github.com/twmb/franz-go":                               "v1.22.2",
+		"github.com/apache/arrow-go/v18":                        "v18.8.0",
+		"github.com/apache/iceberg-go":                          "v0.7.0",
+		"github.com/twmb/franz-go":                              "v1.22.2",
 	} {
 		require.Contains(t, r.read(t, "go.mod"), fmt.Sprintf("\t%s %s\n", module, version), "these resolve and build together, with the versions of builder-config.yaml")
 	}

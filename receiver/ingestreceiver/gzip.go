@@ -2,6 +2,7 @@ package ingestreceiver
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"sync"
 
@@ -45,7 +46,7 @@ func (g *grpcGzip) Decompress(r io.Reader) (io.Reader, error) {
 
 func (z *inflater) Read(p []byte) (int, error) {
 	n, err := z.Reader.Read(p)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		z.in.Reset(nil) // a pooled inflater must not keep the message
 		z.pool.Put(z)
 	}

@@ -6,6 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/pulsegrid/pulsegrid/internal/otlpdecode"
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
@@ -23,9 +24,10 @@ func BenchmarkDecode(b *testing.B) {
 				values[i] = otlptest.Realistic(sig, uint64(i), perRecord)
 			}
 			in := inspector{signal: sig, defaultTenant: DefaultTenant}
+			decoder := &otlpdecode.Decoder{}
 			b.ReportAllocs()
 			for b.Loop() {
-				blk := newBatch(sig)
+				blk := newBatch(sig, decoder)
 				for i, v := range values {
 					e := &entry{record: &kgo.Record{Topic: sig.Topic(), Key: []byte("source-7"), Value: v, Offset: int64(i)}}
 					in.inspect(e)

@@ -2,6 +2,7 @@ package mskreceiver
 
 import (
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/confmap"
+	"go.opentelemetry.io/collector/confmap/confmaptest"
 	"gopkg.in/yaml.v3"
 )
 
@@ -17,6 +19,30 @@ func TestDefaultsNeedOnlyAGroup(t *testing.T) {
 	require.ErrorContains(t, cfg.Validate(), "group_id")
 	cfg.GroupID = "g"
 	require.NoError(t, confmap.Validate(cfg))
+}
+
+func TestTestdataHasEveryKeyAsItsDefault(t *testing.T) {
+	conf, err := confmaptest.LoadConf(filepath.Join("testdata", "config.yaml"))
+	require.NoError(t, err)
+	want := createDefaultConfig().(*Config)
+	want.GroupID = "pulsegrid"
+	for _, id := range []string{"msk", "msk/all"} {
+		sub, err := conf.Sub(id)
+		require.NoError(t, err)
+		cfg := createDefaultConfig().(*Config)
+		require.NoError(t, sub.Unmarshal(cfg))
+		require.NoError(t, confmap.Validate(cfg))
+		require.Equal(t, want, cfg, id)
+	}
+	all, err := conf.Sub("msk/all")
+	require.NoError(t, err)
+	marshalled := confmap.New()
+	require.NoError(t, marshalled.Marshal(want))
+	for key := range marshalled.ToStringMap() {
+		if key != "tls" {
+			require.True(t, all.IsSet(key), key)
+		}
+	}
 }
 
 func TestWrongValuesAreNamedByTheirKey(t *testing.T) {

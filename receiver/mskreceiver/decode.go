@@ -10,15 +10,14 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
-	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
 	"go.opentelemetry.io/collector/pdata/ptrace"
-	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
 	"github.com/pulsegrid/pulsegrid/internal/eventid"
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
+	"github.com/pulsegrid/pulsegrid/internal/otlpdecode"
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
@@ -101,10 +100,11 @@ type batch struct {
 	metrics pmetric.Metrics
 	traces  ptrace.Traces
 	events  int
+	decoder *otlpdecode.Decoder
 }
 
-func newBatch(s signal.Signal) *batch {
-	b := &batch{signal: s}
+func newBatch(s signal.Signal, decoder *otlpdecode.Decoder) *batch {
+	b := &batch{signal: s, decoder: decoder}
 	switch s {
 	case signal.Logs:
 		b.logs = plog.NewLogs()
@@ -116,16 +116,17 @@ func newBatch(s signal.Signal) *batch {
 	return b
 }
 
-// append decodes e's record, stamps it and adds it to b. It changes nothing where it refuses the record.
+// append decodes e's record, stamps it and adds it to b. It changes nothing where it refuses the record. b refers to the record's
+// value from then on, so the client must not be given pools that it would come from (kgo.WithPools).
 func (b *batch) append(e *entry) *refusal {
 	var err error
 	var stamped int
 	switch b.signal {
 	case signal.Logs:
-		req := plogotlp.NewExportRequest()
-		if err = req.UnmarshalProto(e.record.Value); err == nil {
-			stamped = stampLogs(req.Logs(), e)
-			req.Logs().ResourceLogs().MoveAndAppendTo(b.logs.ResourceLogs())
+		var ld plog.Logs
+		if ld, err = b.decoder.Logs(e.record.Value); err == nil {
+			stamped = stampLogs(ld, e)
+			ld.ResourceLogs().MoveAndAppendTo(b.logs.ResourceLogs())
 		}
 	case signal.Metrics:
 		req := pmetricotlp.NewExportRequest()
@@ -134,10 +135,10 @@ func (b *batch) append(e *entry) *refusal {
 			req.Metrics().ResourceMetrics().MoveAndAppendTo(b.metrics.ResourceMetrics())
 		}
 	case signal.Traces:
-		req := ptraceotlp.NewExportRequest()
-		if err = req.UnmarshalProto(e.record.Value); err == nil {
-			stamped = stampTraces(req.Traces(), e)
-			req.Traces().ResourceSpans().MoveAndAppendTo(b.traces.ResourceSpans())
+		var td ptrace.Traces
+		if td, err = b.decoder.Traces(e.record.Value); err == nil {
+			stamped = stampTraces(td, e)
+			td.ResourceSpans().MoveAndAppendTo(b.traces.ResourceSpans())
 		}
 	}
 	if err != nil {

@@ -102,7 +102,7 @@ func (p *partition) process(part []*entry) bool {
 // decode decodes part, and puts what is refused into quarantine first. It is done anew for each delivery: a pipeline may have
 // changed the data that it was given, and a waiting partition should hold no more memory than its records.
 func (p *partition) decode(part []*entry, tries *tries) (*batch, bool) {
-	b := newBatch(p.signal)
+	b := newBatch(p.signal, &p.decoder)
 	var refused []*entry
 	for _, e := range part {
 		if e.refusal == nil {

@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 
+	"github.com/pulsegrid/pulsegrid/internal/otlpdecode"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -33,7 +34,7 @@ import (
 //   - records of an earlier assignment never get here: the client tags each record with the ctx of the partition that was
 //     assigned when it was fetched (group.go).
 //
-// run owns gather. mu guards inbox and stopped.
+// run owns gather and decoder. mu guards inbox and stopped.
 type partition struct {
 	topicPartition
 	signal signal.Signal
@@ -51,7 +52,8 @@ type partition struct {
 	stopped bool
 	wake    chan struct{} // holds one token: the inbox or the pause has changed
 
-	gather gathering
+	gather  gathering
+	decoder otlpdecode.Decoder
 
 	begin         atomic.Int64 // committed offset that it was assigned with; -1: none
 	position      atomic.Int64 // offset after the last finished record; -1: unknown yet

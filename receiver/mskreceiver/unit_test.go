@@ -24,6 +24,7 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
+	"github.com/pulsegrid/pulsegrid/internal/otlpdecode"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -162,7 +163,7 @@ func TestDecodedFactorCoversMeasuredMemory(t *testing.T) {
 		value, err := plogotlp.NewExportRequestFromLogs(ld).MarshalProto()
 		require.NoError(t, err)
 		held := heap()
-		b := newBatch(signal.Logs)
+		b := newBatch(signal.Logs, &otlpdecode.Decoder{})
 		require.Nil(t, b.append(&entry{record: &kgo.Record{Value: value}}))
 		factor := (heap() - held) / float64(len(value))
 		t.Logf("%d attributes, %d bytes an event: decoded takes %.1f times the record", attributes, len(value)/records.Len(), factor)
@@ -209,7 +210,7 @@ func TestEveryEventOfEverySignalIsStamped(t *testing.T) {
 		return e
 	}
 	want := lineage.Origin{Tenant: "acme", Source: "agent", Received: time.Unix(4, 0).UTC(), Topic: "otlp.metrics.v1", Partition: 3}
-	b, e := newBatch(signal.Metrics), inspect(signal.Metrics, metrics)
+	b, e := newBatch(signal.Metrics, &otlpdecode.Decoder{}), inspect(signal.Metrics, metrics)
 	require.Nil(t, b.append(e))
 	require.Equal(t, 5, b.events)
 	require.Equal(t, 5, e.events)
@@ -239,7 +240,7 @@ func TestEveryEventOfEverySignalIsStamped(t *testing.T) {
 	}
 	require.Len(t, ids, 5)
 
-	b = newBatch(signal.Traces)
+	b = newBatch(signal.Traces, &otlpdecode.Decoder{})
 	require.Nil(t, b.append(inspect(signal.Traces, traces)))
 	require.Nil(t, b.append(inspect(signal.Traces, traces)))
 	require.Equal(t, 4, b.events)
@@ -275,7 +276,7 @@ func FuzzRecord(f *testing.F) {
 			}
 			return
 		}
-		b := newBatch(s)
+		b := newBatch(s, &otlpdecode.Decoder{})
 		if refused := b.append(e); refused != nil {
 			t.Fatalf("inspection accepted what decoding refuses: %s", refused.reason)
 		}
