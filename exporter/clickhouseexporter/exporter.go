@@ -88,6 +88,7 @@ func (e *chExporter) newPlace() (*place, error) {
 // batch is one call's rows, encoded.
 type batch struct {
 	rows     int64
+	bytes    int       // of the columns, before compression
 	received time.Time // oldest
 	payload  []byte    // encoded as place.payload
 }
@@ -251,7 +252,7 @@ func (e *chExporter) build(p *place, fill func(*columns.Builder) error) (*batch,
 	if err := p.encode(e.insert, rec, e.mem); err != nil {
 		return nil, &storeError{class: permanent, code: codeBuild, cause: fmt.Errorf("encode the rows: %w", err)}
 	}
-	return &batch{rows: rec.NumRows(), received: oldest(rec), payload: p.payload}, nil
+	return &batch{rows: rec.NumRows(), bytes: sizeOf(rec), received: oldest(rec), payload: p.payload}, nil
 }
 
 // encode makes rec the place's payload. Doubling a buffer up to a block's size was a quarter of the aggregator's CPU once, for the

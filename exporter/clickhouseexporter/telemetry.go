@@ -61,7 +61,7 @@ func (t *telemetry) inserted(b *batch, took time.Duration, err error) {
 		}
 	} else {
 		t.rows.Add(ctx, b.rows, t.with())
-		t.bytes.Add(ctx, int64(len(b.payload)), t.with())
+		t.bytes.Add(ctx, int64(b.bytes), t.with())
 		t.freshnessS.Record(ctx, max(time.Since(b.received), 0).Seconds(), t.with())
 	}
 	o := attribute.String("outcome", outcome)

@@ -86,7 +86,7 @@ func TestBadInputGetsItsDocumentedStatus(t *testing.T) {
 		t.Errorf("the gateway took %d MiB, its limit is %d MiB", u.PeakRSS>>20, gatewayMemoryLimit>>20)
 	}
 	t.Logf("peak memory of the gateway: %d MiB", u.PeakRSS>>20)
-	if err := post("http://"+r.HTTP+"/v1/logs", good); err != nil {
+	if err := post("http://"+r.HTTP+"/v1/logs", "", good); err != nil {
 		t.Errorf("after all that: %v", err)
 	}
 }

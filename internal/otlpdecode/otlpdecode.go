@@ -1,9 +1,10 @@
-// Package otlpdecode makes pdata of OTLP requests at about half of what pdata's own decoder costs, for logs and spans.
+// Package otlpdecode makes pdata of OTLP requests with less memory than pdata's own decoder, for logs and spans: 1.6 KB in 29
+// allocations an event instead of 3.7 KB in 67 (BenchmarkDecoders). In the whole aggregator that is 13 % of the CPU and 20 % of the
+// peak memory (make bench ARGS="-only aggregator", with it and with pdata's own decoder in its place, three runs each in turn).
 //
 // Nearly all of a request is attributes, and nearly all of what decoding them costs is memory: pdata copies each key and each text,
-// and grows each attribute list from one to 32 (profile of BenchmarkDecode in receiver/mskreceiver: 69 allocations and 3.8 KB for
-// a log record of 24 attributes, whose 768 bytes hold all of it). Here an event's attributes are made in one list of the right
-// size, with room for a stamp of internal/lineage, and their keys and texts stay where they are, in the request. All else is left
+// and grows each attribute list from one to 32. Here an event's attributes are made in one list of the right size, with room for a
+// stamp of internal/lineage, and their keys and texts stay where they are, in the request. All else is left
 // to pdata, which decodes the request without those attributes.
 //
 // What it returns is what pdata makes of the request, which the tests hold it to, but for indices into a profile's strings, which
