@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -23,7 +24,8 @@ const (
 // the lake; the second start has what the first one had, and goes on.
 func TestLocalCellShowsThisHostAtOnceAndContinues(t *testing.T) {
 	program := filepath.Join(rig.Root(), "_build", "pulsegrid")
-	data := t.TempDir()
+	home := t.TempDir()
+	data := filepath.Join(home, "pulsegrid-data") // as `make run` has it
 	start := func() *rig.Process {
 		_, grpcPort, _ := strings.Cut(rig.FreeAddr(), ":")
 		_, httpPort, _ := strings.Cut(rig.FreeAddr(), ":")
@@ -68,6 +70,11 @@ func TestLocalCellShowsThisHostAtOnceAndContinues(t *testing.T) {
 		return lake.Pyiceberg > 0 && lake.DuckDB == lake.Pyiceberg
 	})
 	t.Logf("the lake has %+v rows of this host's metrics", lake)
+	cmd := exec.Command(pytest.Python(t), "-")
+	cmd.Dir, cmd.Stdin = home, strings.NewReader(readmesPython(t))
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "system.") {
+		t.Errorf("the README's way to read the lake: %v\n%s", err, out)
+	}
 
 	if !p.Stop(localStopping) {
 		t.Fatalf("did not stop within %v of SIGTERM:\n%s", localStopping, p.Log())
@@ -81,6 +88,21 @@ func TestLocalCellShowsThisHostAtOnceAndContinues(t *testing.T) {
 	if err := exec.Command(program, "status", "--data", data).Run(); err != nil {
 		t.Errorf("pulsegrid status: %v", err)
 	}
+}
+
+// readmesPython is the script that the README shows.
+func readmesPython(t *testing.T) string {
+	t.Helper()
+	readme, err := os.ReadFile(filepath.Join(rig.Root(), "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, script, found := strings.Cut(string(readme), "python3 - <<'PY'\n")
+	script, _, ended := strings.Cut(script, "    PY\n")
+	if !found || !ended {
+		t.Fatal("the README shows no Python script")
+	}
+	return strings.ReplaceAll(strings.TrimPrefix(script, "    "), "\n    ", "\n")
 }
 
 // hostMetricsScript counts this host's metrics in the lake with two readers, as the README shows it.
