@@ -50,6 +50,7 @@ func TestLocalCellShowsThisHostAtOnceAndContinues(t *testing.T) {
 		return n
 	}
 
+	began := time.Now()
 	p := start()
 	t.Cleanup(func() {
 		p.Stop(localStopping)
@@ -59,6 +60,9 @@ func TestLocalCellShowsThisHostAtOnceAndContinues(t *testing.T) {
 	})
 	const hostMetrics = "startsWith(metric_name, 'system.')"
 	eventually(t, "this host's metrics in ClickHouse", func() bool { return count("metrics", hostMetrics) > 0 })
+	if took := time.Since(began); took > localVisible {
+		t.Errorf("this host's metrics took %v to be seen, more than %v", took, localVisible)
+	}
 	eventually(t, "the cell's own logs in ClickHouse", func() bool { return count("logs", "1") > 0 })
 	state, err := cell.ReadState(data)
 	if err != nil {
