@@ -1,10 +1,22 @@
 // Package block describes a block: a contiguous offset range of one Kafka partition. It is the unit of work, of exactness and
 // of audit. The mskreceiver puts the block that it is delivering into the pipeline's context.
+//
+// What receiver, dedupe and stores owe each other (docs/ARCHITECTURE.md, "Effectively once"):
+//
+//   - Blocks tile a partition: a block's First is the Next of the block before it, whatever lies between two records. A block
+//     without events (all duplicates, all quarantined) is delivered like any other.
+//   - A block's range is committed as an intent before the block is first delivered, so that whoever takes the partition over
+//     delivers the same range under the same name.
+//   - Several blocks of a partition may be delivered at a time, and may arrive in any order. Whoever needs their order waits
+//     for the block that begins where the last one ended.
+//   - A delivery that failed is repeated with the same block. Halves of a block that was refused tile it.
 package block
 
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
+	"time"
 
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
@@ -13,11 +25,28 @@ import (
 type Block struct {
 	Topic     string
 	Partition int32
-	First     int64 // offset of the first record
-	Last      int64 // offset of the last record, inclusive
+	First     int64 // its first offset: the Next of the block before it
+	Last      int64 // its last offset, inclusive
 	Signal    signal.Signal
 	Events    int // events that were decoded from it
 	Bytes     int // sum of the record values' sizes
+
+	// Oldest is the least offset that the group has not finished in this partition: everything before it is, as far as the
+	// group knows, in the store. A store that knows better answers with a ResumeError.
+	Oldest int64
+	// Fresh: the group had nothing committed for the partition when it was assigned; where it began was initial_offset's choice.
+	Fresh bool
+	// Intended is when the range was first decided. Redo: by an owner before this one, so it may have been stored already.
+	Intended time.Time
+	Redo     bool
+	// Account collects what became of the block's events in this delivery, for the ledger; never nil in a delivered block.
+	Account *Account
+}
+
+// Account is what the stages before the store did with a block's events. Stages add, the store reads.
+type Account struct {
+	Duplicates  atomic.Int64 // removed by dedupe
+	Quarantined atomic.Int64 // in records that went to quarantine; not part of Block.Events
 }
 
 // Next is the offset at which the following block begins.
@@ -39,4 +68,23 @@ func NewContext(ctx context.Context, b Block) context.Context {
 func FromContext(ctx context.Context) (Block, bool) {
 	b, ok := ctx.Value(key{}).(Block)
 	return b, ok
+}
+
+// ResumeError is a store's answer to a block that lies beyond what the store holds of its partition, though the group takes what is
+// before it for finished: the store was restored, or replaced, and its own offsets say where to go on. The receiver goes back to
+// Next and delivers from there.
+type ResumeError struct {
+	Topic     string
+	Partition int32
+	Next      int64 // offset to go on at; FromStart: the store holds nothing of the partition
+}
+
+// FromStart is the ResumeError.Next of a store that holds nothing of a partition.
+const FromStart int64 = -1
+
+func (e *ResumeError) Error() string {
+	if e.Next == FromStart {
+		return fmt.Sprintf("the store holds nothing of topic %s, partition %d: resume from its start", e.Topic, e.Partition)
+	}
+	return fmt.Sprintf("the store holds topic %s, partition %d only up to offset %d: resume from there", e.Topic, e.Partition, e.Next)
 }

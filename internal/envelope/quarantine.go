@@ -8,12 +8,13 @@ const (
 	HeaderOriginPartition  = "origin_partition"
 	HeaderOriginOffset     = "origin_offset"
 	HeaderOriginTimestamp  = "origin_timestamp" // of the record in its topic, Unix nanoseconds
+	HeaderOriginGroup      = "origin_group"     // consumer group that could not store it: other stores may have it
 )
 
 // QuarantineHeader tells whether a header belongs to the quarantine rather than to the original record.
 func QuarantineHeader(key string) bool {
 	switch key {
-	case HeaderQuarantineCode, HeaderQuarantineReason, HeaderOriginTopic, HeaderOriginPartition, HeaderOriginOffset, HeaderOriginTimestamp:
+	case HeaderQuarantineCode, HeaderQuarantineReason, HeaderOriginTopic, HeaderOriginPartition, HeaderOriginOffset, HeaderOriginTimestamp, HeaderOriginGroup:
 		return true
 	}
 	return false

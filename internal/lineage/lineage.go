@@ -25,6 +25,7 @@ const (
 	AttrReceived  = Prefix + "received_unix_nano"
 	AttrTopic     = Prefix + "topic"
 	AttrPartition = Prefix + "partition"
+	AttrAppended  = Prefix + "appended_unix_nano"
 	AttrEvent     = Prefix + "event"
 )
 
@@ -35,6 +36,7 @@ type Origin struct {
 	Received  time.Time
 	Topic     string // empty: the event did not come through Kafka
 	Partition int32
+	Appended  time.Time // the record's timestamp: when Kafka appended it, with message.timestamp.type=LogAppendTime
 }
 
 // Event is one event's id and place.
@@ -63,12 +65,15 @@ func removeReserved(attrs pcommon.Map) {
 // StampResource replaces the reserved attributes of a resource by o.
 func StampResource(attrs pcommon.Map, o Origin) {
 	removeReserved(attrs)
-	attrs.EnsureCapacity(attrs.Len() + 5)
+	attrs.EnsureCapacity(attrs.Len() + 6)
 	attrs.PutStr(AttrTenant, o.Tenant)
 	attrs.PutStr(AttrSource, o.Source)
 	attrs.PutInt(AttrReceived, o.Received.UnixNano())
 	attrs.PutStr(AttrTopic, o.Topic)
 	attrs.PutInt(AttrPartition, int64(o.Partition))
+	if !o.Appended.IsZero() {
+		attrs.PutInt(AttrAppended, o.Appended.UnixNano())
+	}
 }
 
 // StampEvent replaces the reserved attributes of an event by e.
@@ -100,6 +105,9 @@ func ReadResource(attrs pcommon.Map) (Origin, bool) {
 	}
 	if v, ok = attrs.Get(AttrPartition); ok {
 		o.Partition = int32(v.Int())
+	}
+	if v, ok = attrs.Get(AttrAppended); ok {
+		o.Appended = time.Unix(0, v.Int()).UTC()
 	}
 	return o, true
 }

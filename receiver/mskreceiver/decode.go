@@ -72,6 +72,7 @@ func (i inspector) origin(r *kgo.Record) origin {
 		Received:  r.Timestamp,
 		Topic:     r.Topic,
 		Partition: r.Partition,
+		Appended:  r.Timestamp,
 	}}
 	if tenant, ok := header(r, envelope.HeaderTenant); ok && tenant != "" {
 		o.Tenant = strings.ToValidUTF8(tenant, "\uFFFD")

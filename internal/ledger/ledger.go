@@ -1,0 +1,148 @@
+// Package ledger is the record of what became of each block, which both stores keep beside their rows: so many events came in, so many
+// were duplicates or went to quarantine, so many became rows, and their ids have this sum. The audit compares it with Kafka and with
+// the rows. A block has one entry in a store; one that is written twice (a retry) is the same entry, told by its range.
+package ledger
+
+import (
+	"encoding/binary"
+	"time"
+
+	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/array"
+	"github.com/apache/arrow-go/v18/arrow/memory"
+	"github.com/apache/iceberg-go"
+
+	"github.com/pulsegrid/pulsegrid/internal/block"
+	"github.com/pulsegrid/pulsegrid/internal/signal"
+)
+
+// Name of the table, in both stores.
+const Name = "ledger"
+
+// Entry is one block's. Events = Duplicates + Rows + what other processors of the pipeline removed; Quarantined comes on top.
+type Entry struct {
+	Topic       string
+	Partition   int32
+	First, Last int64 // offsets, inclusive
+	Signal      signal.Signal
+	Events      int64     // events that were decoded from the block
+	Duplicates  int64     // of these, removed by dedupe
+	Quarantined int64     // events in the block's records that went to quarantine; 0 for records whose events cannot be counted
+	Rows        int64     // rows that the store has of the block
+	IDSum       uint64    // IDSum over the rows' event ids
+	Written     time.Time // when the entry was made; milliseconds count
+}
+
+// Of begins the entry of a block that a store has taken.
+func Of(b block.Block, rows int64, idSum uint64, now time.Time) Entry {
+	e := Entry{
+		Topic: b.Topic, Partition: b.Partition, First: b.First, Last: b.Last, Signal: b.Signal,
+		Events: int64(b.Events), Rows: rows, IDSum: idSum, Written: now,
+	}
+	if b.Account != nil {
+		e.Duplicates, e.Quarantined = b.Account.Duplicates.Load(), b.Account.Quarantined.Load()
+	}
+	return e
+}
+
+// IDSum is what an event id adds to a sum: its first eight bytes, little endian. Sums are modulo 2^64. In ClickHouse:
+// sum(reinterpretAsUInt64(substring(event_id, 1, 8))).
+func IDSum(id []byte) uint64 { return binary.LittleEndian.Uint64(id) }
+
+// column is the definition that everything below is made of.
+type column struct {
+	name, doc  string
+	clickhouse string
+	iceberg    iceberg.PrimitiveType
+	arrow      arrow.DataType
+}
+
+var columns = []column{
+	{"kafka_topic", "topic of the block", "LowCardinality(String)", iceberg.PrimitiveTypes.String, arrow.BinaryTypes.String},
+	{"kafka_partition", "partition of the block", "Int32", iceberg.PrimitiveTypes.Int32, arrow.PrimitiveTypes.Int32},
+	{"first_offset", "first offset of the block: the one after the block before it", "Int64", iceberg.PrimitiveTypes.Int64, arrow.PrimitiveTypes.Int64},
+	{"last_offset", "last offset of the block, inclusive", "Int64", iceberg.PrimitiveTypes.Int64, arrow.PrimitiveTypes.Int64},
+	{"signal", "logs, metrics or traces", "LowCardinality(String)", iceberg.PrimitiveTypes.String, arrow.BinaryTypes.String},
+	{"events", "events that were decoded from the block", "Int64", iceberg.PrimitiveTypes.Int64, arrow.PrimitiveTypes.Int64},
+	{"duplicates", "of these, duplicates that were removed", "Int64", iceberg.PrimitiveTypes.Int64, arrow.PrimitiveTypes.Int64},
+	{"quarantined", "events of records that went to quarantine", "Int64", iceberg.PrimitiveTypes.Int64, arrow.PrimitiveTypes.Int64},
+	{"rows", "rows that the table of the signal has of the block", "Int64", iceberg.PrimitiveTypes.Int64, arrow.PrimitiveTypes.Int64},
+	{"id_sum", "sum modulo 2^64 of the first eight bytes, little endian, of event_id over the rows; in Iceberg as two's complement", "UInt64", iceberg.PrimitiveTypes.Int64, arrow.PrimitiveTypes.Uint64},
+	{"written_time", "when the entry was made", "DateTime64(3, 'UTC')", iceberg.PrimitiveTypes.TimestampTz, &arrow.TimestampType{Unit: arrow.Millisecond, TimeZone: "UTC"}},
+}
+
+// ArrowSchema is the schema of NewRecordBatch. ClickHouse takes such a batch as it is (ArrowStream); Iceberg wants id_sum as an int64
+// and written_time in microseconds (NewIcebergBatch).
+func ArrowSchema() *arrow.Schema {
+	fields := make([]arrow.Field, len(columns))
+	for i, c := range columns {
+		fields[i] = arrow.Field{Name: c.name, Type: c.arrow}
+	}
+	return arrow.NewSchema(fields, nil)
+}
+
+// NewRecordBatch makes one row of each entry. The caller releases it.
+func NewRecordBatch(mem memory.Allocator, entries []Entry) arrow.RecordBatch {
+	return newBatch(mem, ArrowSchema(), entries)
+}
+
+// IcebergSchema is the schema to create the table with.
+func IcebergSchema() *iceberg.Schema {
+	fields := make([]iceberg.NestedField, len(columns))
+	for i, c := range columns {
+		fields[i] = iceberg.NestedField{ID: i + 1, Name: c.name, Type: c.iceberg, Required: true, Doc: c.doc}
+	}
+	return iceberg.NewSchema(0, fields...)
+}
+
+// NewIcebergBatch makes one row of each entry with the given schema, which is the loaded table's as Arrow (its field ids are in the
+// fields' metadata): the columns of IcebergSchema in that order. The caller releases it.
+func NewIcebergBatch(mem memory.Allocator, sc *arrow.Schema, entries []Entry) arrow.RecordBatch {
+	return newBatch(mem, sc, entries)
+}
+
+func newBatch(mem memory.Allocator, sc *arrow.Schema, entries []Entry) arrow.RecordBatch {
+	b := array.NewRecordBuilder(mem, sc)
+	defer b.Release()
+	for _, e := range entries {
+		for i, v := range []any{e.Topic, e.Partition, e.First, e.Last, e.Signal.String(), e.Events, e.Duplicates, e.Quarantined, e.Rows, e.IDSum, e.Written} {
+			switch f := b.Field(i).(type) {
+			case *array.StringBuilder:
+				f.Append(v.(string))
+			case *array.LargeStringBuilder:
+				f.Append(v.(string))
+			case *array.Int32Builder:
+				f.Append(v.(int32))
+			case *array.Int64Builder:
+				if sum, ok := v.(uint64); ok {
+					f.Append(int64(sum))
+				} else {
+					f.Append(v.(int64))
+				}
+			case *array.Uint64Builder:
+				f.Append(v.(uint64))
+			case *array.TimestampBuilder:
+				f.AppendTime(v.(time.Time))
+			}
+		}
+	}
+	return b.NewRecordBatch()
+}
+
+// ClickHouseDDL returns the statement that creates the table in a database. Entries that are written twice become one when parts
+// merge; read the table with FINAL. onCluster is empty or " ON CLUSTER name"; replicated makes it a ReplicatedReplacingMergeTree.
+func ClickHouseDDL(database, onCluster string, replicated bool) string {
+	engine := "ReplacingMergeTree"
+	if replicated {
+		engine = "Replicated" + engine
+	}
+	s := "CREATE TABLE IF NOT EXISTS `" + database + "`.`" + Name + "`" + onCluster + "\n(\n"
+	for i, c := range columns {
+		s += "    `" + c.name + "` " + c.clickhouse + " COMMENT '" + c.doc + "'"
+		if i < len(columns)-1 {
+			s += ","
+		}
+		s += "\n"
+	}
+	return s + ")\nENGINE = " + engine + "(written_time)\nORDER BY (kafka_topic, kafka_partition, first_offset, last_offset)"
+}

@@ -1,0 +1,51 @@
+package ledger_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/apache/arrow-go/v18/arrow/array"
+	"github.com/apache/arrow-go/v18/arrow/memory"
+	"github.com/apache/iceberg-go/table"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pulsegrid/pulsegrid/internal/block"
+	"github.com/pulsegrid/pulsegrid/internal/ledger"
+	"github.com/pulsegrid/pulsegrid/internal/signal"
+)
+
+func entry() ledger.Entry {
+	b := block.Block{Topic: "otlp.logs.v1", Partition: 3, First: 10, Last: 19, Signal: signal.Logs, Events: 100, Account: &block.Account{}}
+	b.Account.Duplicates.Add(7)
+	b.Account.Quarantined.Add(2)
+	return ledger.Of(b, 93, 1<<63+5, time.UnixMilli(1_700_000_000_123))
+}
+
+func TestBatchOfBothStoresHoldsTheEntry(t *testing.T) {
+	mem := memory.NewCheckedAllocator(memory.NewGoAllocator())
+	defer mem.AssertSize(t, 0)
+	iceberg, err := table.SchemaToArrowSchema(ledger.IcebergSchema(), nil, true, false)
+	require.NoError(t, err)
+
+	hot := ledger.NewRecordBatch(mem, []ledger.Entry{entry()})
+	defer hot.Release()
+	lake := ledger.NewIcebergBatch(mem, iceberg, []ledger.Entry{entry()})
+	defer lake.Release()
+
+	want := []string{"otlp.logs.v1", "3", "10", "19", "logs", "100", "7", "2", "93"}
+	for i, w := range want {
+		require.Equal(t, w, hot.Column(i).ValueStr(0), hot.ColumnName(i))
+		require.Equal(t, w, lake.Column(i).ValueStr(0), lake.ColumnName(i))
+	}
+	require.Equal(t, uint64(1<<63+5), hot.Column(9).(*array.Uint64).Value(0))
+	require.Equal(t, int64(-1<<63+5), lake.Column(9).(*array.Int64).Value(0), "two's complement")
+	require.Equal(t, "2023-11-14 22:13:20.123Z", hot.Column(10).ValueStr(0))
+	require.True(t, strings.HasPrefix(lake.Column(10).ValueStr(0), "2023-11-14 22:13:20.123"), lake.Column(10).ValueStr(0))
+}
+
+func TestClickHouseDDLReplacesEntriesWrittenTwice(t *testing.T) {
+	ddl := ledger.ClickHouseDDL("pulsegrid", "", true)
+	require.Contains(t, ddl, "ENGINE = ReplicatedReplacingMergeTree(written_time)")
+	require.Contains(t, ddl, "ORDER BY (kafka_topic, kafka_partition, first_offset, last_offset)")
+}
