@@ -40,8 +40,8 @@ func TestBatchOfBothStoresHoldsTheEntry(t *testing.T) {
 	}
 	require.Equal(t, uint64(1<<63+5), hot.Column(9).(*array.Uint64).Value(0))
 	require.Equal(t, int64(-1<<63+5), lake.Column(9).(*array.Int64).Value(0), "two's complement")
-	require.Equal(t, "2023-11-14 22:13:20.123Z", hot.Column(10).ValueStr(0))
-	require.True(t, strings.HasPrefix(lake.Column(10).ValueStr(0), "2023-11-14 22:13:20.123"), lake.Column(10).ValueStr(0))
+	require.Equal(t, "2023-11-14T22:13:20.123Z", hot.Column(10).ValueStr(0))
+	require.True(t, strings.HasPrefix(lake.Column(10).ValueStr(0), "2023-11-14T22:13:20.123"), lake.Column(10).ValueStr(0))
 }
 
 func TestClickHouseDDLReplacesEntriesWrittenTwice(t *testing.T) {

@@ -209,7 +209,7 @@ func TestEveryEventOfEverySignalIsStamped(t *testing.T) {
 		require.Nil(t, e.refusal)
 		return e
 	}
-	want := lineage.Origin{Tenant: "acme", Source: "agent", Received: time.Unix(4, 0).UTC(), Topic: "otlp.metrics.v1", Partition: 3}
+	want := lineage.Origin{Tenant: "acme", Source: "agent", Received: time.Unix(4, 0).UTC(), Topic: "otlp.metrics.v1", Partition: 3, Appended: time.Unix(5, 0).UTC()}
 	b, e := newBatch(signal.Metrics, &otlpdecode.Decoder{}), inspect(signal.Metrics, metrics)
 	require.Nil(t, b.append(e))
 	require.Equal(t, 5, b.events)
