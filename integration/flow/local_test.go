@@ -89,9 +89,13 @@ func TestLocalCellShowsThisHostAtOnceAndContinues(t *testing.T) {
 	if state2, err := cell.ReadState(data); err != nil || first == "" || first > state2.Started.UTC().Format(time.DateTime) {
 		t.Errorf("after the second start, at %v, the oldest row is of %q (%v)", state2.Started, first, err)
 	}
-	if err := exec.Command(program, "status", "--data", data).Run(); err != nil {
-		t.Errorf("pulsegrid status: %v", err)
-	}
+	eventually(t, "pulsegrid status says that all is well", func() bool { // not before the parts have answered once
+		out, err := exec.Command(program, "status", "--data", data).CombinedOutput()
+		if err != nil {
+			t.Logf("pulsegrid status: %v\n%s", err, out)
+		}
+		return err == nil
+	})
 }
 
 // readmesPython is the script that the README shows.
