@@ -1,0 +1,286 @@
+package spill
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/pulsegrid/pulsegrid/internal/testkit/s3test"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func testConfig(url, gateway string) Config {
+	return Config{URL: url, Gateway: gateway, MaxObjectBytes: 1 << 20, MaxLatency: 20 * time.Millisecond, MaxBytes: 1 << 30, MaxAge: time.Hour}
+}
+
+func open(t *testing.T, cfg Config) *Spool {
+	t.Helper()
+	s, err := Open(t.Context(), cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	return s
+}
+
+func dir(t *testing.T) string { return "file://" + t.TempDir() }
+
+func rec(n int) Record {
+	return Record{
+		Topic: "otlp.logs.v1", Key: []byte("agent"), Value: fmt.Appendf(nil, "value %d", n),
+		Headers: []Header{{Key: "tenant", Value: []byte("acme")}, {Key: "empty", Value: []byte{}}},
+	}
+}
+
+// collector is a produce that keeps what it is given, and fails as long as broken says so.
+type collector struct {
+	mu     sync.Mutex
+	got    []Record
+	broken func(batch []Record) error
+}
+
+func (c *collector) produce(_ context.Context, rs []Record) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.broken != nil {
+		if err := c.broken(rs); err != nil {
+			return err
+		}
+	}
+	c.got = append(c.got, rs...)
+	return nil
+}
+
+func encoded(t testing.TB, rs ...Record) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	e, err := newEncoder(&buf)
+	require.NoError(t, err)
+	for _, r := range rs {
+		require.NoError(t, e.add(r))
+	}
+	require.NoError(t, e.close())
+	return buf.Bytes()
+}
+
+func decoded(b []byte) (out []Record, err error) {
+	d, err := newDecoder(bytes.NewReader(b))
+	if err != nil {
+		return nil, err
+	}
+	defer d.close()
+	for {
+		r, err := d.next()
+		if err == io.EOF {
+			return out, nil
+		}
+		if err != nil {
+			return out, err
+		}
+		out = append(out, r)
+	}
+}
+
+func TestAnObjectGivesBackItsRecordsUnchanged(t *testing.T) {
+	want := []Record{
+		rec(1),
+		{Topic: "t", Value: []byte{}}, // no key, no value, no headers
+		{Topic: "t", Key: []byte{}, Value: bytes.Repeat([]byte{0xff, 0}, 1<<20)},
+	}
+	got, err := decoded(encoded(t, want...))
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+}
+
+func TestADamagedObjectIsToldFromAStoreThatFails(t *testing.T) {
+	whole := encoded(t, rec(1), rec(2))
+	for cut := range len(whole) - 1 {
+		_, err := decoded(whole[:cut])
+		require.ErrorIs(t, err, ErrDamaged, "cut at %d of %d", cut, len(whole))
+	}
+	for at := range whole {
+		bad := slices.Clone(whole)
+		bad[at] ^= 0x40
+		if got, err := decoded(bad); err == nil { // a bit of zstd's head that says nothing of the content
+			require.Equal(t, []Record{rec(1), rec(2)}, got, "bit flipped at %d", at)
+		} else {
+			require.ErrorIs(t, err, ErrDamaged, "bit flipped at %d", at)
+		}
+	}
+	broken := errors.New("connection reset")
+	d, err := newDecoder(io.MultiReader(bytes.NewReader(whole[:len(magic)+4]), &failing{broken}))
+	require.NoError(t, err)
+	defer d.close()
+	_, err = d.next()
+	require.ErrorIs(t, err, broken)
+	require.NotErrorIs(t, err, ErrDamaged)
+}
+
+type failing struct{ err error }
+
+func (f *failing) Read([]byte) (int, error) { return 0, f.err }
+
+func FuzzObject(f *testing.F) {
+	f.Add(encoded(f, rec(1), rec(2)))
+	f.Add([]byte(magic))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		got, err := decoded(b)
+		if err != nil {
+			return
+		}
+		again, err := decoded(encoded(t, got...))
+		require.NoError(t, err)
+		require.Equal(t, got, again)
+	})
+}
+
+func TestManyRequestsShareAnObjectAndEachIsStoredWhenPutReturns(t *testing.T) {
+	s := open(t, testConfig(dir(t), "gw"))
+	var wg sync.WaitGroup
+	for i := range 200 {
+		wg.Go(func() {
+			if err := s.Put(t.Context(), []Record{rec(i)}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	objects := s.Backlog().Objects
+	require.Positive(t, objects)
+	require.Less(t, objects, 100, "requests did not share objects")
+	var c collector
+	d, err := s.Drain(t.Context(), "gw", c.produce)
+	require.NoError(t, err)
+	require.Equal(t, Drained{Objects: objects, Records: 200}, d)
+	require.Len(t, c.got, 200)
+	require.Zero(t, s.Backlog())
+}
+
+func TestRecordsComeBackInTheOrderInWhichTheyWereAcknowledged(t *testing.T) {
+	cfg := testConfig(dir(t), "gw")
+	cfg.MaxLatency = 0
+	s := open(t, cfg)
+	var want []Record
+	for i := range 30 {
+		require.NoError(t, s.Put(t.Context(), []Record{rec(i)}))
+		want = append(want, rec(i))
+	}
+	var c collector
+	_, err := s.Drain(t.Context(), "gw", c.produce)
+	require.NoError(t, err)
+	require.Equal(t, want, c.got)
+}
+
+func TestWhatCouldNotBeProducedStaysAndComesAgain(t *testing.T) {
+	cfg := testConfig(dir(t), "gw")
+	cfg.MaxLatency = 0
+	s := open(t, cfg)
+	for i := range 5 {
+		require.NoError(t, s.Put(t.Context(), []Record{rec(i)}))
+	}
+	down := errors.New("no leader")
+	c := collector{broken: func(batch []Record) error {
+		if string(batch[0].Value) == "value 2" {
+			return down
+		}
+		return nil
+	}}
+	_, err := s.Drain(t.Context(), "gw", c.produce)
+	require.ErrorIs(t, err, down)
+	require.Len(t, c.got, 2)
+	c.broken = nil
+	_, err = s.Drain(t.Context(), "gw", c.produce)
+	require.NoError(t, err)
+	require.Equal(t, []Record{rec(0), rec(1), rec(2), rec(3), rec(4)}, c.got)
+}
+
+func TestADamagedObjectIsKeptAsideAndHoldsNothingUp(t *testing.T) {
+	cfg := testConfig(dir(t), "gw")
+	cfg.MaxLatency = 0
+	s := open(t, cfg)
+	require.NoError(t, s.Put(t.Context(), []Record{rec(0)}))
+	require.NoError(t, s.bucket.WriteAll(t.Context(), fmt.Sprintf("gw/%013d-00000000", time.Now().Add(-time.Hour).UnixMilli()), []byte("not ours"), nil))
+	var c collector
+	d, err := s.Drain(t.Context(), "gw", c.produce)
+	require.NoError(t, err)
+	require.Equal(t, Drained{Objects: 1, Records: 1, Bad: 1}, d)
+	kept, err := filepath.Glob(filepath.Join(s.cfg.URL[len("file://"):], "bad", "gw", "*"))
+	require.NoError(t, err)
+	require.Len(t, kept, 1)
+}
+
+func TestADeadGatewaysObjectsAreAdoptedWhenItsLeaseHasEndedAndNotBefore(t *testing.T) {
+	url := dir(t)
+	dead := open(t, testConfig(url, "dead"))
+	require.NoError(t, dead.Put(t.Context(), []Record{rec(1)}))
+
+	other := open(t, testConfig(url, "alive"))
+	var c collector
+	d, err := other.Adopt(t.Context(), c.produce)
+	require.NoError(t, err)
+	require.Zero(t, d, "its lease has not ended")
+
+	other.now = func() time.Time { return time.Now().Add(2 * leaseLasts) }
+	d, err = other.Adopt(t.Context(), c.produce)
+	require.NoError(t, err)
+	require.Equal(t, Drained{Objects: 1, Records: 1}, d)
+	require.Equal(t, []Record{rec(1)}, c.got)
+
+	dead.now = other.now
+	d, err = dead.Drain(t.Context(), "dead", c.produce)
+	require.NoError(t, err)
+	require.Zero(t, d, "it was drained by another")
+}
+
+func TestTheSpillRefusesBeyondItsBounds(t *testing.T) {
+	cfg := testConfig(dir(t), "gw")
+	cfg.MaxLatency, cfg.MaxBytes = 0, 1
+	s := open(t, cfg)
+	require.NoError(t, s.Put(t.Context(), []Record{rec(0)}))
+	require.ErrorIs(t, s.Put(t.Context(), []Record{rec(1)}), ErrFull)
+
+	cfg = testConfig(cfg.URL, "second")
+	cfg.MaxAge = time.Minute
+	s = open(t, cfg)
+	_, err := s.Look(t.Context()) // the first gateway's object counts
+	require.NoError(t, err)
+	require.NoError(t, s.Put(t.Context(), []Record{rec(2)}))
+	s.now = func() time.Time { return time.Now().Add(2 * time.Minute) }
+	require.ErrorIs(t, s.Put(t.Context(), []Record{rec(3)}), ErrFull)
+}
+
+func TestPutFailsWhereTheStoreDoesAndWorksAgainAfterwards(t *testing.T) {
+	srv := s3test.Start(t)
+	t.Setenv("AWS_ACCESS_KEY_ID", s3test.AccessKey)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", s3test.SecretKey)
+	_, err := srv.Client().CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: aws.String("spill")})
+	require.NoError(t, err)
+	s := open(t, testConfig("s3://spill?prefix=cell/&region="+s3test.Region+"&endpoint="+srv.Endpoint+"&use_path_style=true", "gw"))
+	require.NoError(t, s.Put(t.Context(), []Record{rec(1)}))
+	srv.Kill()
+	require.Error(t, s.Put(t.Context(), []Record{rec(2)}))
+	srv.Restart()
+	require.NoError(t, s.Put(t.Context(), []Record{rec(3)}))
+	var c collector
+	_, err = s.Drain(t.Context(), "gw", c.produce)
+	require.NoError(t, err)
+	require.Equal(t, []Record{rec(1), rec(3)}, c.got)
+}
+
+func TestBucketsAndNamesThatCannotBeAreRefused(t *testing.T) {
+	for _, cfg := range []Config{{URL: "ftp://x", Gateway: "gw"}, {URL: dir(t), Gateway: ""}, {URL: dir(t), Gateway: "a/b"}} {
+		_, err := Open(t.Context(), cfg)
+		require.Error(t, err, "%+v", cfg)
+	}
+}

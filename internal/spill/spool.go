@@ -1,0 +1,218 @@
+package spill
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"regexp"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gocloud.dev/blob"
+	_ "gocloud.dev/blob/fileblob" // file://
+	_ "gocloud.dev/blob/s3blob"   // s3://
+)
+
+// Config of a spool.
+type Config struct {
+	// URL of the bucket: s3://bucket?prefix=spill/&region=eu-central-1 or file:///dir. Gateways of a cell share it.
+	URL string
+	// Gateway is this gateway's name, unique among those that share the bucket.
+	Gateway string
+	// MaxObjectBytes, before compression, close an object.
+	MaxObjectBytes int
+	// MaxLatency is how long a request waits for others to share its object.
+	MaxLatency time.Duration
+	// MaxBytes and MaxAge bound what waits in the store, all gateways' together; beyond them Put refuses with ErrFull.
+	MaxBytes int64
+	MaxAge   time.Duration
+}
+
+const (
+	putTimeout    = 30 * time.Second // of one object
+	uploads       = 4                // objects on their way at a time
+	sequenceWidth = 8
+)
+
+// ErrFull: what waits in the store has reached its bound of bytes or age. Nothing was kept.
+var ErrFull = errors.New("the spill has reached its bound")
+
+var gatewayName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,128}$`)
+
+// Spool is one gateway's part of the spill. It is safe for concurrent use.
+type Spool struct {
+	cfg     Config
+	bucket  *blob.Bucket
+	now     func() time.Time
+	backlog backlog
+	sent    chan struct{} // of capacity uploads: places for objects on their way
+	wg      sync.WaitGroup
+
+	next atomic.Int64 // sequence of the next object
+
+	leasesMu sync.Mutex
+	leases   map[string]lease // guarded by leasesMu; those that this process holds, by gateway
+
+	mu     sync.Mutex
+	open   *object // guarded by mu; nil: none
+	closed bool    // guarded by mu
+}
+
+// object is one that is being filled.
+type object struct {
+	records []Record
+	bytes   int
+	done    chan struct{} // closed when it is durable, or failed
+	err     error         // set before done is closed
+	timer   *time.Timer
+}
+
+// Open opens the bucket. It does not ask the store anything.
+func Open(ctx context.Context, cfg Config) (*Spool, error) {
+	if !gatewayName.MatchString(cfg.Gateway) {
+		return nil, fmt.Errorf("gateway name %q: want letters, digits, '.', '_' and '-', at most 128", cfg.Gateway)
+	}
+	bucket, err := openBucket(ctx, cfg.URL)
+	if err != nil {
+		return nil, err
+	}
+	return newSpool(cfg, bucket), nil
+}
+
+func newSpool(cfg Config, bucket *blob.Bucket) *Spool {
+	return &Spool{cfg: cfg, bucket: bucket, now: time.Now, sent: make(chan struct{}, uploads), leases: map[string]lease{}}
+}
+
+// openBucket gives a directory what it needs: it is made, its files appear whole, and there is nothing beside them.
+func openBucket(ctx context.Context, address string) (*blob.Bucket, error) {
+	u, err := url.Parse(address)
+	if err != nil {
+		return nil, fmt.Errorf("bucket %q: %w", address, err)
+	}
+	if u.Scheme == "file" {
+		q := u.Query()
+		q.Set("create_dir", "true")
+		q.Set("no_tmp_dir", "true")
+		q.Set("metadata", "skip")
+		u.RawQuery = q.Encode()
+	}
+	b, err := blob.OpenBucket(ctx, u.String())
+	if err != nil {
+		return nil, fmt.Errorf("bucket %q: %w", address, err)
+	}
+	return b, nil
+}
+
+// Put returns nil when the store has acknowledged an object that holds the records. Any error but ErrFull leaves open whether it has;
+// the records may then come out of Drain nevertheless. The records' memory is the caller's again when Put has returned.
+func (s *Spool) Put(ctx context.Context, records []Record) error {
+	if err := s.backlog.full(s.cfg, s.now()); err != nil {
+		return err
+	}
+	o, err := s.join(records)
+	if err != nil {
+		return err
+	}
+	// The object holds the caller's memory, so its fate is awaited whatever becomes of ctx: it is bounded by putTimeout.
+	<-o.done
+	if o.err != nil {
+		return fmt.Errorf("spill object not known to be stored: %w", o.err)
+	}
+	return ctx.Err()
+}
+
+// join adds records to the open object, and closes it where it is large enough.
+func (s *Spool) join(records []Record) (*object, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, errors.New("the spool is closed")
+	}
+	if s.open == nil {
+		o := &object{done: make(chan struct{})}
+		o.timer = time.AfterFunc(s.cfg.MaxLatency, func() { s.close(o) })
+		s.open = o
+	}
+	o := s.open
+	o.records = append(o.records, records...)
+	for i := range records {
+		o.bytes += records[i].size()
+	}
+	if o.bytes >= s.cfg.MaxObjectBytes {
+		s.send(o)
+	}
+	return o, nil
+}
+
+// close sends o if it is still open.
+func (s *Spool) close(o *object) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open == o {
+		s.send(o)
+	}
+}
+
+// Flush closes the open object and waits until nothing is on its way any more.
+func (s *Spool) Flush() {
+	s.mu.Lock()
+	if s.open != nil {
+		s.send(s.open)
+	}
+	s.mu.Unlock()
+	s.wg.Wait()
+}
+
+// send is called with mu held. An object gets its name here: names are in the order in which objects were closed.
+func (s *Spool) send(o *object) {
+	o.timer.Stop()
+	s.open = nil
+	name := fmt.Sprintf("%s/%013d-%0*d", s.cfg.Gateway, s.now().UnixMilli(), sequenceWidth, s.next.Add(1))
+	s.wg.Add(1)
+	go func() {
+		defer s.wg.Done()
+		s.sent <- struct{}{}
+		defer func() { <-s.sent }()
+		o.err = s.upload(name, o)
+		close(o.done)
+	}()
+}
+
+func (s *Spool) upload(name string, o *object) error {
+	var buf bytes.Buffer
+	enc, err := newEncoder(&buf)
+	if err != nil {
+		return err
+	}
+	for _, r := range o.records {
+		if err := enc.add(r); err != nil {
+			return err
+		}
+	}
+	if err := enc.close(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), putTimeout)
+	defer cancel()
+	// Its expiry tells other gateways that this one drains its objects itself.
+	if err := s.lead(ctx, s.cfg.Gateway); err != nil {
+		return fmt.Errorf("lease: %w", err)
+	}
+	if err := s.bucket.WriteAll(ctx, name, buf.Bytes(), nil); err != nil {
+		return err
+	}
+	s.backlog.added(name, int64(buf.Len()), s.now())
+	return nil
+}
+
+// Close sends what is open, waits for it, and lets go of the bucket. What is in the store stays there for the next gateway.
+func (s *Spool) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.Flush()
+	return s.bucket.Close()
+}
