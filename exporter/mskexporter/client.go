@@ -42,9 +42,11 @@ type client struct {
 	kafka *kgo.Client
 	// splicer passes agents' zstd frames on; nil where the configuration says not to.
 	splicer *splicer
-	alive   context.Context // ends when the client closes; then nothing is waited for
-	kill    context.CancelCauseFunc
-	work    sync.WaitGroup // of prepare
+	// spillway sends requests around Kafka while it does not take them; nil where there is no spill.
+	spillway *spillway
+	alive    context.Context // ends when the client closes; then nothing is waited for
+	kill     context.CancelCauseFunc
+	work     sync.WaitGroup // of prepare
 
 	mu       sync.Mutex
 	holders  int // exporters that were made and not shut down
@@ -155,6 +157,14 @@ func (c *client) connect(ctx context.Context) error {
 	}
 	c.kafka = kc
 	c.alive, c.kill = context.WithCancelCause(context.Background())
+	if c.cfg.Spill.URL != "" {
+		if c.spillway, err = newSpillway(ctx, c); err != nil {
+			kc.Close()
+			c.kafka = nil
+			return fmt.Errorf("spill: %w", err)
+		}
+		c.work.Go(func() { c.spillway.run(c.alive) })
+	}
 	c.work.Go(c.prepare)
 	return nil
 }
@@ -232,7 +242,7 @@ func (c *client) enter() (leave func(), err error) {
 	switch {
 	case c.closing:
 		return nil, retryable(reasonUnready, retryAfterFull, "%w", errClosing)
-	case !c.ready.Load():
+	case c.spillway == nil && !c.ready.Load():
 		return nil, retryable(reasonUnready, retryAfterOutage, "kafka is not ready, nothing was sent: %w", c.unreadyCause())
 	}
 	c.inflight.Add(1)
@@ -290,6 +300,9 @@ func (c *client) leave(ctx context.Context) error {
 	c.kafka.Close()
 	c.work.Wait()
 	<-done
+	if c.spillway != nil {
+		err = errors.Join(err, c.spillway.spool.Close())
+	}
 	return err
 }
 

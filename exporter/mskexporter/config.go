@@ -3,6 +3,7 @@ package mskexporter
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"time"
 
@@ -26,6 +27,13 @@ const (
 	defaultRetention        = 72 * time.Hour
 	defaultCodec            = "zstd"
 	defaultLevel            = 1
+
+	defaultSpillAfter          = 3 * time.Second
+	defaultSpillMaxObjectBytes = 8 << 20
+	defaultSpillMaxLatency     = 100 * time.Millisecond
+	defaultSpillMaxBytes       = 64 << 30
+	defaultSpillMaxAge         = 24 * time.Hour
+	defaultSpillProbeInterval  = 2 * time.Second
 
 	minRecordBytes = 4 << 10
 	maxRecordBytes = 64 << 20
@@ -57,6 +65,32 @@ type Config struct {
 	// StartupTimeout is how long starting waits for Kafka and its topics. Whatever comes of it the Collector starts; requests
 	// are refused as retryable until the topics are verified. Default 15s; zero: not at all.
 	StartupTimeout time.Duration `mapstructure:"startup_timeout"`
+	// Spill is where requests go while Kafka does not acknowledge them.
+	Spill SpillConfig `mapstructure:"spill"`
+}
+
+// SpillConfig says where requests wait while Kafka does not acknowledge them, and how much may. With it a request is acknowledged when
+// either Kafka or the object store has it.
+type SpillConfig struct {
+	// URL of the object store: s3://bucket?prefix=spill/&region=eu-central-1 or file:///dir. The gateways of a cell share it. Default
+	// and empty: no spill, requests are refused as retryable instead.
+	URL string `mapstructure:"url"`
+	// Gateway names this gateway's objects. One that stays the same when the gateway starts again (a pod's name) lets it go on at once;
+	// the objects of a name that is gone are adopted by another gateway after a minute. Default: the Collector's service.instance.id.
+	Gateway string `mapstructure:"gateway"`
+	// After is how long a request waits for Kafka before it is spilled. Default 3s; 100ms to timeout. Once one has, all are spilled at
+	// once until everything that was spilled is in Kafka, so that a source's requests keep their order.
+	After time.Duration `mapstructure:"after"`
+	// MaxObjectBytes close an object, before compression. Default 8388608 (8 MiB); at least 65536.
+	MaxObjectBytes int `mapstructure:"max_object_bytes"`
+	// MaxLatency is how long a request waits for others to share its object. Default 100ms; zero: an object a request.
+	MaxLatency time.Duration `mapstructure:"max_latency"`
+	// MaxBytes of all gateways' objects; beyond them requests are refused as retryable. Default 68719476736 (64 GiB); above zero.
+	MaxBytes int64 `mapstructure:"max_bytes"`
+	// MaxAge of the oldest object; beyond it requests are refused as retryable. Default 24h; above zero.
+	MaxAge time.Duration `mapstructure:"max_age"`
+	// ProbeInterval is the time between two tries at giving back the oldest object. Default 2s; above zero.
+	ProbeInterval time.Duration `mapstructure:"probe_interval"`
 }
 
 // TopicsConfig says where records go, and who makes the topics.
@@ -111,6 +145,10 @@ func createDefaultConfig() *Config {
 		MaxWait:          defaultMaxWait,
 		Timeout:          defaultTimeout,
 		StartupTimeout:   defaultStartupTimeout,
+		Spill: SpillConfig{
+			After: defaultSpillAfter, MaxObjectBytes: defaultSpillMaxObjectBytes, MaxLatency: defaultSpillMaxLatency,
+			MaxBytes: defaultSpillMaxBytes, MaxAge: defaultSpillMaxAge, ProbeInterval: defaultSpillProbeInterval,
+		},
 	}
 }
 
@@ -138,6 +176,28 @@ func (c *Config) Validate() error {
 	if c.StartupTimeout < 0 {
 		errs = append(errs, fmt.Errorf("startup_timeout: %v is below zero", c.StartupTimeout))
 	}
+	errs = append(errs, c.Spill.validate(c.Timeout))
+	return errors.Join(errs...)
+}
+
+func (c *SpillConfig) validate(timeout time.Duration) error {
+	if c.URL == "" {
+		return nil
+	}
+	var errs []error
+	bad := func(wrong bool, format string, args ...any) {
+		if wrong {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	u, err := url.Parse(c.URL)
+	bad(err != nil || u.Scheme != "s3" && u.Scheme != "file", "spill::url: %q is neither s3://bucket nor file:///dir", c.URL)
+	bad(c.After < 100*time.Millisecond || c.After > timeout, "spill::after: %v is not between 100ms and timeout %v", c.After, timeout)
+	bad(c.MaxObjectBytes < 64<<10, "spill::max_object_bytes: %d is below 65536", c.MaxObjectBytes)
+	bad(c.MaxLatency < 0 || c.MaxLatency > 10*time.Second, "spill::max_latency: %v is not between 0s and 10s", c.MaxLatency)
+	bad(c.MaxBytes <= 0, "spill::max_bytes: %d is not above zero", c.MaxBytes)
+	bad(c.MaxAge <= 0, "spill::max_age: %v is not above zero", c.MaxAge)
+	bad(c.ProbeInterval <= 0, "spill::probe_interval: %v is not above zero", c.ProbeInterval)
 	return errors.Join(errs...)
 }
 

@@ -28,6 +28,7 @@ const (
 	reasonEventTooLarge = "event_too_large"
 	reasonInvalid       = "invalid"
 	reasonKafka         = "kafka"
+	reasonSpill         = "spill"
 )
 
 // failure is a request that was not acknowledged as a whole.

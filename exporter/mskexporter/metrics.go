@@ -2,12 +2,14 @@ package mskexporter
 
 import (
 	"context"
+	"time"
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/pulsegrid/pulsegrid/internal/componentmeta"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"github.com/pulsegrid/pulsegrid/internal/spill"
 )
 
 // metrics are those that metadata.yaml declares.
@@ -17,6 +19,7 @@ type metrics struct {
 	plain     componentmeta.Attributes
 
 	records, events, bytes, failures, splits componentmeta.Counter
+	spilled, unspilled, damaged              componentmeta.Counter
 	duration                                 componentmeta.Histogram
 }
 
@@ -31,6 +34,9 @@ func newMetrics(id component.ID, set component.TelemetrySettings, buffered, read
 		bytes:     t.Counter("msk_exporter_bytes"),
 		failures:  t.Counter("msk_exporter_failures"),
 		splits:    t.Counter("msk_exporter_splits"),
+		spilled:   t.Counter("msk_exporter_spilled_records"),
+		unspilled: t.Counter("msk_exporter_unspilled_records"),
+		damaged:   t.Counter("msk_exporter_spill_damaged_objects"),
 		duration:  t.Histogram("msk_exporter_produce_duration"),
 	}
 	for _, s := range signal.All {
@@ -39,6 +45,26 @@ func newMetrics(id component.ID, set component.TelemetrySettings, buffered, read
 	t.Gauge("msk_exporter_buffered_bytes", func(record func(int64, ...attribute.KeyValue)) { record(buffered()) })
 	t.Gauge("msk_exporter_ready", func(record func(int64, ...attribute.KeyValue)) { record(ready()) })
 	return m, t.Err()
+}
+
+// observeSpill adds the gauges of a spill.
+func (m *metrics) observeSpill(backlog func() spill.Backlog, spilling func() bool) error {
+	m.telemetry.Gauge("msk_exporter_spill_backlog_bytes", func(record func(int64, ...attribute.KeyValue)) { record(backlog().Bytes) })
+	m.telemetry.Gauge("msk_exporter_spill_backlog_age", func(record func(int64, ...attribute.KeyValue)) {
+		if oldest := backlog().Oldest; oldest.IsZero() {
+			record(0)
+		} else {
+			record(int64(time.Since(oldest).Seconds()))
+		}
+	})
+	m.telemetry.Gauge("msk_exporter_spilling", func(record func(int64, ...attribute.KeyValue)) {
+		if spilling() {
+			record(1)
+		} else {
+			record(0)
+		}
+	})
+	return m.telemetry.Err()
 }
 
 // acknowledged counts the records that are stored. It is not done in the Kafka client's callbacks, which are called one after

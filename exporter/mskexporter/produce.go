@@ -60,7 +60,10 @@ func (c *client) tryDeliver(ctx context.Context, envelopes func() ([]envelope.En
 		return err
 	}
 	defer release()
-	return c.produce(records)
+	if c.spillway != nil {
+		return c.spillway.deliver(records)
+	}
+	return c.produce(records, c.cfg.Timeout)
 }
 
 // forgetFrames is for records whose fate is known, or that will not be sent.
@@ -82,7 +85,7 @@ func (c *client) admit(ctx context.Context, records []record) (release func(), e
 	// More than there will ever be takes all there is.
 	take := min(total, c.cfg.MaxBufferedBytes)
 	if !c.room.TryAcquire(take) {
-		wait, cancel := context.WithTimeout(ctx, c.cfg.MaxWait)
+		wait, cancel := context.WithTimeout(ctx, c.maxWait())
 		defer cancel()
 		if err := c.room.Acquire(wait, take); err != nil {
 			if ctx.Err() != nil {
@@ -98,6 +101,14 @@ func (c *client) admit(ctx context.Context, records []record) (release func(), e
 	}, nil
 }
 
+// maxWait: when Kafka stops answering, the buffer is full of requests that are spilled a moment later.
+func (c *client) maxWait() time.Duration {
+	if c.spillway != nil {
+		return c.cfg.MaxWait + c.cfg.Spill.After
+	}
+	return c.cfg.MaxWait
+}
+
 // delivery collects what became of a request's records.
 type delivery struct {
 	pending sync.WaitGroup
@@ -109,12 +120,12 @@ type delivery struct {
 
 var errTimeout = errors.New("no acknowledgement within timeout")
 
-// produce sends the records and waits until each is acknowledged, refused or given up. The wait is bounded by `timeout`. The
-// caller's context plays no part: cancelling a record fails every record behind it in its partition, other callers' included.
-func (c *client) produce(records []record) error {
+// produce sends the records and waits, at most so long, until each is acknowledged, refused or given up. The caller's context plays no
+// part: cancelling a record fails every record behind it in its partition, other callers' included.
+func (c *client) produce(records []record, wait time.Duration) error {
 	ctx, cancel := context.WithCancelCause(c.alive)
 	defer cancel(nil)
-	timer := time.AfterFunc(c.cfg.Timeout, func() { cancel(errTimeout) })
+	timer := time.AfterFunc(wait, func() { cancel(errTimeout) })
 	defer timer.Stop()
 	var d delivery
 	d.pending.Add(len(records))

@@ -23,12 +23,13 @@ type Drained struct {
 	Objects, Records, Bad int
 }
 
-// Drain produces everything that gateway has in the store, oldest first, and deletes each object when produce has returned nil for all
-// of its records. It ends with nil when nothing is left. Records that were produced before an error come again with the next Drain.
-func (s *Spool) Drain(ctx context.Context, gateway string, produce func(context.Context, []Record) error) (d Drained, err error) {
+// Drain produces what gateway has in the store, oldest first, and deletes each object when produce has returned nil for all of its
+// records. It ends with nil when a listing finds at most leave objects. Records that were produced before an error come again with the
+// next Drain.
+func (s *Spool) Drain(ctx context.Context, gateway string, leave int, produce func(context.Context, []Record) error) (d Drained, err error) {
 	for {
 		names, err := s.list(ctx, gateway)
-		if err != nil || len(names) == 0 {
+		if err != nil || len(names) <= leave {
 			return d, err
 		}
 		for _, name := range names {
@@ -159,11 +160,11 @@ func (s *Spool) Adopt(ctx context.Context, produce func(context.Context, []Recor
 		return d, err
 	}
 	var errs []error
-	for gateway := range gateways {
+	for gateway := range gateways { // a gateway whose lease cannot be had holds no other up
 		if gateway == s.cfg.Gateway {
 			continue
 		}
-		one, err := s.Drain(ctx, gateway, produce)
+		one, err := s.Drain(ctx, gateway, 0, produce)
 		d.Objects, d.Records, d.Bad = d.Objects+one.Objects, d.Records+one.Records, d.Bad+one.Bad
 		switch {
 		case errors.Is(err, ErrLed):

@@ -160,7 +160,7 @@ func TestManyRequestsShareAnObjectAndEachIsStoredWhenPutReturns(t *testing.T) {
 	require.Positive(t, objects)
 	require.Less(t, objects, 100, "requests did not share objects")
 	var c collector
-	d, err := s.Drain(t.Context(), "gw", c.produce)
+	d, err := s.Drain(t.Context(), "gw", 0, c.produce)
 	require.NoError(t, err)
 	require.Equal(t, Drained{Objects: objects, Records: 200}, d)
 	require.Len(t, c.got, 200)
@@ -177,7 +177,7 @@ func TestRecordsComeBackInTheOrderInWhichTheyWereAcknowledged(t *testing.T) {
 		want = append(want, rec(i))
 	}
 	var c collector
-	_, err := s.Drain(t.Context(), "gw", c.produce)
+	_, err := s.Drain(t.Context(), "gw", 0, c.produce)
 	require.NoError(t, err)
 	require.Equal(t, want, c.got)
 }
@@ -196,11 +196,11 @@ func TestWhatCouldNotBeProducedStaysAndComesAgain(t *testing.T) {
 		}
 		return nil
 	}}
-	_, err := s.Drain(t.Context(), "gw", c.produce)
+	_, err := s.Drain(t.Context(), "gw", 0, c.produce)
 	require.ErrorIs(t, err, down)
 	require.Len(t, c.got, 2)
 	c.broken = nil
-	_, err = s.Drain(t.Context(), "gw", c.produce)
+	_, err = s.Drain(t.Context(), "gw", 0, c.produce)
 	require.NoError(t, err)
 	require.Equal(t, []Record{rec(0), rec(1), rec(2), rec(3), rec(4)}, c.got)
 }
@@ -212,7 +212,7 @@ func TestADamagedObjectIsKeptAsideAndHoldsNothingUp(t *testing.T) {
 	require.NoError(t, s.Put(t.Context(), []Record{rec(0)}))
 	require.NoError(t, s.bucket.WriteAll(t.Context(), fmt.Sprintf("gw/%013d-00000000", time.Now().Add(-time.Hour).UnixMilli()), []byte("not ours"), nil))
 	var c collector
-	d, err := s.Drain(t.Context(), "gw", c.produce)
+	d, err := s.Drain(t.Context(), "gw", 0, c.produce)
 	require.NoError(t, err)
 	require.Equal(t, Drained{Objects: 1, Records: 1, Bad: 1}, d)
 	kept, err := filepath.Glob(filepath.Join(s.cfg.URL[len("file://"):], "bad", "gw", "*"))
@@ -238,7 +238,7 @@ func TestADeadGatewaysObjectsAreAdoptedWhenItsLeaseHasEndedAndNotBefore(t *testi
 	require.Equal(t, []Record{rec(1)}, c.got)
 
 	dead.now = other.now
-	d, err = dead.Drain(t.Context(), "dead", c.produce)
+	d, err = dead.Drain(t.Context(), "dead", 0, c.produce)
 	require.NoError(t, err)
 	require.Zero(t, d, "it was drained by another")
 }
@@ -273,7 +273,7 @@ func TestPutFailsWhereTheStoreDoesAndWorksAgainAfterwards(t *testing.T) {
 	srv.Restart()
 	require.NoError(t, s.Put(t.Context(), []Record{rec(3)}))
 	var c collector
-	_, err = s.Drain(t.Context(), "gw", c.produce)
+	_, err = s.Drain(t.Context(), "gw", 0, c.produce)
 	require.NoError(t, err)
 	require.Equal(t, []Record{rec(1), rec(3)}, c.got)
 }
