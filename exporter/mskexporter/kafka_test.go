@@ -184,7 +184,8 @@ func iam(t *testing.T, k *kafkatest.Cluster) {
 
 func largeRequest(t *testing.T, k *kafkatest.Cluster) {
 	const events = 90_000
-	r := newRig(t, k.Brokers(), topics("large"))
+	large := topics("large")
+	r := newRig(t, k.Brokers(), func(c *Config) { large(c); c.Timeout = 2 * time.Minute }) // it is a test of sizes, on whatever machine
 	e := request(signal.Logs, "t", "s", 0)
 	e.Events, e.Body = events, otlptest.Realistic(signal.Logs, 1, events)
 	require.Greater(t, len(e.Body), 64<<20)
