@@ -1,0 +1,90 @@
+package legacy
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Limits of a body. Zero fields take the defaults.
+type Limits struct {
+	MaxEvents int // default 262144
+	MaxDepth  int // of one event's JSON; default 64
+}
+
+const (
+	defaultMaxEvents = 262_144
+	defaultMaxDepth  = 64
+)
+
+func (l Limits) withDefaults() Limits {
+	if l.MaxEvents <= 0 {
+		l.MaxEvents = defaultMaxEvents
+	}
+	if l.MaxDepth <= 0 {
+		l.MaxDepth = defaultMaxDepth
+	}
+	return l
+}
+
+// Errors of Split.
+var (
+	ErrNotJSON       = errors.New("body is not JSON: want one event, an array of events, or events one after the other")
+	ErrTooManyEvents = errors.New("too many events in one body")
+)
+
+// Split returns the events of a body: one object, an array of them, or several of either one after the other (lines). Whatever is valid
+// JSON is an event here; what it is worth, Convert says. A body that is not JSON from some place on is an error as a whole: its sender
+// hears so, and nothing of it is taken. The events alias body.
+func Split(body []byte, limits Limits) ([]json.RawMessage, error) {
+	limits = limits.withDefaults()
+	if err := depth(body, limits.MaxDepth+1); err != nil { // an array around the events is not theirs
+		return nil, err
+	}
+	var out []json.RawMessage
+	dec := json.NewDecoder(bytes.NewReader(body))
+	for {
+		var raw json.RawMessage
+		if err := dec.Decode(&raw); err == io.EOF {
+			return out, nil
+		} else if err != nil {
+			return nil, fmt.Errorf("%w: at byte %d: %w", ErrNotJSON, dec.InputOffset(), err)
+		}
+		events := []json.RawMessage{raw}
+		if raw[0] == '[' {
+			if err := json.Unmarshal(raw, &events); err != nil {
+				return nil, fmt.Errorf("%w: %w", ErrNotJSON, err)
+			}
+		}
+		if len(out)+len(events) > limits.MaxEvents {
+			return nil, fmt.Errorf("%w: more than %d", ErrTooManyEvents, limits.MaxEvents)
+		}
+		out = append(out, events...)
+	}
+}
+
+// ErrTooDeep is Split's error for a body that is nested beyond its limit.
+var ErrTooDeep = errors.New("JSON is nested too deeply")
+
+// depth looks at brackets outside of strings only: the decoder recurses, so it must not see what is too deep.
+func depth(body []byte, most int) error {
+	level, quoted := 0, false
+	for i := 0; i < len(body); i++ {
+		switch c := body[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '{' || c == '[':
+			if level++; level > most {
+				return fmt.Errorf("%w: more than %d levels at byte %d", ErrTooDeep, most-1, i)
+			}
+		case c == '}' || c == ']':
+			level--
+		}
+	}
+	return nil
+}
