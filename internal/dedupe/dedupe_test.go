@@ -1,0 +1,158 @@
+package dedupe
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+
+	"github.com/pulsegrid/pulsegrid/internal/block"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const testWindow = 10 * time.Second
+
+func newMemory(maxBytes int64) *Memory {
+	return NewMemory(Options{Window: testWindow, MaxBytes: maxBytes, Log: zap.NewNop()})
+}
+
+func random(t testing.TB, seed uint64) *rand.Rand {
+	t.Logf("seed %d", seed)
+	return rand.New(rand.NewPCG(seed, 1))
+}
+
+// check delivers p once and compares every decision.
+func check(t testing.TB, ctx context.Context, m *Memory, log []record, want [][]bool, p part, rnd *rand.Rand) {
+	events := p.events(m, log)
+	if rnd.IntN(4) == 0 { // a processor on the way may have regrouped them
+		rnd.Shuffle(len(events), func(i, j int) { events[i], events[j] = events[j], events[i] })
+	}
+	n, err := m.Decide(ctx, p.Block, events)
+	if err != nil {
+		t.Errorf("%s: %v", p.Block, err)
+		return
+	}
+	wantN := 0
+	byPlace := map[[2]int64]bool{}
+	for _, e := range events {
+		byPlace[[2]int64{e.Offset, int64(e.Index)}] = e.Duplicate
+	}
+	for _, i := range p.records {
+		for j, dup := range want[i] {
+			if dup {
+				wantN++
+			}
+			if got := byPlace[[2]int64{log[i].offset, int64(j)}]; got != dup {
+				t.Errorf("%s: event %d of offset %d: duplicate is %v, want %v", p.Block, j, log[i].offset, got, dup)
+			}
+		}
+	}
+	if n != wantN {
+		t.Errorf("%s: %d duplicates, want %d", p.Block, n, wantN)
+	}
+}
+
+// deliver brings p into the store in a few tries, whole or halved.
+func deliver(t testing.TB, ctx context.Context, m *Memory, log []record, want [][]bool, p part, rnd *rand.Rand) {
+	for range rnd.IntN(3) {
+		check(t, ctx, m, log, want, p, rnd)
+	}
+	if rnd.IntN(3) > 0 {
+		check(t, ctx, m, log, want, p, rnd)
+		m.Stored(p.Block)
+		if rnd.IntN(3) == 0 { // another pipeline of the receiver failed
+			check(t, ctx, m, log, want, p, rnd)
+			m.Stored(p.Block)
+		}
+		return
+	}
+	check(t, ctx, m, log, want, p, rnd) // refused, so it is halved
+	for _, half := range p.halves(log) {
+		check(t, ctx, m, log, want, half, rnd)
+		m.Stored(half.Block)
+	}
+}
+
+// THE property: whatever the blocks, their order, their repetitions, and wherever an owner begins, the decisions are those of the rule.
+func TestDecisionsAreAFunctionOfTheLog(t *testing.T) {
+	seed := rand.Uint64()
+	for round := range uint64(300) {
+		rnd := random(t, seed+round)
+		log := randomLog(rnd, 150, testWindow.Milliseconds())
+		want := duplicates(log, testWindow.Milliseconds())
+		next := log[0].offset - rnd.Int64N(3)
+		for owner := 0; next <= log[len(log)-1].offset; owner++ {
+			m := newMemory(1 << 30)
+			warmUp(m, 0, log, next)
+			blocks := tile(rnd, log, next, 12)
+			blocks = blocks[:1+rnd.IntN(len(blocks))] // then the partition gets another owner
+			deliverAll(t, m, log, want, blocks, rnd)
+			next = blocks[len(blocks)-1].Next()
+		}
+		if t.Failed() {
+			t.FailNow()
+		}
+	}
+}
+
+// deliverAll delivers blocks concurrently, a few at a time.
+func deliverAll(t testing.TB, m *Memory, log []record, want [][]bool, blocks []part, rnd *rand.Rand) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for len(blocks) > 0 {
+		n := min(1+rnd.IntN(4), len(blocks))
+		var wg sync.WaitGroup
+		for _, i := range rnd.Perm(n) {
+			p := blocks[i]
+			p.Oldest = blocks[0].First
+			rnd := rand.New(rand.NewPCG(rnd.Uint64(), 2))
+			wg.Go(func() { deliver(t, ctx, m, log, want, p, rnd) })
+		}
+		wg.Wait()
+		blocks = blocks[n:]
+	}
+}
+
+// FuzzRule: each byte is a record of one or two events: how much later it comes, its id, whether a block or an owner ends with it.
+func FuzzRule(f *testing.F) {
+	f.Add([]byte{0, 1, 0x13, 0x77, 0xf0, 0xff, 0x42, 0x42, 0xc1, 0x81, 0x21, 0x01})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		window := testWindow.Milliseconds()
+		var log []record
+		now := int64(1_000_000)
+		ends := map[int64]byte{}
+		for i, b := range data {
+			now += []int64{0, window, 1, -window / 3, window / 2, window + 1, -1, 7}[b>>5]
+			ids := [][16]byte{testID(int(b & 3)), testID(int(b))}
+			log = append(log, record{offset: int64(i), appended: now, tenant: "t", ids: ids[:1+int(b>>2&1)]})
+			ends[int64(i)] = b >> 3 & 3
+		}
+		want := duplicates(log, window)
+		m := newMemory(1 << 30)
+		rnd := rand.New(rand.NewPCG(1, 1))
+		p := part{Block: block.Block{Topic: "t"}}
+		for i := range log {
+			p.records = append(p.records, i)
+			p.Last = int64(i)
+			if ends[int64(i)] == 0 {
+				continue
+			}
+			check(t, t.Context(), m, log, want, p, rnd)
+			if ends[int64(i)] == 2 {
+				for _, half := range p.halves(log) {
+					check(t, t.Context(), m, log, want, half, rnd)
+				}
+			}
+			m.Stored(p.Block)
+			p = part{Block: block.Block{Topic: "t", First: int64(i) + 1}}
+			if ends[int64(i)] == 3 {
+				warmUp(m, 0, log, p.First)
+			}
+		}
+	})
+}

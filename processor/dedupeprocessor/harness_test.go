@@ -1,0 +1,217 @@
+package dedupeprocessor
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
+	"go.opentelemetry.io/collector/processor/processortest"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/pulsegrid/pulsegrid/internal/lineage"
+	"github.com/pulsegrid/pulsegrid/internal/signal"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// pdata is pdata of any signal.
+type pdata any
+
+// node is a processor in a pipeline of one signal, in front of a consumer that take plays.
+type node struct {
+	t      testing.TB
+	signal signal.Signal
+	proc   component.Component
+	take   func(context.Context, pdata) error
+	reader *sdkmetric.ManualReader
+	log    *observer.ObservedLogs
+}
+
+func newNode(t testing.TB, sig signal.Signal, change func(*Config)) *node {
+	cfg := createDefaultConfig().(*Config)
+	if change != nil {
+		change(cfg)
+	}
+	core, log := observer.New(zap.InfoLevel)
+	n := &node{t: t, signal: sig, reader: sdkmetric.NewManualReader(), log: log}
+	set := processortest.NewNopSettings(metadata.Type())
+	set.Logger = zap.New(core)
+	set.MeterProvider = sdkmetric.NewMeterProvider(sdkmetric.WithReader(n.reader))
+	var err error
+	f := NewFactory()
+	switch sig {
+	case signal.Logs:
+		next, e := consumer.NewLogs(func(ctx context.Context, ld plog.Logs) error { return n.take(ctx, ld) })
+		require.NoError(t, e)
+		n.proc, err = f.CreateLogs(t.Context(), set, cfg, next)
+	case signal.Metrics:
+		next, e := consumer.NewMetrics(func(ctx context.Context, md pmetric.Metrics) error { return n.take(ctx, md) })
+		require.NoError(t, e)
+		n.proc, err = f.CreateMetrics(t.Context(), set, cfg, next)
+	case signal.Traces:
+		next, e := consumer.NewTraces(func(ctx context.Context, td ptrace.Traces) error { return n.take(ctx, td) })
+		require.NoError(t, e)
+		n.proc, err = f.CreateTraces(t.Context(), set, cfg, next)
+	}
+	require.NoError(t, err)
+	require.NoError(t, n.proc.Start(t.Context(), nil))
+	t.Cleanup(func() { require.NoError(t, n.proc.Shutdown(context.Background())) })
+	return n
+}
+
+func (n *node) consume(ctx context.Context, d pdata) error {
+	switch d := d.(type) {
+	case plog.Logs:
+		return n.proc.(consumer.Logs).ConsumeLogs(ctx, d)
+	case pmetric.Metrics:
+		return n.proc.(consumer.Metrics).ConsumeMetrics(ctx, d)
+	}
+	return n.proc.(consumer.Traces).ConsumeTraces(ctx, d.(ptrace.Traces))
+}
+
+// send returns what reaches the next consumer; nil: it is not called.
+func (n *node) send(ctx context.Context, d pdata) (got pdata) {
+	n.take = func(_ context.Context, d pdata) error { got = d; return nil }
+	require.NoError(n.t, n.consume(ctx, d))
+	return got
+}
+
+// metric is the value of a sum or gauge; the processor has one series of each.
+func (n *node) metric(name string) int64 {
+	var rm metricdata.ResourceMetrics
+	require.NoError(n.t, n.reader.Collect(n.t.Context(), &rm))
+	for _, sm := range rm.ScopeMetrics {
+		for _, m := range sm.Metrics {
+			if m.Name != "otelcol_"+name {
+				continue
+			}
+			var points []metricdata.DataPoint[int64]
+			switch data := m.Data.(type) {
+			case metricdata.Sum[int64]:
+				points = data.DataPoints
+			case metricdata.Gauge[int64]:
+				points = data.DataPoints
+			}
+			require.Len(n.t, points, 1)
+			v, ok := points[0].Attributes.Value("signal")
+			require.True(n.t, ok)
+			require.Equal(n.t, n.signal.String(), v.AsString())
+			return points[0].Value
+		}
+	}
+	return 0
+}
+
+// event is one stamped event.
+type event struct {
+	tenant string
+	id     byte
+	offset int64
+	index  int32
+}
+
+var start = time.Unix(1_780_000_000, 0)
+
+// stamped is a batch as mskreceiver makes it: a resource for each record. Metrics take turns in the types of points.
+func stamped(sig signal.Signal, events ...event) pdata {
+	ld, md, td := plog.NewLogs(), pmetric.NewMetrics(), ptrace.NewTraces()
+	for i, e := range events {
+		fresh := i == 0 || events[i-1].offset != e.offset
+		var res, attrs pcommon.Map
+		switch sig {
+		case signal.Logs:
+			if fresh {
+				ld.ResourceLogs().AppendEmpty().ScopeLogs().AppendEmpty()
+			}
+			rl := ld.ResourceLogs().At(ld.ResourceLogs().Len() - 1)
+			res, attrs = rl.Resource().Attributes(), rl.ScopeLogs().At(0).LogRecords().AppendEmpty().Attributes()
+		case signal.Traces:
+			if fresh {
+				td.ResourceSpans().AppendEmpty().ScopeSpans().AppendEmpty()
+			}
+			rs := td.ResourceSpans().At(td.ResourceSpans().Len() - 1)
+			res, attrs = rs.Resource().Attributes(), rs.ScopeSpans().At(0).Spans().AppendEmpty().Attributes()
+		case signal.Metrics:
+			if fresh {
+				md.ResourceMetrics().AppendEmpty().ScopeMetrics().AppendEmpty()
+			}
+			rm := md.ResourceMetrics().At(md.ResourceMetrics().Len() - 1)
+			res, attrs = rm.Resource().Attributes(), point(rm.ScopeMetrics().At(0).Metrics().AppendEmpty(), int(e.id))
+		}
+		lineage.StampResource(res, lineage.Origin{Tenant: e.tenant, Topic: "t", Appended: start.Add(time.Duration(e.offset) * time.Second)})
+		lineage.StampEvent(attrs, lineage.Event{ID: [16]byte{e.id}, Offset: e.offset, Index: e.index})
+	}
+	return map[signal.Signal]pdata{signal.Logs: ld, signal.Metrics: md, signal.Traces: td}[sig]
+}
+
+func point(m pmetric.Metric, typ int) pcommon.Map {
+	switch typ % 5 {
+	case 0:
+		return m.SetEmptyGauge().DataPoints().AppendEmpty().Attributes()
+	case 1:
+		return m.SetEmptySum().DataPoints().AppendEmpty().Attributes()
+	case 2:
+		return m.SetEmptyHistogram().DataPoints().AppendEmpty().Attributes()
+	case 3:
+		return m.SetEmptyExponentialHistogram().DataPoints().AppendEmpty().Attributes()
+	}
+	return m.SetEmptySummary().DataPoints().AppendEmpty().Attributes()
+}
+
+func count(d pdata) int {
+	switch d := d.(type) {
+	case plog.Logs:
+		return d.LogRecordCount()
+	case pmetric.Metrics:
+		return d.DataPointCount()
+	case ptrace.Traces:
+		return d.SpanCount()
+	}
+	return 0
+}
+
+// encoded is d as bytes, to compare.
+func encoded(t testing.TB, d pdata) string {
+	var b []byte
+	var err error
+	switch d := d.(type) {
+	case plog.Logs:
+		b, err = plogotlp.NewExportRequestFromLogs(d).MarshalProto()
+	case pmetric.Metrics:
+		b, err = pmetricotlp.NewExportRequestFromMetrics(d).MarshalProto()
+	case ptrace.Traces:
+		b, err = ptraceotlp.NewExportRequestFromTraces(d).MarshalProto()
+	}
+	require.NoError(t, err)
+	return string(b)
+}
+
+func decoded(t testing.TB, sig signal.Signal, req []byte) pdata {
+	switch sig {
+	case signal.Logs:
+		r := plogotlp.NewExportRequest()
+		require.NoError(t, r.UnmarshalProto(req))
+		return r.Logs()
+	case signal.Metrics:
+		r := pmetricotlp.NewExportRequest()
+		require.NoError(t, r.UnmarshalProto(req))
+		return r.Metrics()
+	}
+	r := ptraceotlp.NewExportRequest()
+	require.NoError(t, r.UnmarshalProto(req))
+	return r.Traces()
+}
