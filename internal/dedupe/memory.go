@@ -1,7 +1,6 @@
 package dedupe
 
 import (
-	"errors"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -112,8 +111,17 @@ func (m *Memory) Remember(topic string, partition int32, _ int64, appended time.
 		return // it has ended
 	}
 	p.table.advance(appended.UnixMilli())
-	for i := range ids {
-		p.table.occur(t.Key(&ids[i]))
+	for len(ids) > 0 {
+		var keys [ahead]Key
+		n := min(len(ids), ahead)
+		for i := range n {
+			keys[i] = t.Key(&ids[i])
+		}
+		p.table.touch(keys[:n])
+		for i := range n {
+			p.table.occur(keys[i])
+		}
+		ids = ids[n:]
 	}
 	m.settle()
 }
@@ -178,7 +186,3 @@ func (m *Memory) Stats() Stats {
 	}
 	return s
 }
-
-// ErrDropped: a block came again after its decisions were dropped, since it had been stored and its receiver had gone on. Deciding
-// anew would take its events for copies of themselves. The receiver must Begin the partition again at the block's first offset.
-var ErrDropped = errors.New("dedupe's decisions for the block were dropped after it had been stored")

@@ -55,7 +55,9 @@ func (p *partition) end() {
 }
 
 // Decide sets Duplicate of events, which are those of block b in any order. It waits until what comes before b has been decided. What
-// was decided once stays so until Stored: a repeated delivery gives the same result, in the same block or in parts of it.
+// was decided once stays so: a repeated delivery gives the same result, in the same block or in parts of it, until the block was Stored
+// and the receiver is past it. A block that comes again after that is answered with a block.ResumeError, since what is remembered
+// now says nothing about it: the receiver must Begin the partition at the block's First.
 //
 // A partition that Begin was not called for begins with b, without warm-up.
 func (m *Memory) Decide(ctx context.Context, b block.Block, events []Event) (duplicates int, err error) {
@@ -68,11 +70,20 @@ func (m *Memory) Decide(ctx context.Context, b block.Block, events []Event) (dup
 	}
 	p.drop(b.Oldest)
 	if !p.keeps(b.First, min(b.Next(), p.next)) {
-		return 0, fmt.Errorf("%s: %w", b, ErrDropped)
+		return 0, fmt.Errorf("block %s comes again though it was stored, and dedupe's decisions about it were dropped; to decide anew would take "+
+			"its events for copies of themselves: begin the partition again: %w", b, &block.ResumeError{Topic: b.Topic, Partition: b.Partition, Next: b.First})
 	}
 	d := decided{first: max(b.First, p.next), next: b.Next(), base: max(b.First, p.next)}
 	var last *Event
-	for _, e := range inOrder {
+	for i, e := range inOrder {
+		if i%ahead == 0 {
+			var keys [ahead]Key
+			n := 0
+			for ; n < ahead && i+n < len(inOrder); n++ {
+				keys[n] = inOrder[i+n].Key
+			}
+			p.table.touch(keys[:n])
+		}
 		switch {
 		case e.Offset < p.next:
 			e.Duplicate = p.was(e.Offset, e.Index)

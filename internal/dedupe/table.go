@@ -160,6 +160,8 @@ type table struct {
 	swept      int // shards before this one have been rebuilt since sweepBegan, or are looked at no more this time
 	sweepBegan int64
 	shrunk     int // where shrink goes on
+
+	touched uint64 // keeps touch from being optimised away
 }
 
 const never = math.MinInt64 / 2
@@ -203,7 +205,7 @@ func (t *table) advance(now int64) {
 			break
 		}
 		if s := t.shards[t.swept]; s.rebuilt < t.sweepBegan && s.used > 0 {
-			t.rebuild(t.swept, false) // a split doubles swept together with the directory
+			t.rebuild(t.swept, swept)
 		}
 		t.swept++
 	}
@@ -221,7 +223,7 @@ func (t *table) occur(k Key) bool {
 		s := t.shards[i]
 		last, found, ok := s.occur(k, t.now)
 		if !ok {
-			t.rebuild(i, true)
+			t.rebuild(i, unlucky)
 			continue
 		}
 		if found {
@@ -229,10 +231,24 @@ func (t *table) occur(k Key) bool {
 		}
 		t.count++
 		if s.full() {
-			t.rebuild(i, false)
+			t.rebuild(i, full)
 		}
 		return false
 	}
+}
+
+// ahead is how many keys are touched before they are looked up.
+const ahead = 16
+
+// touch reads where the keys belong. Lookups wait for memory most of their time; those of keys that were touched together
+// wait together.
+func (t *table) touch(keys []Key) {
+	var sum uint64
+	for i := range keys {
+		s := t.shards[t.at(keys[i])]
+		sum += s.slots[s.home(keys[i].hi)].hi
+	}
+	t.touched = sum
 }
 
 // find tells whether k occurred within the window.
@@ -250,24 +266,33 @@ func room(s *shard) float64 {
 	return headroom * (0.6 + 0.8*float64(h)/(1<<32))
 }
 
-// rebuild makes place in the shard at position i of the directory: it removes what has expired, then keeps, grows, shrinks or splits
-// the shard. Where the pool has no memory left, the oldest events are forgotten. larger: the shard must not stay as it is, whatever
-// its load.
-func (t *table) rebuild(i int, larger bool) {
+// Why a shard is rebuilt.
+type reason int
+
+const (
+	swept   reason = iota // what has expired must go
+	full                  // it needs place for more
+	unlucky               // its last cluster has reached the end, whatever its load
+)
+
+// rebuild removes what has expired from the shard at position i of the directory, then keeps, grows, shrinks or splits it. Where it
+// must grow and the pool has no memory left, the oldest events are forgotten.
+func (t *table) rebuild(i int, why reason) {
 	s := t.shards[i]
 	extra := room(s)
 	before := s.used
 	src := compact(s.slots, t.now, t.window)
 	t.count -= before - len(src)
 	s.rebuilt = t.now
-	if len(src) > splitAt && t.split(i, src, extra) {
+	if why != swept && len(src) > splitAt && t.split(i, src, extra) {
 		return
 	}
-	homes, has := homesOf(len(src), extra, src, 0, 0), int(s.homes)
-	if larger {
-		homes = max(homes, has*5/4)
+	has, homes := int(s.homes), homesOf(len(src), extra, src, 0, 0)
+	grow := why == full && float64(capacity(has)) < float64(len(src))*(1+headroom*0.6)
+	if why == unlucky {
+		grow, homes = true, max(homes, has*5/4)
 	}
-	if homes > has || homes < has*3/4 {
+	if grow || homes < has*3/4 {
 		if t.pool.reserve(t, slotsOf(homes)*slotBytes-s.bytes()) {
 			n := newShard(homes, s.depth, t.now)
 			n.spread(src, 0, 0)
@@ -275,7 +300,7 @@ func (t *table) rebuild(i int, larger bool) {
 			return
 		}
 		keep := capacity(has) * 4 / 5
-		if larger {
+		if why == unlucky {
 			keep = min(keep, len(src)*4/5)
 		}
 		src = t.forget(src, keep)
@@ -321,7 +346,7 @@ func (t *table) split(i int, src []slot, extra float64) bool {
 			doubled = append(doubled, s, s)
 		}
 		t.shards, t.depth, i = doubled, t.depth+1, 2*i
-		t.swept, t.shrunk = 2*t.swept, 2*t.shrunk
+		t.swept, t.shrunk = 2*t.swept, 2*t.shrunk // where they point to stays the same
 	}
 	span := 1 << (t.depth - s.depth)
 	for first, j := i&^(span-1), 0; j < span; j++ {

@@ -1,0 +1,98 @@
+package dedupe
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/pulsegrid/pulsegrid/internal/block"
+)
+
+// sequence makes the n-th of many ids.
+func sequence(n uint64) (id [16]byte) {
+	binary.LittleEndian.PutUint64(id[:], n*0x9E3779B97F4A7C15)
+	binary.LittleEndian.PutUint64(id[8:], n)
+	return id
+}
+
+// filled is a memory of one partition in its steady state: its window holds n events, those before it have expired. next is the number
+// of the next new event; step is how many come in a millisecond.
+func filled(n int) (m *Memory, next, step uint64) {
+	const window = 15 * time.Minute
+	m = NewMemory(Options{Window: window, MaxBytes: 16 << 30, Log: zap.NewNop()})
+	m.Begin("t", 0, 0)
+	step = max(1, uint64(n)/uint64(window.Milliseconds()))
+	batch := make([][16]byte, 0, 10_000)
+	for next < uint64(n)*9/4 {
+		batch = batch[:0]
+		for range cap(batch) {
+			batch = append(batch, sequence(next))
+			next++
+		}
+		m.Remember("t", 0, 0, time.UnixMilli(int64(next/step)), "a", batch)
+	}
+	return m, next, step
+}
+
+// cpu is what this thread has used, whatever else the machine does.
+func cpu(b *testing.B) time.Duration {
+	const thread = 1 // RUSAGE_THREAD
+	var u syscall.Rusage
+	if err := syscall.Getrusage(thread, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+func BenchmarkDecide(b *testing.B) {
+	for _, remembered := range []int{1_000_000, 20_000_000} {
+		m, next, step := filled(remembered)
+		s := m.Stats()
+		b.Logf("%d events in the window, %d remembered: %.1f bytes for each in the window", remembered, s.Remembered, float64(s.Bytes)/float64(remembered))
+		rnd := rand.New(rand.NewPCG(1, 1))
+		offset := int64(0)
+		for _, kind := range []string{"miss", "hit"} {
+			b.Run(fmt.Sprintf("remembered=%d/%s", remembered, kind), func(b *testing.B) {
+				const n = 20_000
+				events := make([]Event, n)
+				tenant := m.Tenant("a")
+				var took []time.Duration
+				runtime.LockOSThread()
+				defer runtime.UnlockOSThread()
+				b.ReportAllocs()
+				for b.Loop() {
+					for i := range events {
+						id := sequence(next - rnd.Uint64N(uint64(remembered)*9/10) - 1)
+						if kind == "miss" {
+							id = sequence(next)
+							next++
+						}
+						events[i] = Event{Key: tenant.Key(&id), Appended: int64(next / step), Offset: offset, Index: int32(i)}
+					}
+					start := cpu(b)
+					dup, err := m.Decide(b.Context(), block.Block{Topic: "t", First: offset, Last: offset, Oldest: offset}, events)
+					took = append(took, cpu(b)-start)
+					if err != nil || (kind == "hit") != (dup > 0) {
+						b.Fatal(dup, err)
+					}
+					offset++
+				}
+				slices.Sort(took)
+				var sum time.Duration
+				for _, d := range took {
+					sum += d
+				}
+				b.ReportMetric(float64(sum.Nanoseconds())/float64(len(took)*n), "cpu-ns/event")
+				b.ReportMetric(float64(took[len(took)-1].Microseconds())/1000, "worst-cpu-ms/block")
+				b.ReportMetric(float64(m.Stats().Bytes)/float64(remembered), "bytes/event")
+			})
+		}
+	}
+}
