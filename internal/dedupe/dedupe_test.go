@@ -81,7 +81,7 @@ func deliver(t testing.TB, ctx context.Context, m *Memory, log []record, want []
 // THE property: whatever the blocks, their order, their repetitions, and wherever an owner begins, the decisions are those of the rule.
 func TestDecisionsAreAFunctionOfTheLog(t *testing.T) {
 	seed := rand.Uint64()
-	for round := range uint64(300) {
+	for round := range uint64(200) {
 		rnd := random(t, seed+round)
 		log := randomLog(rnd, 150, testWindow.Milliseconds())
 		want := duplicates(log, testWindow.Milliseconds())

@@ -155,6 +155,19 @@ func TestABlockThatComesAgainWhenTheReceiverIsPastItIsRefused(t *testing.T) {
 	require.Zero(t, decide(t, m, one, events(m, 4, 1)))
 }
 
+func TestPartsOfABlockAreStoredInAnyOrder(t *testing.T) {
+	m := newMemory(1 << 20)
+	m.Begin("t", 0, 0)
+	decide(t, m, block.Block{Topic: "t", First: 0, Last: 9}, events(m, 7, 1, 1))
+	m.Stored(block.Block{Topic: "t", First: 3, Last: 7})
+	require.Equal(t, 1, decide(t, m, block.Block{Topic: "t", First: 0, Last: 9}, events(m, 7, 1, 1)))
+	var stored []bool
+	for _, k := range m.partitions[place{"t", 0}].kept {
+		stored = append(stored, k.stored)
+	}
+	require.Equal(t, []bool{false, true, false}, stored)
+}
+
 // A receiver that never says how far it is must not make decisions pile up.
 func TestDecisionsAreKeptWithinBounds(t *testing.T) {
 	m := newMemory(1 << 20)
