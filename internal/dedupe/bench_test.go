@@ -96,3 +96,32 @@ func BenchmarkDecide(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkRebuild is the longest time that one event takes: that which makes its shard be rebuilt, or split.
+func BenchmarkRebuild(b *testing.B) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	m := newMemory(16 << 30)
+	t := newTable(&m.pool, 1<<40)
+	var took []time.Duration
+	var next uint64
+	for b.Loop() {
+		for range 1000 {
+			k := keyOf(m, next)
+			next++
+			if s := t.shards[t.at(k)]; s.used+1 < capacity(int(s.homes)) || s.used < splitAt/4 {
+				t.occur(k)
+				continue
+			}
+			start := cpu(b)
+			t.occur(k)
+			took = append(took, cpu(b)-start)
+		}
+	}
+	if len(took) > 0 {
+		slices.Sort(took)
+		b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "median-ms/rebuild")
+		b.ReportMetric(float64(took[len(took)-1].Microseconds())/1000, "worst-ms/rebuild")
+		b.ReportMetric(float64(len(took)), "rebuilds")
+	}
+}
