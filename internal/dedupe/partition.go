@@ -19,7 +19,7 @@ type Event struct {
 	Duplicate bool
 }
 
-func before(a, b *Event) int {
+func compare(a, b Event) int {
 	if a.Offset != b.Offset {
 		return cmp.Compare(a.Offset, b.Offset)
 	}
@@ -61,7 +61,13 @@ func (p *partition) end() {
 //
 // A partition that Begin was not called for begins with b, without warm-up.
 func (m *Memory) Decide(ctx context.Context, b block.Block, events []Event) (duplicates int, err error) {
-	inOrder := order(events)
+	order := order(events)
+	at := func(i int) *Event {
+		if order != nil {
+			i = order[i]
+		}
+		return &events[i]
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	p, err := m.turn(ctx, b)
@@ -75,19 +81,20 @@ func (m *Memory) Decide(ctx context.Context, b block.Block, events []Event) (dup
 	}
 	d := decided{first: max(b.First, p.next), next: b.Next(), base: max(b.First, p.next)}
 	var last *Event
-	for i, e := range inOrder {
+	for i := range events {
+		e := at(i)
 		if i%ahead == 0 {
 			var keys [ahead]Key
 			n := 0
-			for ; n < ahead && i+n < len(inOrder); n++ {
-				keys[n] = inOrder[i+n].Key
+			for ; n < ahead && i+n < len(events); n++ {
+				keys[n] = at(i + n).Key
 			}
 			p.table.touch(keys[:n])
 		}
 		switch {
 		case e.Offset < p.next:
 			e.Duplicate = p.was(e.Offset, e.Index)
-		case last != nil && before(last, e) == 0: // one event that became two on the way
+		case last != nil && compare(*last, *e) == 0: // one event that became two on the way
 			e.Duplicate = last.Duplicate
 		default:
 			p.table.advance(e.Appended)
@@ -111,15 +118,16 @@ func (m *Memory) Decide(ctx context.Context, b block.Block, events []Event) (dup
 	return duplicates, nil
 }
 
-// order returns pointers to the events in the order of their places.
-func order(events []Event) []*Event {
-	out := make([]*Event, len(events))
-	for i := range events {
-		out[i] = &events[i]
+// order returns the positions of the events in the order of their places; nil: they are in that order.
+func order(events []Event) []int {
+	if slices.IsSortedFunc(events, compare) {
+		return nil
 	}
-	if !slices.IsSortedFunc(out, before) {
-		slices.SortStableFunc(out, before)
+	out := make([]int, len(events))
+	for i := range out {
+		out[i] = i
 	}
+	slices.SortStableFunc(out, func(i, j int) int { return compare(events[i], events[j]) })
 	return out
 }
 
