@@ -70,7 +70,7 @@ func sound(t *testing.T, table *table) {
 				continue
 			}
 			used++
-			if uint32(e.hi) < before || s != table.shards[table.at(Key{e.hi, e.lo})] || s.home(e.hi) <= free {
+			if uint32(e.hi) < before || s != table.shards[table.at(Key(e))] || s.home(e.hi) <= free {
 				t.Fatalf("slot %d of shard %d is not where a search finds it", j, i)
 			}
 			before = uint32(e.hi)

@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/collector/processor/processortest"
 
 	"github.com/pulsegrid/pulsegrid/internal/block"
+	"github.com/pulsegrid/pulsegrid/internal/dedupe"
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
@@ -125,6 +126,26 @@ func TestTheReceiverFindsTheMemoryAndWarmsItUp(t *testing.T) {
 		require.Equal(t, 1, count(n.send(ctx, stamped(sig, event{"a", 1, 7, 0}, event{"a", 2, 7, 1}))))
 		m.End("t", 0)
 	})
+}
+
+func TestWhatIsForgottenEarlyIsCountedAndLogged(t *testing.T) {
+	n := newNode(t, signal.Logs, func(c *Config) { c.MaxMemoryBytes = dedupe.MaxBytesMin })
+	ctx, intro := block.Introduce(t.Context())
+	n.send(ctx, plog.NewLogs())
+	m := intro.Memories()[0]
+	m.Begin("t", 0, 0)
+	for i := range 100 {
+		var ids [][16]byte
+		for j := range 1000 {
+			ids = append(ids, [16]byte{byte(i), byte(j), byte(j >> 8)})
+		}
+		m.Remember("t", 0, int64(i), start.Add(time.Duration(i)*time.Second), "a", ids)
+	}
+	require.EqualValues(t, 100_000, n.metric("dedupe_forgotten_early")+n.metric("dedupe_remembered_events"))
+	require.Positive(t, n.metric("dedupe_forgotten_early"))
+	require.Less(t, n.metric("dedupe_effective_window"), int64(100))
+	require.LessOrEqual(t, n.metric("dedupe_memory_bytes"), int64(dedupe.MaxBytesMin))
+	require.Equal(t, 1, n.log.Len())
 }
 
 func TestInAnyPipelineABatchIsPassedOnOnce(t *testing.T) {
