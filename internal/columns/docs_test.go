@@ -45,6 +45,17 @@ func TestClickHouseDDLIsWhatTestdataHolds(t *testing.T) {
 	})
 }
 
+func TestClickHouseRollupsAreWhatTestdataHolds(t *testing.T) {
+	forEachSignal(t, func(t *testing.T, s signal.Signal) {
+		var stmts []string
+		for _, r := range columns.ForSignal(s).Rollups() {
+			o := columns.DDLOptions{Database: "pulsegrid", TTLDays: 60}
+			stmts = append(stmts, r.TableDDL(o), r.ViewDDL(o))
+		}
+		golden(t, filepath.Join("testdata", columns.ForSignal(s).Name+"_rollups.sql"), strings.Join(stmts, ";\n\n")+";\n")
+	})
+}
+
 func TestIcebergTableIsWhatTestdataHolds(t *testing.T) {
 	forEachSignal(t, func(t *testing.T, s signal.Signal) {
 		tab := columns.ForSignal(s)

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pulsegrid/pulsegrid/internal/block"
+	"github.com/pulsegrid/pulsegrid/internal/columns"
 	"github.com/pulsegrid/pulsegrid/internal/ledger"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
@@ -45,7 +46,9 @@ func TestBatchOfBothStoresHoldsTheEntry(t *testing.T) {
 }
 
 func TestClickHouseDDLReplacesEntriesWrittenTwice(t *testing.T) {
-	ddl := ledger.ClickHouseDDL("pulsegrid", "", true)
-	require.Contains(t, ddl, "ENGINE = ReplicatedReplacingMergeTree(written_time)")
+	ddl := ledger.ClickHouseDDL(columns.DDLOptions{Database: "pulsegrid", Engine: "ReplicatedMergeTree('/t/{table}', '{replica}')", Cluster: "c", TTLDays: 30})
+	require.Contains(t, ddl, "CREATE TABLE IF NOT EXISTS `pulsegrid`.`ledger` ON CLUSTER `c`")
+	require.Contains(t, ddl, "ENGINE = ReplicatedReplacingMergeTree('/t/{table}', '{replica}', written_time)")
+	require.Contains(t, ddl, "TTL toDateTime(written_time) + INTERVAL 30 DAY")
 	require.Contains(t, ddl, "ORDER BY (kafka_topic, kafka_partition, first_offset, last_offset)")
 }
