@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -292,7 +291,7 @@ func (e *chExporter) plan(ctx context.Context, rec arrow.RecordBatch) (todo []pi
 	if !ok {
 		rec.Retain()
 		// A name of its own: else rows that happen to equal an earlier call's would vanish.
-		return []piece{{rows: []arrow.RecordBatch{rec}, token: "call/" + rand.Text()}}, nil
+		return []piece{{rows: rec, token: "call/" + rand.Text()}}, nil
 	}
 	if !e.cfg.Ledger {
 		return nil, &storeError{class: retryable, code: codeOther, cause: errors.New("ledger is false, but the data comes in blocks"),
@@ -322,17 +321,12 @@ func (e *chExporter) onGoodTables(ctx context.Context, do func() error) error {
 
 // insertPiece runs one INSERT. A piece without rows has none.
 func (e *chExporter) insertPiece(ctx context.Context, p *place, piece *piece) error {
-	if len(piece.rows) == 0 {
+	if piece.rows == nil {
 		return nil
 	}
 	begun := time.Now()
-	b := &batch{}
-	for _, rec := range piece.rows {
-		b.rows += rec.NumRows()
-		b.bytes += sizeOf(rec)
-	}
 	first, _ := receivedRange(piece.rows)
-	b.received = time.Unix(0, first)
+	b := &batch{rows: piece.rows.NumRows(), bytes: sizeOf(piece.rows), received: time.Unix(0, first)}
 	if err := p.encode(e.insert, piece.rows, b.bytes, e.mem); err != nil {
 		return &storeError{class: permanent, code: codeBuild, cause: fmt.Errorf("encode the rows: %w", err)}
 	}
@@ -348,30 +342,21 @@ func (e *chExporter) insertPiece(ctx context.Context, p *place, piece *piece) er
 	return places.locate(err)
 }
 
-// encode makes rows the place's payload. Doubling a buffer up to a block's size was a quarter of the aggregator's CPU once, for the
+// encode makes rec the place's payload. Doubling a buffer up to a block's size was a quarter of the aggregator's CPU once, for the
 // pages that it touched first; so it gets its size at once, and is kept.
-func (p *place) encode(statement string, rows []arrow.RecordBatch, bytes int, mem memory.Allocator) error {
-	size := bytes + payloadFraming*len(rows)
+func (p *place) encode(statement string, rec arrow.RecordBatch, bytes int, mem memory.Allocator) error {
 	if p.zstd == nil {
-		p.payload = slices.Grow(p.payload[:0], size)
-		return writeStream(&p.payload, rows, mem)
+		p.payload = slices.Grow(p.payload[:0], bytes+payloadFraming)
+		w := ipc.NewWriter(&p.payload, ipc.WithSchema(rec.Schema()), ipc.WithAllocator(mem))
+		return errors.Join(w.Write(rec), w.Close())
 	}
-	p.payload = slices.Grow(p.payload[:0], size/2)
+	p.payload = slices.Grow(p.payload[:0], (bytes+payloadFraming)/2)
 	p.zstd.Reset(&p.payload)
 	if _, err := io.WriteString(p.zstd, statement+"\n"); err != nil { // as newBody does it
 		return err
 	}
-	return errors.Join(writeStream(p.zstd, rows, mem), p.zstd.Close())
-}
-
-// writeStream writes an Arrow stream of batches of one schema.
-func writeStream(to io.Writer, rows []arrow.RecordBatch, mem memory.Allocator) error {
-	w := ipc.NewWriter(to, ipc.WithSchema(rows[0].Schema()), ipc.WithAllocator(mem))
-	var errs []error
-	for _, rec := range rows {
-		errs = append(errs, w.Write(rec))
-	}
-	return errors.Join(append(errs, w.Close())...)
+	w := ipc.NewWriter(p.zstd, ipc.WithSchema(rec.Schema()), ipc.WithAllocator(mem))
+	return errors.Join(w.Write(rec), w.Close(), p.zstd.Close())
 }
 
 // send runs the INSERT.
@@ -403,14 +388,9 @@ func insertSettings(token string) map[string]string {
 const maxRows = "1073741824"
 
 // receivedRange is the least and the greatest received time of rows, in Unix nanoseconds.
-func receivedRange(recs []arrow.RecordBatch) (oldest, newest int64) {
-	oldest, newest = math.MaxInt64, math.MinInt64
-	for _, rec := range recs {
-		for _, t := range columnOf[*array.Timestamp](rec, "ingest_time").Values() {
-			oldest, newest = min(oldest, int64(t)), max(newest, int64(t))
-		}
-	}
-	return oldest, newest
+func receivedRange(rec arrow.RecordBatch) (oldest, newest int64) {
+	values := columnOf[*array.Timestamp](rec, "ingest_time").Values()
+	return int64(slices.Min(values)), int64(slices.Max(values))
 }
 
 // notInLedger is a call whose rows are stored: sending it again changes nothing in the table.

@@ -83,7 +83,7 @@ func TestFieldsArriveAsTheyWere(t *testing.T) {
 	got := fmt.Sprint(row[0]["time"], " ", row[0]["ingest_time"])
 	require.Equal(t, fmt.Sprint(received.Add(24*time.Microsecond).UnixNano(), " ", received.UnixNano()), got)
 	for key, want := range map[string]string{
-		"tenant_id": "acme", "service_name": "checkout", "time_source": "event", "event_id": "18000000000000006400000000000000",
+		"tenant_id": "acme", "service_name": "checkout", "time_source": "event", "event_id": "00040000000000000000000000000000",
 		"body": "payment declined for order", "body_type": "string", "attributes_int": "map[attempt:24]", "attributes_string": "map[]",
 		"attr_http_route": "/pay", "resource": `{"service.name":"checkout"}`, "kafka_topic": "otlp.logs.v1", "kafka_partition": "3",
 	} {

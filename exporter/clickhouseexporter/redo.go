@@ -8,6 +8,7 @@ import (
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
+	"github.com/apache/arrow-go/v18/arrow/memory"
 
 	"github.com/pulsegrid/pulsegrid/internal/block"
 	"github.com/pulsegrid/pulsegrid/internal/ledger"
@@ -36,17 +37,17 @@ const (
 
 // piece is a part of a block that is to be stored: its rows by an INSERT of their own, and an entry in the ledger.
 type piece struct {
-	rows     []arrow.RecordBatch // in order; the piece owns them; empty: there is nothing to insert
+	rows     arrow.RecordBatch // the piece owns them; nil: there is nothing to insert
 	token    string
 	entry    ledger.Entry
 	hasEntry bool // false: the rows did not come in a block
 }
 
 func (p *piece) release() {
-	for _, r := range p.rows {
-		r.Release()
+	if p.rows != nil {
+		p.rows.Release()
+		p.rows = nil
 	}
-	p.rows = nil
 }
 
 // extent is a range of offsets, both inclusive.
@@ -120,13 +121,12 @@ func mayBeStored(b block.Block, now time.Time) bool {
 
 // whole is the block as it came.
 func (e *chExporter) whole(b block.Block, rec arrow.RecordBatch, now time.Time) piece {
-	p := piece{token: b.String(), entry: ledger.Of(b, 0, 0, now)}
+	p := piece{token: b.String(), entry: ledger.Of(b, 0, 0, now), hasEntry: true}
 	if rec != nil {
 		rec.Retain()
-		p.rows = []arrow.RecordBatch{rec}
-		p.entry.Rows, p.entry.IDSum = sums(p.rows)
+		p.rows = rec
+		p.entry.Rows, p.entry.IDSum = sums(rec)
 	}
-	p.hasEntry = true
 	return p
 }
 
@@ -142,9 +142,12 @@ func (e *chExporter) part(ctx context.Context, b block.Block, x extent, last boo
 		mine := func(offset int64) bool {
 			return offset >= x.first && offset <= x.last || last && (offset < b.First || offset > b.Last)
 		}
-		p.rows = selectRows(rec, mine)
+		var err error
+		if p.rows, err = selectRows(e.mem, rec, mine); err != nil {
+			return piece{}, err
+		}
 		p.entry.Rows, p.entry.IDSum = sums(p.rows)
-		if compare && p.entry.Rows > 0 {
+		if compare && p.rows != nil {
 			if err := e.withoutStored(ctx, &p, rec, mine); err != nil {
 				p.release()
 				return piece{}, err
@@ -182,7 +185,9 @@ func (e *chExporter) withoutStored(ctx context.Context, p *piece, rec arrow.Reco
 		}
 	}
 	p.release()
-	p.rows = selectRows(rec, func(offset int64) bool { return mine(offset) && !stored[offset] })
+	if p.rows, err = selectRows(e.mem, rec, func(offset int64) bool { return mine(offset) && !stored[offset] }); err != nil {
+		return err
+	}
 	n, sum := sums(p.rows)
 	p.token += fmt.Sprintf("/compared/%d/%x", n, sum)
 	return nil
@@ -244,9 +249,15 @@ func (e *chExporter) adviceBeyond(b block.Block) string {
 		b.Topic, e.schema.name(e.table.Name))
 }
 
-// selectRows are the runs of rows whose offsets are wanted, as slices of rec that the caller releases.
-func selectRows(rec arrow.RecordBatch, want func(offset int64) bool) []arrow.RecordBatch {
-	var out []arrow.RecordBatch
+// selectRows are the rows whose offsets are wanted, as one batch that the caller releases; nil where there are none. One: ClickHouse
+// takes the same rows in two batches for another insert than the same rows in one, whatever their token.
+func selectRows(mem memory.Allocator, rec arrow.RecordBatch, want func(offset int64) bool) (arrow.RecordBatch, error) {
+	var runs []arrow.RecordBatch
+	defer func() {
+		for _, r := range runs {
+			r.Release()
+		}
+	}()
 	offsets := columnOf[*array.Int64](rec, "kafka_offset").Int64Values()
 	for from := 0; from < len(offsets); {
 		to := from
@@ -254,23 +265,51 @@ func selectRows(rec arrow.RecordBatch, want func(offset int64) bool) []arrow.Rec
 			to++
 		}
 		if to > from {
-			out = append(out, rec.NewSlice(int64(from), int64(to)))
+			runs = append(runs, rec.NewSlice(int64(from), int64(to)))
 		}
 		from = to + 1
 	}
-	return out
+	switch len(runs) {
+	case 0:
+		return nil, nil
+	case 1:
+		runs[0].Retain()
+		return runs[0], nil
+	}
+	var n int64
+	for _, r := range runs {
+		n += r.NumRows()
+	}
+	cols := make([]arrow.Array, 0, rec.NumCols())
+	defer func() {
+		for _, c := range cols {
+			c.Release()
+		}
+	}()
+	for i := range int(rec.NumCols()) {
+		parts := make([]arrow.Array, len(runs))
+		for j, r := range runs {
+			parts[j] = r.Column(i)
+		}
+		c, err := array.Concatenate(parts, mem)
+		if err != nil {
+			return nil, &storeError{class: permanent, code: codeBuild, cause: fmt.Errorf("join rows of column %s: %w", rec.ColumnName(i), err)}
+		}
+		cols = append(cols, c)
+	}
+	return array.NewRecordBatch(rec.Schema(), cols, n), nil
 }
 
 // sums are the number of rows and the sum of their event ids.
-func sums(recs []arrow.RecordBatch) (n int64, idSum uint64) {
-	for _, rec := range recs {
-		n += rec.NumRows()
-		ids := columnOf[*array.FixedSizeBinary](rec, "event_id")
-		for i := range ids.Len() {
-			idSum += ledger.IDSum(ids.Value(i))
-		}
+func sums(rec arrow.RecordBatch) (n int64, idSum uint64) {
+	if rec == nil {
+		return 0, 0
 	}
-	return n, idSum
+	ids := columnOf[*array.FixedSizeBinary](rec, "event_id")
+	for i := range ids.Len() {
+		idSum += ledger.IDSum(ids.Value(i))
+	}
+	return rec.NumRows(), idSum
 }
 
 func columnOf[A arrow.Array](rec arrow.RecordBatch, name string) A {

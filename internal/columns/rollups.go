@@ -215,7 +215,7 @@ func (r Rollup) TableDDL(o DDLOptions) string {
 	for _, c := range r.ClickHouseColumns() {
 		fmt.Fprintf(&b, "    %s,\n", c.DDL)
 	}
-	fmt.Fprintf(&b, "    INDEX idx_time time TYPE minmax GRANULARITY 1\n)\nENGINE = %s\nPARTITION BY %s\nORDER BY (%s)\n",
+	fmt.Fprintf(&b, "    INDEX idx_time time TYPE minmax GRANULARITY 1\n)\nENGINE = %s\nPARTITION BY %s\nPRIMARY KEY (tenant_id, service_name, time)\nORDER BY (%s)\n",
 		EngineOf("Aggregating", o.Engine), r.partition, strings.Join(r.Key(), ", "))
 	if o.TTLDays > 0 {
 		fmt.Fprintf(&b, "TTL ingest_date + INTERVAL %d DAY\n", o.TTLDays)
