@@ -1,7 +1,11 @@
 // Package ledger is the record of what became of each block, which both stores keep beside their rows: so many events came in, so many
 // were duplicates or went to quarantine, so many became rows, and their ids have this sum. The audit compares it with Kafka and with
 // the rows. A block has one entry in a store; one that is written twice (a retry) is the same entry, told by its range.
+//
+// The columns in docs/formats/ledger.md are generated from the definition here.
 package ledger
+
+//go:generate go test -run Docs -update .
 
 import (
 	"encoding/binary"

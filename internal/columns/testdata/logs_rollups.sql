@@ -10,6 +10,7 @@ CREATE TABLE IF NOT EXISTS `pulsegrid`.`logs_10s`
 )
 ENGINE = AggregatingMergeTree
 PARTITION BY ingest_date
+PRIMARY KEY (tenant_id, service_name, time)
 ORDER BY (tenant_id, service_name, time, severity, ingest_date)
 TTL ingest_date + INTERVAL 60 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 100000;
@@ -43,6 +44,7 @@ CREATE TABLE IF NOT EXISTS `pulsegrid`.`logs_1m`
 )
 ENGINE = AggregatingMergeTree
 PARTITION BY ingest_date
+PRIMARY KEY (tenant_id, service_name, time)
 ORDER BY (tenant_id, service_name, time, severity, ingest_date)
 TTL ingest_date + INTERVAL 60 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 100000;
@@ -76,6 +78,7 @@ CREATE TABLE IF NOT EXISTS `pulsegrid`.`logs_1h`
 )
 ENGINE = AggregatingMergeTree
 PARTITION BY toYYYYMM(ingest_date)
+PRIMARY KEY (tenant_id, service_name, time)
 ORDER BY (tenant_id, service_name, time, severity, ingest_date)
 TTL ingest_date + INTERVAL 60 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 100000;

@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS `pulsegrid`.`metrics_10s`
 )
 ENGINE = AggregatingMergeTree
 PARTITION BY ingest_date
+PRIMARY KEY (tenant_id, service_name, time)
 ORDER BY (tenant_id, service_name, time, metric_name, metric_type, metric_unit, temporality, is_monotonic, attr_http_request_method, attr_http_response_status_code, attr_http_route, attr_error_type, attr_db_system_name, attr_db_operation_name, attr_rpc_service, attr_rpc_method, attr_messaging_system, attr_server_address, attr_state, attr_system_device, attr_network_io_direction, ingest_date)
 TTL ingest_date + INTERVAL 60 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 100000;
@@ -126,6 +127,7 @@ CREATE TABLE IF NOT EXISTS `pulsegrid`.`metrics_1m`
 )
 ENGINE = AggregatingMergeTree
 PARTITION BY ingest_date
+PRIMARY KEY (tenant_id, service_name, time)
 ORDER BY (tenant_id, service_name, time, metric_name, metric_type, metric_unit, temporality, is_monotonic, attr_http_request_method, attr_http_response_status_code, attr_http_route, attr_error_type, attr_db_system_name, attr_db_operation_name, attr_rpc_service, attr_rpc_method, attr_messaging_system, attr_server_address, attr_state, attr_system_device, attr_network_io_direction, ingest_date)
 TTL ingest_date + INTERVAL 60 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 100000;
@@ -220,6 +222,7 @@ CREATE TABLE IF NOT EXISTS `pulsegrid`.`metrics_1h`
 )
 ENGINE = AggregatingMergeTree
 PARTITION BY toYYYYMM(ingest_date)
+PRIMARY KEY (tenant_id, service_name, time)
 ORDER BY (tenant_id, service_name, time, metric_name, metric_type, metric_unit, temporality, is_monotonic, attr_http_request_method, attr_http_response_status_code, attr_http_route, attr_error_type, attr_db_system_name, attr_db_operation_name, attr_rpc_service, attr_rpc_method, attr_messaging_system, attr_server_address, attr_state, attr_system_device, attr_network_io_direction, ingest_date)
 TTL ingest_date + INTERVAL 60 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 100000;

@@ -15,6 +15,7 @@ CREATE TABLE IF NOT EXISTS `pulsegrid`.`spans_10s`
 )
 ENGINE = AggregatingMergeTree
 PARTITION BY ingest_date
+PRIMARY KEY (tenant_id, service_name, time)
 ORDER BY (tenant_id, service_name, time, name, kind, ingest_date)
 TTL ingest_date + INTERVAL 60 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 100000;
@@ -59,6 +60,7 @@ CREATE TABLE IF NOT EXISTS `pulsegrid`.`spans_1m`
 )
 ENGINE = AggregatingMergeTree
 PARTITION BY ingest_date
+PRIMARY KEY (tenant_id, service_name, time)
 ORDER BY (tenant_id, service_name, time, name, kind, ingest_date)
 TTL ingest_date + INTERVAL 60 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 100000;
@@ -103,6 +105,7 @@ CREATE TABLE IF NOT EXISTS `pulsegrid`.`spans_1h`
 )
 ENGINE = AggregatingMergeTree
 PARTITION BY toYYYYMM(ingest_date)
+PRIMARY KEY (tenant_id, service_name, time)
 ORDER BY (tenant_id, service_name, time, name, kind, ingest_date)
 TTL ingest_date + INTERVAL 60 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 100000;
