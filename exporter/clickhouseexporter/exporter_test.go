@@ -22,26 +22,35 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/testkit/clickhousetest"
 )
 
-// deliver unmarshals an OTLP request and gives it to the signal's Consume; it returns the number of events.
-func deliver(t *testing.T, r *rig, ctx context.Context, request []byte) int {
-	t.Helper()
-	switch r.table.Signal {
+// consumeRequest unmarshals an OTLP request and gives it to the signal's Consume; it returns the number of events.
+func consumeRequest(ctx context.Context, e *chExporter, request []byte) (int, error) {
+	switch e.table.Signal {
 	case signal.Logs:
 		req := plogotlp.NewExportRequest()
-		require.NoError(t, req.UnmarshalProto(request))
-		require.NoError(t, r.ConsumeLogs(ctx, req.Logs()))
-		return req.Logs().LogRecordCount()
+		if err := req.UnmarshalProto(request); err != nil {
+			return 0, err
+		}
+		return req.Logs().LogRecordCount(), e.ConsumeLogs(ctx, req.Logs())
 	case signal.Metrics:
 		req := pmetricotlp.NewExportRequest()
-		require.NoError(t, req.UnmarshalProto(request))
-		require.NoError(t, r.ConsumeMetrics(ctx, req.Metrics()))
-		return req.Metrics().DataPointCount()
+		if err := req.UnmarshalProto(request); err != nil {
+			return 0, err
+		}
+		return req.Metrics().DataPointCount(), e.ConsumeMetrics(ctx, req.Metrics())
 	default:
 		req := ptraceotlp.NewExportRequest()
-		require.NoError(t, req.UnmarshalProto(request))
-		require.NoError(t, r.ConsumeTraces(ctx, req.Traces()))
-		return req.Traces().SpanCount()
+		if err := req.UnmarshalProto(request); err != nil {
+			return 0, err
+		}
+		return req.Traces().SpanCount(), e.ConsumeTraces(ctx, req.Traces())
 	}
+}
+
+func deliver(t *testing.T, r *rig, ctx context.Context, request []byte) int {
+	t.Helper()
+	n, err := consumeRequest(ctx, r.chExporter, request)
+	require.NoError(t, err)
+	return n
 }
 
 func TestEverySignalWithEveryFieldIsStored(t *testing.T) {
