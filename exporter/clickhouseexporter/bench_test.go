@@ -1,6 +1,7 @@
 package clickhouseexporter
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -60,6 +61,85 @@ func BenchmarkInsert(b *testing.B) {
 			require.NoError(b, e.Shutdown(b.Context()))
 		})
 	}
+}
+
+// BenchmarkExactness tells what exactness and rollups cost: the same realistic events go in turn into two engines, without and with, and
+// the CPU seconds of exporter and engine are compared. The engines' include their merges.
+//
+//	go test -run - -bench Exactness -benchtime 10x -count 6 ./exporter/clickhouseexporter
+func BenchmarkExactness(b *testing.B) {
+	const turn = 5 // inserts before it is the other side's turn
+	noRollups, rollups := func(c *Config) { c.Rollups = false }, func(*Config) {}
+	for _, tc := range []struct {
+		name          string
+		signal        signal.Signal
+		size          int // events a block
+		without, with func(*Config)
+		blocks        bool // whether the side without comes in blocks too, so with tokens and ledger
+	}{
+		{"token-ledger/block=20000", signal.Logs, benchRows, noRollups, noRollups, false},
+		{"token-ledger/block=1000", signal.Logs, 1000, noRollups, noRollups, false},
+		{"rollups/logs", signal.Logs, benchRows, noRollups, rollups, true},
+		{"rollups/traces", signal.Traces, benchRows, noRollups, rollups, true},
+		{"rollups/metrics", signal.Metrics, benchRows, noRollups, rollups, true},
+	} {
+		b.Run(tc.name, func(b *testing.B) {
+			request := otlptest.Realistic(tc.signal, 1, tc.size)
+			without, with := newBenchSide(b, tc.signal, tc.without, tc.blocks), newBenchSide(b, tc.signal, tc.with, true)
+			for b.Loop() {
+				for range turn {
+					without.insert(b, request)
+				}
+				for range turn {
+					with.insert(b, request)
+				}
+			}
+			n := float64(b.N * turn * tc.size)
+			base, more := without.cpu(b), with.cpu(b)
+			b.ReportMetric(float64(base.Microseconds())/n, "without-us/event")
+			b.ReportMetric(float64(more.Microseconds())/n, "with-us/event")
+			b.ReportMetric(float64(more)/float64(base), "ratio")
+		})
+	}
+}
+
+// benchSide is an exporter and its engine.
+type benchSide struct {
+	e      *chExporter
+	ch     *clickhousetest.Server
+	blocks bool
+	offset int64
+	client time.Duration // CPU of the inserts so far
+	server time.Duration // CPU of the engine before the first of them
+}
+
+func newBenchSide(b *testing.B, s signal.Signal, change func(*Config), blocks bool) *benchSide {
+	side := &benchSide{ch: clickhousetest.Start(b), blocks: blocks}
+	set := exporter.Settings{ID: component.NewID(metadata.Type()), TelemetrySettings: componenttest.NewNopTelemetrySettings()}
+	var err error
+	side.e, err = newExporter(set, config(side.ch.URL, change), s)
+	require.NoError(b, err)
+	require.NoError(b, side.e.Start(b.Context(), newHost()))
+	b.Cleanup(func() { require.NoError(b, side.e.Shutdown(context.Background())) })
+	side.insert(b, otlptest.Realistic(s, 1, 1000)) // warms both up
+	side.client, side.server = 0, processCPU(b, side.ch.PID())
+	return side
+}
+
+func (s *benchSide) insert(b *testing.B, request []byte) {
+	ctx := b.Context()
+	if s.blocks {
+		ctx = block.NewContext(ctx, block.Block{Topic: "t", First: s.offset, Last: s.offset, Signal: s.e.table.Signal})
+		s.offset++
+	}
+	begun := selfCPU(b)
+	_, err := consumeRequest(ctx, s.e, request)
+	require.NoError(b, err)
+	s.client += selfCPU(b) - begun
+}
+
+func (s *benchSide) cpu(b *testing.B) time.Duration {
+	return s.client + processCPU(b, s.ch.PID()) - s.server
 }
 
 // BenchmarkSend takes blocks of 10,000 realistic logs from pdata to an HTTP server that reads and forgets them: the exporter's share

@@ -25,6 +25,7 @@ const (
 	codeHTTP    = "http"
 	codeNetwork = "network"
 	codeBuild   = "build"
+	codeWindow  = "window"
 	codeOther   = "other"
 )
 

@@ -14,19 +14,39 @@ import (
 	"go.opentelemetry.io/collector/config/configopaque"
 	"go.opentelemetry.io/collector/config/configoptional"
 	"go.opentelemetry.io/collector/confmap"
+
+	"github.com/pulsegrid/pulsegrid/internal/columns"
 )
 
 // SchemaMode says what the exporter does about its tables.
 type SchemaMode string
 
 const (
-	// SchemaCreate creates the database and the tables, adds columns that an older table lacks, and sets the retention.
+	// SchemaCreate creates the database, the tables and the rollups' views, adds columns that an older table lacks, and sets the
+	// retention and the deduplication window.
 	SchemaCreate SchemaMode = "create"
 	// SchemaVerify changes nothing: a table that is not as it should be fails every call until somebody mends it.
 	SchemaVerify SchemaMode = "verify"
 	// SchemaOff inserts without looking, for example into Distributed tables.
 	SchemaOff SchemaMode = "off"
 )
+
+// BeyondWindow says what becomes of a block that may be stored, and that the deduplication window no longer covers.
+type BeyondWindow string
+
+const (
+	// BeyondRefuse fails the call as retryable: the partition waits for an operator.
+	BeyondRefuse BeyondWindow = "refuse"
+	// BeyondCompare reads which of the block's records the table holds, and stores the others. It scans the parts of the block's days.
+	BeyondCompare BeyondWindow = "compare"
+)
+
+// RollupRetention are days; 0 keeps for ever. A rollup is never kept shorter than the rows: where retention_days is more, it counts.
+type RollupRetention struct {
+	Seconds10 int `mapstructure:"10s"` // default 60
+	Minute    int `mapstructure:"1m"`  // default 180
+	Hour      int `mapstructure:"1h"`  // default 800: two years and a bit, to compare with
+}
 
 // Config of the exporter. Each signal has an exporter of its own: limits are per signal.
 type Config struct {
@@ -48,14 +68,34 @@ type Config struct {
 	// RetentionDays is how many days after their receipt rows are kept. Default 30; 0 keeps them for ever. Not looked at with schema: off.
 	RetentionDays int `mapstructure:"retention_days"`
 
+	// Rollups creates and checks the rollups of 10 s, 1 min and 1 h beside the signal's table. Default true. False leaves rollups that
+	// exist alone: ClickHouse fills them as long as their views exist.
+	Rollups bool `mapstructure:"rollups"`
+
+	// RollupRetentionDays is how many days after the rows' receipt each rollup is kept.
+	RollupRetentionDays RollupRetention `mapstructure:"rollup_retention_days"`
+
 	// Cluster, where set, adds ON CLUSTER to every statement that changes a table. Default: none.
 	Cluster string `mapstructure:"cluster"`
 
 	// Engine of created tables with its arguments, of the MergeTree family, for example ReplicatedMergeTree. Default MergeTree.
 	Engine string `mapstructure:"engine"`
 
-	// DeduplicationWindow is how many of the newest blocks a created table recognises when they are sent again. Default 100000.
+	// DeduplicationWindow is how many of the newest inserts a table must recognise when they are sent again; a block takes one for each
+	// day that its rows lie in. Default 100000. Tables that remember less are mended (create) or refused (verify).
 	DeduplicationWindow int `mapstructure:"deduplication_window"`
+
+	// DeduplicationPeriod is for how long a replicated table must recognise them, and how old a block may be that is redone by its
+	// token alone. Default 168h.
+	DeduplicationPeriod time.Duration `mapstructure:"deduplication_period"`
+
+	// BeyondWindow says what becomes of a block that an earlier try may have stored so long ago that the table no longer recognises
+	// it: refuse (default) or compare.
+	BeyondWindow BeyondWindow `mapstructure:"beyond_window"`
+
+	// Ledger writes an entry for each block into the table `ledger`. Default true. False is for data that does not come in blocks
+	// (from another receiver than msk): a block is then not stored, since it could not be redone safely.
+	Ledger bool `mapstructure:"ledger"`
 
 	// MaxConcurrentInserts bounds the inserts at a time; further calls wait. Each holds one block in memory. Default 4.
 	MaxConcurrentInserts int `mapstructure:"max_concurrent_inserts"`
@@ -67,11 +107,16 @@ const (
 	defaultCompression   = "zstd" // 1 us of CPU a row more than none, and a fraction of the bytes between zones
 	defaultDatabase      = "pulsegrid"
 	defaultRetentionDays = 30
-	defaultDedupWindow   = 100_000
+	defaultDedupWindow   = columns.DefaultDedupWindow
+	defaultDedupPeriod   = columns.DefaultDedupSeconds * time.Second
 	defaultMaxInserts    = 4
 
 	retentionDaysMax = 36_500
 	maxInsertsMax    = 256
+	// dedupWindowMin is per insert at a time: further ones must not push those out whose outcome is not yet known.
+	dedupWindowMin = 10
+	dedupPeriodMin = time.Hour
+	dedupPeriodMax = ledgerDaysMin * 24 * time.Hour // the ledger, which says how much was stored since, goes back no further
 )
 
 func createDefaultConfig() component.Config {
@@ -87,7 +132,12 @@ func createDefaultConfig() component.Config {
 		Database:             defaultDatabase,
 		Schema:               SchemaCreate,
 		RetentionDays:        defaultRetentionDays,
+		Rollups:              true,
+		RollupRetentionDays:  RollupRetention{Seconds10: 60, Minute: 180, Hour: 800},
 		DeduplicationWindow:  defaultDedupWindow,
+		DeduplicationPeriod:  defaultDedupPeriod,
+		BeyondWindow:         BeyondRefuse,
+		Ledger:               true,
 		MaxConcurrentInserts: defaultMaxInserts,
 	}
 }
@@ -151,11 +201,36 @@ func (c *Config) Validate() error {
 	if c.Engine != "" && !engineName.MatchString(c.Engine) {
 		bad("engine %q: want one of the MergeTree family", c.Engine)
 	}
-	if c.DeduplicationWindow < 1 {
-		bad("deduplication_window %d: want at least 1; without it a repeated block is stored twice", c.DeduplicationWindow)
+	for _, r := range []struct {
+		key  string
+		days int
+	}{{"10s", c.RollupRetentionDays.Seconds10}, {"1m", c.RollupRetentionDays.Minute}, {"1h", c.RollupRetentionDays.Hour}} {
+		if r.days < 0 || r.days > retentionDaysMax {
+			bad("rollup_retention_days::%s %d: want 0 (for ever) to %d", r.key, r.days, retentionDaysMax)
+		}
+	}
+	if least := dedupWindowMin * c.MaxConcurrentInserts; c.DeduplicationWindow < max(least, 1) {
+		bad("deduplication_window %d: want at least %d, %d for each of max_concurrent_inserts; below that a repeated block is stored twice", c.DeduplicationWindow, least, dedupWindowMin)
+	}
+	if c.DeduplicationPeriod < dedupPeriodMin || c.DeduplicationPeriod > dedupPeriodMax {
+		bad("deduplication_period %v: want %v to %v", c.DeduplicationPeriod, dedupPeriodMin, dedupPeriodMax)
+	}
+	switch c.BeyondWindow {
+	case BeyondRefuse, BeyondCompare:
+	default:
+		bad("beyond_window %q: want refuse or compare", c.BeyondWindow)
 	}
 	if c.MaxConcurrentInserts < 1 || c.MaxConcurrentInserts > maxInsertsMax {
 		bad("max_concurrent_inserts %d: want 1 to %d", c.MaxConcurrentInserts, maxInsertsMax)
 	}
 	return errors.Join(errs...)
+}
+
+// rollupDays is how many days a rollup is kept.
+func (c *Config) rollupDays(r columns.Rollup) int {
+	days := map[int]int{10: c.RollupRetentionDays.Seconds10, 60: c.RollupRetentionDays.Minute, 3600: c.RollupRetentionDays.Hour}[r.Seconds]
+	if days == 0 || c.RetentionDays == 0 {
+		return 0
+	}
+	return max(days, c.RetentionDays)
 }

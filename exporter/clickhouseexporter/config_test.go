@@ -4,6 +4,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/component/componenttest"
@@ -43,6 +44,11 @@ func TestEveryKeyOfTheExampleIsRead(t *testing.T) {
 	require.Equal(t, "main", cfg.Cluster)
 	require.Equal(t, "ReplicatedMergeTree", cfg.Engine)
 	require.Equal(t, 1000, cfg.DeduplicationWindow)
+	require.Equal(t, 72*time.Hour, cfg.DeduplicationPeriod)
+	require.Equal(t, BeyondCompare, cfg.BeyondWindow)
+	require.False(t, cfg.Rollups)
+	require.Equal(t, RollupRetention{Seconds10: 100, Minute: 200, Hour: 0}, cfg.RollupRetentionDays)
+	require.False(t, cfg.Ledger)
 	require.Equal(t, 8, cfg.MaxConcurrentInserts)
 }
 
@@ -60,6 +66,9 @@ func TestErrorsNameTheKeyAndTheValue(t *testing.T) {
 		"retention_days":         {-1, "retention_days -1"},
 		"engine":                 {"Log", `engine "Log"`},
 		"deduplication_window":   {0, "deduplication_window 0"},
+		"deduplication_period":   {"1m", "deduplication_period 1m0s: want 1h0m0s to 720h0m0s"},
+		"beyond_window":          {"insert", `beyond_window "insert": want refuse or compare`},
+		"rollup_retention_days":  {map[string]any{"1m": -1}, "rollup_retention_days::1m -1"},
 		"max_concurrent_inserts": {0, "max_concurrent_inserts 0"},
 		"sending_queue":          {map[string]any{"enabled": true}, "sending_queue"},
 		"retention_dayz":         {1, "retention_dayz"},
@@ -69,6 +78,13 @@ func TestErrorsNameTheKeyAndTheValue(t *testing.T) {
 			require.ErrorContains(t, err, tc.want)
 		})
 	}
+}
+
+func TestTheWindowIsWiderThanTheInsertsUnderWay(t *testing.T) {
+	_, err := load(t, confmap.NewFromStringMap(map[string]any{"deduplication_window": 79, "max_concurrent_inserts": 8}))
+	require.ErrorContains(t, err, "deduplication_window 79: want at least 80")
+	_, err = load(t, confmap.NewFromStringMap(map[string]any{"deduplication_window": 80, "max_concurrent_inserts": 8}))
+	require.NoError(t, err)
 }
 
 func TestReadmesConfigLoads(t *testing.T) {

@@ -29,6 +29,8 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/internal/block"
 	"github.com/pulsegrid/pulsegrid/internal/columns"
+	"github.com/pulsegrid/pulsegrid/internal/failpoint"
+	"github.com/pulsegrid/pulsegrid/internal/ledger"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -43,17 +45,20 @@ const (
 
 var errNotRunning = errors.New("the exporter is not running")
 
-// chExporter stores one signal. A call: take a place, build a batch, see to the table, INSERT, sort the outcome.
+// chExporter stores one signal. A call: take a place, build a batch, leave out what is stored already, INSERT, write into the ledger,
+// sort the outcome.
 type chExporter struct {
 	cfg    *Config
 	set    exporter.Settings
 	table  *columns.Table
-	insert string // the statement
 	mem    memory.Allocator
 	host   component.Host
 	client *client
 	schema *schema
+	ledger *ledgerWriter
 	tel    *telemetry
+
+	insert, ledgerInsert string // statements
 
 	// places are the max_concurrent_inserts builders; a call owns the one it took. Start fills the channel, Shutdown empties it.
 	places  chan *place
@@ -85,7 +90,7 @@ func (e *chExporter) newPlace() (*place, error) {
 	return p, err
 }
 
-// batch is one call's rows, encoded.
+// batch is one INSERT's rows, encoded.
 type batch struct {
 	rows     int64
 	bytes    int       // of the columns, before compression
@@ -99,12 +104,17 @@ func newExporter(set exporter.Settings, cfg *Config, s signal.Signal) (*chExport
 		places: make(chan *place, cfg.MaxConcurrentInserts),
 	}
 	e.life, e.end = context.WithCancel(context.Background())
-	names := make([]string, len(e.table.Columns))
-	for i, c := range e.table.Columns {
-		names[i] = ident(c.Name)
-	}
-	e.insert = "INSERT INTO " + ident(cfg.Database) + "." + ident(e.table.Name) + " (" + strings.Join(names, ", ") + ") FORMAT ArrowStream"
+	e.insert = insertInto(cfg.Database, e.table.Name, e.table.ArrowSchema())
+	e.ledgerInsert = insertInto(cfg.Database, ledger.Name, ledger.ArrowSchema())
 	return e, nil
+}
+
+func insertInto(database, table string, sc *arrow.Schema) string {
+	names := make([]string, sc.NumFields())
+	for i, f := range sc.Fields() {
+		names[i] = ident(f.Name)
+	}
+	return "INSERT INTO " + ident(database) + "." + ident(table) + " (" + strings.Join(names, ", ") + ") FORMAT ArrowStream"
 }
 
 // Capabilities: the data is only read.
@@ -122,6 +132,7 @@ func (e *chExporter) Start(ctx context.Context, host component.Host) error {
 		return err
 	}
 	e.schema = newSchema(e.cfg, e.client, e.table, e.set.Logger)
+	e.ledger = newLedgerWriter(e.life, e.cfg.ClientConfig.Timeout, e.insertEntries)
 	for range cap(e.places) {
 		p, err := e.newPlace()
 		if err != nil {
@@ -160,6 +171,9 @@ func (e *chExporter) Shutdown(ctx context.Context) error {
 				return
 			}
 		}
+		if e.ledger != nil {
+			err = e.ledger.wait(ctx)
+		}
 		if e.client != nil {
 			e.client.http.CloseIdleConnections()
 		}
@@ -187,7 +201,10 @@ func (e *chExporter) ConsumeTraces(ctx context.Context, td ptrace.Traces) error 
 
 // consume is the way of a call. Its error is permanent (consumererror) only where the data is refused for good.
 func (e *chExporter) consume(ctx context.Context, events int, fill func(*columns.Builder) error) error {
-	if events == 0 {
+	if block.IntroductionOf(ctx) != nil {
+		return nil // it asks for memories, and is no data
+	}
+	if _, inBlock := block.FromContext(ctx); events == 0 && !inBlock {
 		return nil
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -197,12 +214,20 @@ func (e *chExporter) consume(ctx context.Context, events int, fill func(*columns
 	if err != nil {
 		return e.explain(ctx, events, err)
 	}
-	defer func() { e.places <- p }()
-	err = e.store(ctx, p, fill)
+	entries, err := e.store(ctx, p, events, fill)
+	e.places <- p
+	// The order is the contract: rows, then their entry, then the caller may commit.
+	if err == nil && len(entries) > 0 {
+		failpoint.Hit("clickhouse-inserted")
+		if err = e.ledger.write(ctx, entries); err != nil {
+			err = notInLedger(err)
+		}
+	}
 	e.report(err)
 	if err != nil {
 		return e.explain(ctx, events, err)
 	}
+	failpoint.Hit("clickhouse-ledgered")
 	return nil
 }
 
@@ -219,21 +244,74 @@ func (e *chExporter) take(ctx context.Context) (*place, error) {
 	}
 }
 
-// store builds the rows and inserts them. A table that turns out not to be as it was is looked at again, once.
-func (e *chExporter) store(ctx context.Context, p *place, fill func(*columns.Builder) error) error {
-	begun := time.Now()
-	b, err := e.build(p, fill)
+// store builds the rows and inserts those that are not stored yet. It returns what is to be written into the ledger.
+func (e *chExporter) store(ctx context.Context, p *place, events int, fill func(*columns.Builder) error) ([]ledger.Entry, error) {
+	rec, err := e.build(p, events, fill)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	todo, err := e.plan(ctx, rec)
+	if rec != nil {
+		rec.Release()
+	}
+	if err != nil {
+		return nil, err
+	}
+	var entries []ledger.Entry
+	for i := range todo {
+		if err == nil {
+			err = e.insertPiece(ctx, p, &todo[i])
+		}
+		todo[i].release()
+		if todo[i].hasEntry {
+			entries = append(entries, todo[i].entry)
+		}
+	}
+	return entries, err
+}
+
+// build makes the call's rows a record batch, which the caller releases; nil where there are none.
+func (e *chExporter) build(p *place, events int, fill func(*columns.Builder) error) (arrow.RecordBatch, error) {
+	if events == 0 {
+		return nil, nil
+	}
+	begun := time.Now()
+	if err := fill(p.builder); err != nil {
+		p.builder.Reset()
+		return nil, &storeError{class: permanent, code: codeBuild, cause: err}
+	}
+	rec := p.builder.NewRecordBatch()
 	e.tel.built(time.Since(begun))
-	token := tokenOf(ctx)
+	return rec, nil
+}
+
+// plan says what of the call is to be inserted.
+func (e *chExporter) plan(ctx context.Context, rec arrow.RecordBatch) (todo []piece, err error) {
+	b, ok := block.FromContext(ctx)
+	if !ok {
+		rec.Retain()
+		// A name of its own: else rows that happen to equal an earlier call's would vanish.
+		return []piece{{rows: rec, token: "call/" + rand.Text()}}, nil
+	}
+	if !e.cfg.Ledger {
+		return nil, &storeError{class: retryable, code: codeOther, cause: errors.New("ledger is false, but the data comes in blocks"),
+			hint: "set ledger: true: a block without an entry cannot be redone safely"}
+	}
+	err = e.onGoodTables(ctx, func() error {
+		todo, err = e.pieces(ctx, b, rec, time.Now())
+		return err
+	})
+	return todo, err
+}
+
+// onGoodTables runs do once the tables are as they should be. A table that turns out not to be is looked at again, once.
+func (e *chExporter) onGoodTables(ctx context.Context, do func() error) error {
 	for again := true; ; again = false {
 		if err := e.schema.ensure(ctx); err != nil {
 			e.tel.failed(err)
 			return err
 		}
-		err := e.send(ctx, p, b, token)
+		err := do()
 		var se *storeError
 		if !again || !errors.As(err, &se) || se.class != badSchema || !e.schema.invalidate() {
 			return err
@@ -241,45 +319,44 @@ func (e *chExporter) store(ctx context.Context, p *place, fill func(*columns.Bui
 	}
 }
 
-// build makes the call's rows one Arrow stream.
-func (e *chExporter) build(p *place, fill func(*columns.Builder) error) (*batch, error) {
-	if err := fill(p.builder); err != nil {
-		p.builder.Reset()
-		return nil, &storeError{class: permanent, code: codeBuild, cause: err}
+// insertPiece runs one INSERT. A piece without rows has none.
+func (e *chExporter) insertPiece(ctx context.Context, p *place, piece *piece) error {
+	if piece.rows == nil {
+		return nil
 	}
-	rec := p.builder.NewRecordBatch()
-	defer rec.Release()
-	if err := p.encode(e.insert, rec, e.mem); err != nil {
-		return nil, &storeError{class: permanent, code: codeBuild, cause: fmt.Errorf("encode the rows: %w", err)}
+	begun := time.Now()
+	first, _ := receivedRange(piece.rows)
+	b := &batch{rows: piece.rows.NumRows(), bytes: sizeOf(piece.rows), received: time.Unix(0, first)}
+	if err := p.encode(e.insert, piece.rows, b.bytes, e.mem); err != nil {
+		return &storeError{class: permanent, code: codeBuild, cause: fmt.Errorf("encode the rows: %w", err)}
 	}
-	return &batch{rows: rec.NumRows(), bytes: sizeOf(rec), received: oldest(rec), payload: p.payload}, nil
+	b.payload = p.payload
+	e.tel.encoded(time.Since(begun))
+	places := lineageOf(piece.rows)
+	defer places.release()
+	piece.release() // the payload holds them now
+	if piece.hasEntry {
+		failpoint.Hit("clickhouse-inserting")
+	}
+	err := e.onGoodTables(ctx, func() error { return e.send(ctx, p, b, piece.token) })
+	return places.locate(err)
 }
 
 // encode makes rec the place's payload. Doubling a buffer up to a block's size was a quarter of the aggregator's CPU once, for the
 // pages that it touched first; so it gets its size at once, and is kept.
-func (p *place) encode(statement string, rec arrow.RecordBatch, mem memory.Allocator) error {
-	size := sizeOf(rec) + payloadFraming
+func (p *place) encode(statement string, rec arrow.RecordBatch, bytes int, mem memory.Allocator) error {
 	if p.zstd == nil {
-		p.payload = slices.Grow(p.payload[:0], size)
+		p.payload = slices.Grow(p.payload[:0], bytes+payloadFraming)
 		w := ipc.NewWriter(&p.payload, ipc.WithSchema(rec.Schema()), ipc.WithAllocator(mem))
 		return errors.Join(w.Write(rec), w.Close())
 	}
-	p.payload = slices.Grow(p.payload[:0], size/2)
+	p.payload = slices.Grow(p.payload[:0], (bytes+payloadFraming)/2)
 	p.zstd.Reset(&p.payload)
 	if _, err := io.WriteString(p.zstd, statement+"\n"); err != nil { // as newBody does it
 		return err
 	}
 	w := ipc.NewWriter(p.zstd, ipc.WithSchema(rec.Schema()), ipc.WithAllocator(mem))
 	return errors.Join(w.Write(rec), w.Close(), p.zstd.Close())
-}
-
-// tokenOf is the deduplication token: the block's name, which is the same however often the block is sent. A call without a block
-// gets a name of its own: else rows that happen to equal an earlier call's would vanish.
-func tokenOf(ctx context.Context) string {
-	if blk, ok := block.FromContext(ctx); ok {
-		return blk.String()
-	}
-	return "call/" + rand.Text()
 }
 
 // send runs the INSERT.
@@ -310,11 +387,20 @@ func insertSettings(token string) map[string]string {
 // maxRows is above any batch: what one Arrow column can address ends earlier.
 const maxRows = "1073741824"
 
-// oldest is the least received time of a batch.
-func oldest(rec arrow.RecordBatch) time.Time {
-	i := rec.Schema().FieldIndices("ingest_time")
-	values := rec.Column(i[0]).(*array.Timestamp).Values()
-	return time.Unix(0, int64(slices.Min(values)))
+// receivedRange is the least and the greatest received time of rows, in Unix nanoseconds.
+func receivedRange(rec arrow.RecordBatch) (oldest, newest int64) {
+	values := columnOf[*array.Timestamp](rec, "ingest_time").Values()
+	return int64(slices.Min(values)), int64(slices.Max(values))
+}
+
+// notInLedger is a call whose rows are stored: sending it again changes nothing in the table.
+func notInLedger(err error) error {
+	out := &storeError{class: unknown, code: codeOther, cause: fmt.Errorf("its rows are stored, their entry in the ledger is not: %w", err)}
+	var se *storeError
+	if errors.As(err, &se) {
+		out.code = se.code
+	}
+	return out
 }
 
 // explain is what the caller hears: what was being done, to which block, and what to do.

@@ -22,26 +22,35 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/testkit/clickhousetest"
 )
 
-// deliver unmarshals an OTLP request and gives it to the signal's Consume; it returns the number of events.
-func deliver(t *testing.T, r *rig, ctx context.Context, request []byte) int {
-	t.Helper()
-	switch r.table.Signal {
+// consumeRequest unmarshals an OTLP request and gives it to the signal's Consume; it returns the number of events.
+func consumeRequest(ctx context.Context, e *chExporter, request []byte) (int, error) {
+	switch e.table.Signal {
 	case signal.Logs:
 		req := plogotlp.NewExportRequest()
-		require.NoError(t, req.UnmarshalProto(request))
-		require.NoError(t, r.ConsumeLogs(ctx, req.Logs()))
-		return req.Logs().LogRecordCount()
+		if err := req.UnmarshalProto(request); err != nil {
+			return 0, err
+		}
+		return req.Logs().LogRecordCount(), e.ConsumeLogs(ctx, req.Logs())
 	case signal.Metrics:
 		req := pmetricotlp.NewExportRequest()
-		require.NoError(t, req.UnmarshalProto(request))
-		require.NoError(t, r.ConsumeMetrics(ctx, req.Metrics()))
-		return req.Metrics().DataPointCount()
+		if err := req.UnmarshalProto(request); err != nil {
+			return 0, err
+		}
+		return req.Metrics().DataPointCount(), e.ConsumeMetrics(ctx, req.Metrics())
 	default:
 		req := ptraceotlp.NewExportRequest()
-		require.NoError(t, req.UnmarshalProto(request))
-		require.NoError(t, r.ConsumeTraces(ctx, req.Traces()))
-		return req.Traces().SpanCount()
+		if err := req.UnmarshalProto(request); err != nil {
+			return 0, err
+		}
+		return req.Traces().SpanCount(), e.ConsumeTraces(ctx, req.Traces())
 	}
+}
+
+func deliver(t *testing.T, r *rig, ctx context.Context, request []byte) int {
+	t.Helper()
+	n, err := consumeRequest(ctx, r.chExporter, request)
+	require.NoError(t, err)
+	return n
 }
 
 func TestEverySignalWithEveryFieldIsStored(t *testing.T) {
@@ -83,7 +92,7 @@ func TestFieldsArriveAsTheyWere(t *testing.T) {
 	got := fmt.Sprint(row[0]["time"], " ", row[0]["ingest_time"])
 	require.Equal(t, fmt.Sprint(received.Add(24*time.Microsecond).UnixNano(), " ", received.UnixNano()), got)
 	for key, want := range map[string]string{
-		"tenant_id": "acme", "service_name": "checkout", "time_source": "event", "event_id": "18000000000000006400000000000000",
+		"tenant_id": "acme", "service_name": "checkout", "time_source": "event", "event_id": "00040000000000000000000000000000",
 		"body": "payment declined for order", "body_type": "string", "attributes_int": "map[attempt:24]", "attributes_string": "map[]",
 		"attr_http_route": "/pay", "resource": `{"service.name":"checkout"}`, "kafka_topic": "otlp.logs.v1", "kafka_partition": "3",
 	} {

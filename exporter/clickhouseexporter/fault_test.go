@@ -35,8 +35,13 @@ func fake(t *testing.T, handler http.HandlerFunc) string {
 	return srv.URL
 }
 
-// inserting passes everything but INSERTs on to a real engine; INSERTs go to handler, which may call next.
+// inserting passes everything on to a real engine, but INSERTs of rows to handler, which may call next.
 func inserting(t *testing.T, ch *clickhousetest.Server, handler func(w http.ResponseWriter, r *http.Request, next http.Handler)) string {
+	return passing(t, ch, func(r *http.Request) bool { return r.URL.Query().Has("insert_deduplication_token") }, handler)
+}
+
+// passing passes everything on to a real engine, but what it should catch to handler.
+func passing(t *testing.T, ch *clickhousetest.Server, catch func(*http.Request) bool, handler func(w http.ResponseWriter, r *http.Request, next http.Handler)) string {
 	t.Helper()
 	target, err := url.Parse(ch.URL)
 	require.NoError(t, err)
@@ -44,7 +49,7 @@ func inserting(t *testing.T, ch *clickhousetest.Server, handler func(w http.Resp
 	t.Cleanup(transport.CloseIdleConnections)
 	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }, Transport: transport}
 	return fake(t, func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Query().Has("insert_deduplication_token") {
+		if catch(r) {
 			handler(w, r, proxy)
 			return
 		}

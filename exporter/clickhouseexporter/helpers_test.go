@@ -2,6 +2,7 @@ package clickhouseexporter
 
 import (
 	"context"
+	"encoding/binary"
 	"slices"
 	"sync"
 	"testing"
@@ -144,7 +145,7 @@ func someLogs(n int, first int64) (plog.Logs, block.Block) {
 		lr.Attributes().PutInt("attempt", int64(i))
 		lr.Attributes().PutStr("http.route", "/pay")
 		ev := lineage.Event{Offset: first + int64(i)/10, Index: int32(i % 10)}
-		ev.ID[0], ev.ID[1], ev.ID[2], ev.ID[8] = byte(i), byte(i>>8), byte(i>>16), byte(first)
+		binary.LittleEndian.PutUint64(ev.ID[:], uint64(first)*10+uint64(i)) // the same in whichever block it is
 		lineage.StampEvent(lr.Attributes(), ev)
 	}
 	return ld, blk

@@ -15,40 +15,32 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/columns"
 )
 
-// schemaRetryInterval is how long a failed look at the table answers for the calls after it: many partitions retry at a time.
+// schemaRetryInterval is how long a failed look at the tables answers for the calls after it: many partitions retry at a time.
 const schemaRetryInterval = 500 * time.Millisecond
 
-// tokenSecondsMin is how long a replicated table must remember a block: a partition may wait that long for an operator.
-const tokenSecondsMin = 7 * 24 * 3600
-
-// schema brings one table into the state that the exporter needs, before the first insert and whenever an insert finds it not so.
+// schema brings the tables and views of one signal into the state that the exporter needs, before the first insert and whenever an
+// insert finds them not so.
 type schema struct {
-	mode    SchemaMode
-	client  *client
-	table   *columns.Table
-	options columns.DDLOptions
-	logger  *zap.Logger
+	cfg    *Config
+	client *client
+	tables []wantedTable
+	views  []wantedView
+	logger *zap.Logger
 
-	ready atomic.Bool   // the table was seen to be right
+	ready atomic.Bool   // everything was seen to be right
 	turn  chan struct{} // capacity 1; holding it guards the rest, and lets a waiting call give up
 	last  error         // of the last look
 	at    time.Time     // of the last look
 }
 
 func newSchema(cfg *Config, c *client, table *columns.Table, logger *zap.Logger) *schema {
-	s := &schema{
-		mode: cfg.Schema, client: c, table: table, logger: logger, turn: make(chan struct{}, 1),
-		options: columns.DDLOptions{
-			Database: cfg.Database, TTLDays: cfg.RetentionDays, Cluster: cfg.Cluster, Engine: cfg.Engine, DedupWindow: cfg.DeduplicationWindow,
-		},
-	}
+	s := &schema{cfg: cfg, client: c, logger: logger, turn: make(chan struct{}, 1)}
+	s.tables, s.views = wantedTables(cfg, table)
 	s.ready.Store(cfg.Schema == SchemaOff)
 	return s
 }
 
-func (s *schema) name() string { return s.options.Database + "." + s.table.Name }
-
-// ensure returns nil when the table is as it should be. Its errors are *storeError and never permanent: nothing is known about the data.
+// ensure returns nil when all is as it should be. Its errors are *storeError and never permanent: nothing is known about the data.
 func (s *schema) ensure(ctx context.Context) error {
 	if s.ready.Load() {
 		return nil
@@ -56,7 +48,7 @@ func (s *schema) ensure(ctx context.Context) error {
 	select {
 	case s.turn <- struct{}{}:
 	case <-ctx.Done():
-		return &storeError{class: retryable, code: codeOther, cause: fmt.Errorf("waiting for the check of table %s: %w", s.name(), ctx.Err())}
+		return &storeError{class: retryable, code: codeOther, cause: fmt.Errorf("waiting for the check of the tables: %w", ctx.Err())}
 	}
 	defer func() { <-s.turn }()
 	if s.ready.Load() {
@@ -65,18 +57,14 @@ func (s *schema) ensure(ctx context.Context) error {
 	if s.last != nil && time.Since(s.at) < schemaRetryInterval {
 		return s.last
 	}
-	err := s.look(ctx)
-	if err != nil {
-		err = notStored(s.name(), err)
-	}
-	s.last, s.at = err, time.Now()
-	s.ready.Store(err == nil)
-	return err
+	s.last, s.at = s.look(ctx), time.Now()
+	s.ready.Store(s.last == nil)
+	return s.last
 }
 
 // invalidate makes the next ensure look again. It reports false where looking is off.
 func (s *schema) invalidate() bool {
-	if s.mode == SchemaOff {
+	if s.cfg.Schema == SchemaOff {
 		return false
 	}
 	s.ready.Store(false)
@@ -84,8 +72,8 @@ func (s *schema) invalidate() bool {
 }
 
 // notStored makes a failure of a look a failure of a call whose rows were not sent.
-func notStored(table string, err error) error {
-	out := &storeError{class: retryable, code: codeOther, cause: fmt.Errorf("table %s: %w", table, err)}
+func notStored(what string, err error) error {
+	out := &storeError{class: retryable, code: codeOther, cause: fmt.Errorf("%s: %w", what, err)}
 	var se *storeError
 	if errors.As(err, &se) {
 		out.code = se.code
@@ -101,48 +89,66 @@ func mismatch(format string, args ...any) error {
 	return &storeError{class: badSchema, code: codeOther, cause: fmt.Errorf(format, args...)}
 }
 
+func (s *schema) look(ctx context.Context) error {
+	for _, t := range s.tables {
+		if err := s.lookAt(ctx, t); err != nil {
+			return notStored("table "+s.name(t.name), err)
+		}
+	}
+	for _, v := range s.views {
+		if err := s.lookAtView(ctx, v); err != nil {
+			return notStored("view "+s.name(v.name), err)
+		}
+	}
+	return nil
+}
+
+func (s *schema) name(table string) string { return s.cfg.Database + "." + table }
+
+func (s *schema) key(table string) map[string]string {
+	return map[string]string{"database": s.cfg.Database, "table": table}
+}
+
+func (s *schema) lookAt(ctx context.Context, t wantedTable) error {
+	have, err := s.describe(ctx, t)
+	if err != nil {
+		return err
+	}
+	if len(have) == 0 {
+		if s.cfg.Schema != SchemaCreate {
+			return s.missing(t.unless)
+		}
+		for _, statement := range t.create {
+			if err := s.client.exec(ctx, statement); err != nil {
+				return fmt.Errorf("create it: %w", err)
+			}
+		}
+		s.logger.Info("created the table", zap.String("table", s.name(t.name)))
+		if have, err = s.describe(ctx, t); err != nil {
+			return err
+		}
+	}
+	if err := s.checkColumns(ctx, t, have); err != nil {
+		return err
+	}
+	return s.checkEngine(ctx, t)
+}
+
+func (s *schema) missing(unless string) error {
+	if unless == "" {
+		return mismatch("it does not exist: create it, or set schema: create")
+	}
+	return mismatch("it does not exist: create it, or set schema: create, or %s: false", unless)
+}
+
 type columnRow struct {
 	Name string `json:"name"`
 	Type string `json:"type"`
 }
 
-type tableRow struct {
-	Engine string `json:"engine"`
-	Full   string `json:"engine_full"`
-}
-
-func (s *schema) look(ctx context.Context) error {
-	have, err := s.describe(ctx)
-	if err != nil {
-		return err
-	}
-	if len(have) == 0 {
-		if s.mode != SchemaCreate {
-			return mismatch("it does not exist: create it, or set schema: create")
-		}
-		for _, statement := range s.table.ClickHouseDDL(s.options) {
-			if err := s.client.exec(ctx, statement); err != nil {
-				return fmt.Errorf("create it: %w", err)
-			}
-		}
-		s.logger.Info("created the table", zap.String("table", s.name()))
-		if have, err = s.describe(ctx); err != nil {
-			return err
-		}
-	}
-	if err := s.checkColumns(ctx, have); err != nil {
-		return err
-	}
-	return s.checkEngine(ctx)
-}
-
-func (s *schema) key() map[string]string {
-	return map[string]string{"database": s.options.Database, "table": s.table.Name}
-}
-
 // describe returns the table's column types by name; none where there is no table.
-func (s *schema) describe(ctx context.Context) (map[string]string, error) {
-	cols, err := rows[columnRow](ctx, s.client, "SELECT name, type FROM system.columns WHERE database = {database:String} AND table = {table:String}", s.key())
+func (s *schema) describe(ctx context.Context, t wantedTable) (map[string]string, error) {
+	cols, err := rows[columnRow](ctx, s.client, "SELECT name, type FROM system.columns WHERE database = {database:String} AND table = {table:String}", s.key(t.name))
 	if err != nil {
 		return nil, fmt.Errorf("read its columns: %w", err)
 	}
@@ -155,18 +161,16 @@ func (s *schema) describe(ctx context.Context) (map[string]string, error) {
 
 // checkColumns adds missing columns or names them, and names every column of another type. Columns that the exporter does not
 // know are somebody's own; they get their defaults.
-func (s *schema) checkColumns(ctx context.Context, have map[string]string) error {
+func (s *schema) checkColumns(ctx context.Context, t wantedTable, have map[string]string) error {
 	var wrong, missing, adds []string
 	after := ""
-	for i := range s.table.Columns {
-		c := &s.table.Columns[i]
-		want := c.Kind.ClickHouse()
+	for _, c := range t.columns {
 		switch typ, ok := have[c.Name]; {
 		case !ok:
-			missing = append(missing, c.Name+" "+want)
-			adds = append(adds, "ADD COLUMN IF NOT EXISTS "+c.ClickHouseDDL()+after)
-		case typ != want:
-			wrong = append(wrong, fmt.Sprintf("column %s has type %s, want %s", c.Name, typ, want))
+			missing = append(missing, c.Name+" "+c.Type)
+			adds = append(adds, "ADD COLUMN IF NOT EXISTS "+c.DDL+after)
+		case typ != c.Type:
+			wrong = append(wrong, fmt.Sprintf("column %s has type %s, want %s", c.Name, typ, c.Type))
 		}
 		after = " AFTER " + ident(c.Name)
 	}
@@ -176,104 +180,193 @@ func (s *schema) checkColumns(ctx context.Context, have map[string]string) error
 	if len(missing) == 0 {
 		return nil
 	}
-	if s.mode != SchemaCreate {
+	if !t.extensible {
+		return mismatch("it lacks column %s: move the table and its view away, so that schema: create makes them anew", strings.Join(missing, ", column "))
+	}
+	if s.cfg.Schema != SchemaCreate {
 		return mismatch("it lacks column %s: add it, or set schema: create", strings.Join(missing, ", column "))
 	}
-	if err := s.alter(ctx, strings.Join(adds, ", ")); err != nil {
+	if err := s.alter(ctx, t, strings.Join(adds, ", ")); err != nil {
 		return fmt.Errorf("add column %s: %w", strings.Join(missing, ", column "), err)
 	}
-	s.logger.Info("added columns to the table", zap.String("table", s.name()), zap.Strings("columns", missing))
+	s.logger.Info("added columns to the table", zap.String("table", s.name(t.name)), zap.Strings("columns", missing))
 	return nil
 }
 
-var (
-	ttlClause = regexp.MustCompile(`(?s) TTL (.*?)(?: SETTINGS |$)`)
-	ttlOwn    = regexp.MustCompile(`^toDateTime\(ingest_time\) \+ toIntervalDay\((\d+)\)$`)
-	window    = regexp.MustCompile(`\b(non_replicated_deduplication_window|replicated_deduplication_window_seconds) = (\d+)`)
-)
+type tableRow struct {
+	Engine string `json:"engine"`
+	Full   string `json:"engine_full"`
+}
 
 // checkEngine looks at what a table needs besides columns: that it recognises blocks sent again, and its retention.
-func (s *schema) checkEngine(ctx context.Context) error {
-	found, err := rows[tableRow](ctx, s.client, "SELECT engine, engine_full FROM system.tables WHERE database = {database:String} AND name = {table:String}", s.key())
+func (s *schema) checkEngine(ctx context.Context, t wantedTable) error {
+	found, err := rows[tableRow](ctx, s.client, "SELECT engine, engine_full FROM system.tables WHERE database = {database:String} AND name = {table:String}", s.key(t.name))
 	if err != nil {
 		return fmt.Errorf("read its engine: %w", err)
 	}
 	if len(found) != 1 {
 		return mismatch("it is gone")
 	}
-	t := found[0]
-	if !strings.HasSuffix(t.Engine, "MergeTree") {
-		return mismatch("engine is %s, want one of the MergeTree family (schema: off inserts into any table)", t.Engine)
+	if !strings.HasSuffix(found[0].Engine, t.engine) {
+		return mismatch("engine is %s, want one of the %s family (schema: off inserts into any table)", found[0].Engine, t.engine)
 	}
-	if err := s.checkWindow(ctx, t); err != nil {
-		return err
-	}
-	return s.checkTTL(ctx, t)
-}
-
-// checkWindow: a plain MergeTree forgets every token unless it is told otherwise, and a replicated one after an hour.
-func (s *schema) checkWindow(ctx context.Context, t tableRow) error {
-	setting, least := "non_replicated_deduplication_window", 1
-	want := s.options.DedupWindow
-	if strings.HasPrefix(t.Engine, "Replicated") || strings.HasPrefix(t.Engine, "Shared") {
-		setting, least, want = "replicated_deduplication_window_seconds", tokenSecondsMin, tokenSecondsMin
-	}
-	if m := window.FindStringSubmatch(t.Full); m != nil && m[1] == setting {
-		if have, err := strconv.Atoi(m[2]); err == nil && have >= least {
-			return nil
+	if t.window {
+		if err := s.checkWindow(ctx, t, found[0]); err != nil {
+			return err
 		}
 	}
-	change := fmt.Sprintf("MODIFY SETTING %s = %d", setting, want)
-	if s.mode != SchemaCreate {
-		return mismatch("it forgets inserts too soon, so a repeated block would be stored twice: ALTER TABLE %s %s, or set schema: create", s.name(), change)
+	return s.checkTTL(ctx, t, found[0])
+}
+
+// windowSetting is a setting that says how long a table recognises inserts that come again.
+type windowSetting struct {
+	name, key string // in ClickHouse, in the config
+	least     int
+}
+
+// windowSettings are those that the engine goes by.
+func windowSettings(engine string, cfg *Config) []windowSetting {
+	if !columns.Replicated(engine) {
+		return []windowSetting{{"non_replicated_deduplication_window", "deduplication_window", cfg.DeduplicationWindow}}
 	}
-	if err := s.alter(ctx, change); err != nil {
-		return fmt.Errorf("%s: %w", change, err)
+	return []windowSetting{
+		{"replicated_deduplication_window", "deduplication_window", cfg.DeduplicationWindow},
+		{"replicated_deduplication_window_seconds", "deduplication_period", int(cfg.DeduplicationPeriod.Seconds())},
 	}
-	s.logger.Info("set the deduplication window of the table", zap.String("table", s.name()), zap.String("setting", setting), zap.Int("value", want))
+}
+
+// in is the setting's value in a table's engine clause; false where the server's default applies.
+func (w windowSetting) in(engineFull string) (int, bool) {
+	m := regexp.MustCompile(`\b` + w.name + ` = (\d+)`).FindStringSubmatch(engineFull)
+	if m == nil {
+		return 0, false
+	}
+	n, err := strconv.Atoi(m[1])
+	return n, err == nil
+}
+
+// checkWindow: unless a table or the server says otherwise, a plain MergeTree forgets every token at once, and a replicated one
+// after an hour. A table that remembers more than it must is left as it is.
+func (s *schema) checkWindow(ctx context.Context, t wantedTable, row tableRow) error {
+	for _, w := range windowSettings(row.Engine, s.cfg) {
+		have, ok := w.in(row.Full)
+		if !ok {
+			var err error
+			if have, err = s.serverDefault(ctx, row.Engine, w.name); err != nil {
+				return err
+			}
+		}
+		if have >= w.least {
+			continue
+		}
+		change := fmt.Sprintf("MODIFY SETTING %s = %d", w.name, w.least)
+		if s.cfg.Schema != SchemaCreate {
+			return mismatch("%s is %d, %s needs at least %d; below that a block that comes again may be stored twice: ALTER TABLE %s %s, or set schema: create",
+				w.name, have, w.key, w.least, s.name(t.name), change)
+		}
+		if err := s.alter(ctx, t, change); err != nil {
+			return fmt.Errorf("%s: %w", change, err)
+		}
+		s.logger.Info("set the deduplication window of the table", zap.String("table", s.name(t.name)), zap.String("setting", w.name), zap.Int("from", have), zap.Int("value", w.least))
+	}
 	return nil
 }
 
-// checkTTL: retention is retention_days and nothing else, except for a TTL that somebody has written otherwise (moves between
+// serverDefault is a table setting's value where the table does not say.
+func (s *schema) serverDefault(ctx context.Context, engine, setting string) (int, error) {
+	from := "system.merge_tree_settings"
+	if columns.Replicated(engine) {
+		from = "system.replicated_merge_tree_settings"
+	}
+	found, err := rows[struct {
+		Value int `json:"value"`
+	}](ctx, s.client, "SELECT toInt64(value) AS value FROM "+from+" WHERE name = {name:String}", map[string]string{"name": setting})
+	if err != nil {
+		return 0, fmt.Errorf("read the server's default of %s: %w", setting, err)
+	}
+	if len(found) == 0 {
+		return 0, mismatch("the server has no setting %s: it is too old for this exporter", setting)
+	}
+	return found[0].Value, nil
+}
+
+var (
+	ttlClause = regexp.MustCompile(`(?s) TTL (.*?)(?: SETTINGS |$)`)
+	ttlDays   = regexp.MustCompile(`^ \+ toIntervalDay\(\d+\)$`)
+)
+
+// checkTTL: retention is what the config says and nothing else, except for a TTL that somebody has written otherwise (moves between
 // disks, deletes by condition), which is theirs to keep.
-func (s *schema) checkTTL(ctx context.Context, t tableRow) error {
+func (s *schema) checkTTL(ctx context.Context, t wantedTable, row tableRow) error {
 	have := ""
-	if m := ttlClause.FindStringSubmatch(t.Full); m != nil {
+	if m := ttlClause.FindStringSubmatch(row.Full); m != nil {
 		have = m[1]
 	}
 	want := ""
-	if s.options.TTLDays > 0 {
-		want = fmt.Sprintf("toDateTime(ingest_time) + toIntervalDay(%d)", s.options.TTLDays)
+	if t.ttlDays > 0 {
+		want = fmt.Sprintf("%s + toIntervalDay(%d)", t.ttlFrom, t.ttlDays)
 	}
 	if have == want {
 		return nil
 	}
-	if have != "" && !ttlOwn.MatchString(have) {
-		s.logger.Warn("the table has a TTL of its own, which is left as it is; retention_days is not applied",
-			zap.String("table", s.name()), zap.String("ttl", have), zap.Int("retention_days", s.options.TTLDays))
+	if rest, ours := strings.CutPrefix(have, t.ttlFrom); have != "" && (!ours || !ttlDays.MatchString(rest)) {
+		s.logger.Warn("the table has a TTL of its own, which is left as it is; the config's is not applied",
+			zap.String("table", s.name(t.name)), zap.String("ttl", have), zap.String("key", t.ttlKey), zap.Int("days", t.ttlDays))
 		return nil
 	}
-	if s.mode != SchemaCreate {
-		return mismatch("TTL is %q, want %q by retention_days %d: change one of them", have, want, s.options.TTLDays)
+	if s.cfg.Schema != SchemaCreate {
+		return mismatch("TTL is %q, want %q by %s %d: change one of them", have, want, t.ttlKey, t.ttlDays)
 	}
 	change := "MODIFY TTL " + want
 	if want == "" {
 		change = "REMOVE TTL"
 	}
-	if err := s.alter(ctx, change); err != nil {
+	if err := s.alter(ctx, t, change); err != nil {
 		return fmt.Errorf("change its TTL from %q to %q: %w", have, want, err)
 	}
-	s.logger.Info("changed the TTL of the table", zap.String("table", s.name()), zap.String("from", have), zap.String("to", want))
+	s.logger.Info("changed the TTL of the table", zap.String("table", s.name(t.name)), zap.String("from", have), zap.String("to", want))
 	return nil
 }
 
-func (s *schema) alter(ctx context.Context, change string) error {
-	onCluster := ""
-	if s.options.Cluster != "" {
-		onCluster = " ON CLUSTER " + ident(s.options.Cluster)
+// lookAtView creates a view that is missing. One of another definition is not replaced: what was rolled up in between would be lost
+// without a word.
+func (s *schema) lookAtView(ctx context.Context, v wantedView) error {
+	type viewRow struct {
+		Comment string `json:"comment"`
 	}
-	return s.client.exec(ctx, "ALTER TABLE "+ident(s.options.Database)+"."+ident(s.table.Name)+onCluster+" "+change)
+	const query = "SELECT comment FROM system.tables WHERE database = {database:String} AND name = {table:String}"
+	found, err := rows[viewRow](ctx, s.client, query, s.key(v.name))
+	if err != nil {
+		return fmt.Errorf("read its definition: %w", err)
+	}
+	if len(found) == 0 {
+		if s.cfg.Schema != SchemaCreate {
+			return s.missing("rollups")
+		}
+		if err := s.client.exec(ctx, v.create); err != nil {
+			return fmt.Errorf("create it: %w", err)
+		}
+		s.logger.Info("created the view", zap.String("view", s.name(v.name)))
+		if found, err = rows[viewRow](ctx, s.client, query, s.key(v.name)); err != nil {
+			return fmt.Errorf("read its definition: %w", err)
+		}
+	}
+	if len(found) != 1 || found[0].Comment != v.definition {
+		return mismatch("it is not the view that this version makes (its comment is %q, want %q): drop it, so that schema: create makes it anew, or set rollups: false",
+			found, v.definition)
+	}
+	return nil
 }
+
+func (s *schema) alter(ctx context.Context, t wantedTable, change string) error {
+	onCluster := ""
+	if s.cfg.Cluster != "" {
+		onCluster = " ON CLUSTER " + ident(s.cfg.Cluster)
+	}
+	return s.client.exec(ctx, "ALTER TABLE "+s.quoted(t.name)+onCluster+" "+change)
+}
+
+func (s *schema) quoted(table string) string { return ident(s.cfg.Database) + "." + ident(table) }
 
 func ident(s string) string {
 	return "`" + strings.NewReplacer("\\", "\\\\", "`", "\\`").Replace(s) + "`"

@@ -17,7 +17,9 @@ type telemetry struct {
 	table attribute.KeyValue
 
 	rows, rejected, bytes, inserts, errs      componentmeta.Counter
+	redoneBlocks, ledgerEntries               componentmeta.Counter
 	insertDuration, buildDuration, freshnessS componentmeta.Histogram
+	encodeDuration, ledgerDuration            componentmeta.Histogram
 }
 
 func newTelemetry(id component.ID, set component.TelemetrySettings, table string, running func() int) (*telemetry, error) {
@@ -33,6 +35,10 @@ func newTelemetry(id component.ID, set component.TelemetrySettings, table string
 		insertDuration: m.Histogram("clickhouse_insert_duration"),
 		buildDuration:  m.Histogram("clickhouse_build_duration"),
 		freshnessS:     m.Histogram("clickhouse_freshness"),
+		encodeDuration: m.Histogram("clickhouse_encode_duration"),
+		redoneBlocks:   m.Counter("clickhouse_redone_blocks"),
+		ledgerEntries:  m.Counter("clickhouse_ledger_entries"),
+		ledgerDuration: m.Histogram("clickhouse_ledger_duration"),
 	}
 	m.Gauge("clickhouse_inserts_running", func(record func(int64, ...attribute.KeyValue)) {
 		record(int64(running()), t.table)
@@ -50,16 +56,40 @@ func (t *telemetry) built(took time.Duration) {
 	t.buildDuration.Record(context.Background(), took.Seconds(), t.with())
 }
 
+func (t *telemetry) encoded(took time.Duration) {
+	t.encodeDuration.Record(context.Background(), took.Seconds(), t.with())
+}
+
+// redone counts a block that may have been stored before.
+func (t *telemetry) redone(outcome string) {
+	t.redoneBlocks.Add(context.Background(), 1, t.with(attribute.String("redo", outcome)))
+}
+
+// ledgerWritten records the outcome of one INSERT into the ledger.
+func (t *telemetry) ledgerWritten(entries int, took time.Duration, err error) {
+	ctx := context.Background()
+	o := attribute.String("outcome", t.outcome(err))
+	t.ledgerEntries.Add(ctx, int64(entries), t.with(o))
+	t.ledgerDuration.Record(ctx, took.Seconds(), t.with(o))
+}
+
+// outcome counts an INSERT's error and names its outcome.
+func (t *telemetry) outcome(err error) string {
+	if err == nil {
+		return "stored"
+	}
+	cl := t.failed(err)
+	if cl == badSchema {
+		cl = retryable
+	}
+	return string(cl)
+}
+
 // inserted records the outcome of one INSERT.
 func (t *telemetry) inserted(b *batch, took time.Duration, err error) {
 	ctx := context.Background()
-	outcome := "stored"
-	if err != nil {
-		outcome = string(t.failed(err))
-		if outcome == string(badSchema) {
-			outcome = string(retryable)
-		}
-	} else {
+	outcome := t.outcome(err)
+	if err == nil {
 		t.rows.Add(ctx, b.rows, t.with())
 		t.bytes.Add(ctx, int64(b.bytes), t.with())
 		t.freshnessS.Record(ctx, max(time.Since(b.received), 0).Seconds(), t.with())

@@ -24,10 +24,16 @@ type DDLOptions struct {
 	Engine string
 	// DedupWindow is how many insert tokens the table remembers; 0: DefaultDedupWindow.
 	DedupWindow int
+	// DedupSeconds is for how long a replicated table remembers them; 0: DefaultDedupSeconds. Other tables know no time.
+	DedupSeconds int
 }
 
-// DefaultDedupWindow is the number of insert tokens that a table remembers. One is used per block.
-const DefaultDedupWindow = 100_000
+const (
+	// DefaultDedupWindow is the number of insert tokens that a table remembers. A block uses one for each day that its rows lie in.
+	DefaultDedupWindow = 100_000
+	// DefaultDedupSeconds is a week: a partition may wait that long for an operator. ClickHouse's own default is an hour.
+	DefaultDedupSeconds = 7 * 24 * 3600
+)
 
 // InsertSettings are the query settings that every insert of a block carries, with the block's deduplication token.
 // Skip indexes are then built by merges, and a rollup's materialized view does not double a repeated block.
@@ -47,52 +53,111 @@ func InsertSettings(token string) map[string]string {
 // ClickHouseDDL returns the statements that create the table: the database where one is named, then the table. Each may be
 // run again at any time.
 func (t *Table) ClickHouseDDL(o DDLOptions) []string {
-	onCluster := ""
-	if o.Cluster != "" {
-		onCluster = " ON CLUSTER " + quoteIdent(o.Cluster)
-	}
-	name := quoteIdent(t.Name)
 	var stmts []string
 	if o.Database != "" {
-		stmts = append(stmts, "CREATE DATABASE IF NOT EXISTS "+quoteIdent(o.Database)+onCluster)
-		name = quoteIdent(o.Database) + "." + name
+		stmts = append(stmts, "CREATE DATABASE IF NOT EXISTS "+quoteIdent(o.Database)+o.onCluster())
 	}
-	engine := o.Engine
-	if engine == "" {
-		engine = "MergeTree"
-	}
-	window := o.DedupWindow
-	if window == 0 {
-		window = DefaultDedupWindow
-	}
-	windowSetting := "non_replicated_deduplication_window"
-	if strings.HasPrefix(engine, "Replicated") || strings.HasPrefix(engine, "Shared") {
-		windowSetting = "replicated_deduplication_window_seconds = 604800, replicated_deduplication_window" // by default: an hour
-	}
-
 	var b strings.Builder
-	fmt.Fprintf(&b, "CREATE TABLE IF NOT EXISTS %s%s\n(\n", name, onCluster)
-	for _, c := range t.Columns {
-		fmt.Fprintf(&b, "    %s,\n", c.ClickHouseDDL())
+	fmt.Fprintf(&b, "CREATE TABLE IF NOT EXISTS %s\n(\n", o.Table(t.Name))
+	for _, c := range t.ClickHouseColumns() {
+		fmt.Fprintf(&b, "    %s,\n", c.DDL)
 	}
 	b.WriteString(strings.Join(t.indexes(), ",\n"))
-	fmt.Fprintf(&b, "\n)\nENGINE = %s\nPARTITION BY toDate(ingest_time)\nORDER BY (tenant_id, service_name, time)\n", engine)
+	fmt.Fprintf(&b, "\n)\nENGINE = %s\nPARTITION BY toDate(ingest_time)\nORDER BY (tenant_id, service_name, time)\n", EngineOf("", o.Engine))
 	if o.TTLDays > 0 {
 		fmt.Fprintf(&b, "TTL toDateTime(ingest_time) + INTERVAL %d DAY\n", o.TTLDays)
 	}
 	// min_level_for_wide_part: fresh parts are compact, so an insert writes few files.
 	// merge_selector_base: fewer, larger merges.
-	fmt.Fprintf(&b, "SETTINGS ttl_only_drop_parts = 1, min_level_for_wide_part = 1, merge_selector_base = 16, %s = %d", windowSetting, window)
+	fmt.Fprintf(&b, "SETTINGS ttl_only_drop_parts = 1, min_level_for_wide_part = 1, merge_selector_base = 16, %s", o.window())
 	return append(stmts, b.String())
 }
 
-// ClickHouseDDL is the column's declaration, as CREATE TABLE and ALTER TABLE ADD COLUMN take it.
-func (c *Column) ClickHouseDDL() string {
-	codec := c.Codec
+// ClickHouseColumn is a column of any of the tables: its type as ClickHouse tells it, and its declaration.
+type ClickHouseColumn struct{ Name, Type, DDL string }
+
+// NewClickHouseColumn declares a column. Empty codec: that of most columns.
+func NewClickHouseColumn(name, typ, doc, codec string) ClickHouseColumn {
 	if codec == "" {
 		codec = codecDefault
 	}
-	return fmt.Sprintf("%s %s COMMENT %s CODEC(%s)", quoteIdent(c.Name), c.Kind.ClickHouse(), quoteText(c.Doc), codec)
+	return ClickHouseColumn{Name: name, Type: typ, DDL: fmt.Sprintf("%s %s COMMENT %s CODEC(%s)", quoteIdent(name), typ, quoteText(doc), codec)}
+}
+
+// ClickHouseColumns are the table's columns in ClickHouse, in their order.
+func (t *Table) ClickHouseColumns() []ClickHouseColumn {
+	out := make([]ClickHouseColumn, len(t.Columns))
+	for i, c := range t.Columns {
+		out[i] = NewClickHouseColumn(c.Name, c.Kind.ClickHouse(), c.Doc, c.Codec)
+	}
+	return out
+}
+
+// Table is the quoted name of a table to create, with its database and cluster.
+func (o DDLOptions) Table(name string) string { return qualified(o.Database, name) + o.onCluster() }
+
+func (o DDLOptions) onCluster() string {
+	if o.Cluster == "" {
+		return ""
+	}
+	return " ON CLUSTER " + quoteIdent(o.Cluster)
+}
+
+// window is the setting that makes a table recognise inserts that come again.
+func (o DDLOptions) window() string {
+	blocks, seconds := o.DedupWindow, o.DedupSeconds
+	if blocks == 0 {
+		blocks = DefaultDedupWindow
+	}
+	if seconds == 0 {
+		seconds = DefaultDedupSeconds
+	}
+	if !Replicated(o.Engine) {
+		return fmt.Sprintf("non_replicated_deduplication_window = %d", blocks)
+	}
+	return fmt.Sprintf("replicated_deduplication_window_seconds = %d, replicated_deduplication_window = %d", seconds, blocks)
+}
+
+// Replicated tells whether an engine of the MergeTree family keeps its insert tokens in Keeper.
+func Replicated(engine string) bool {
+	return strings.HasPrefix(engine, "Replicated") || strings.HasPrefix(engine, "Shared")
+}
+
+// EngineOf is the engine of a table that goes with tables of the given engine (empty: MergeTree): of the same family and with the same
+// arguments, and of the kind "Aggregating" or "Replacing" (empty: as it is); more are further arguments.
+func EngineOf(kind, engine string, more ...string) string {
+	if engine == "" {
+		engine = "MergeTree"
+	}
+	if kind == "" {
+		return engine
+	}
+	name, args, _ := strings.Cut(engine, "(")
+	prefix := ""
+	for _, p := range []string{"Replicated", "Shared"} {
+		if strings.HasPrefix(name, p) {
+			prefix = p
+		}
+	}
+	if args = strings.TrimSuffix(args, ")"); args != "" {
+		if prefix == "" {
+			args = "" // arguments of a Replacing or Summing engine, which are columns of the rows
+		} else {
+			more = append([]string{args}, more...)
+		}
+	}
+	out := prefix + kind + "MergeTree"
+	if len(more) > 0 {
+		out += "(" + strings.Join(more, ", ") + ")"
+	}
+	return out
+}
+
+func qualified(database, name string) string {
+	if database == "" {
+		return quoteIdent(name)
+	}
+	return quoteIdent(database) + "." + quoteIdent(name)
 }
 
 // indexes are the skip indexes; merges build them (InsertSettings).

@@ -45,6 +45,17 @@ func TestClickHouseDDLIsWhatTestdataHolds(t *testing.T) {
 	})
 }
 
+func TestClickHouseRollupsAreWhatTestdataHolds(t *testing.T) {
+	forEachSignal(t, func(t *testing.T, s signal.Signal) {
+		var stmts []string
+		for _, r := range columns.ForSignal(s).Rollups() {
+			o := columns.DDLOptions{Database: "pulsegrid", TTLDays: 60}
+			stmts = append(stmts, r.TableDDL(o), r.ViewDDL(o))
+		}
+		golden(t, filepath.Join("testdata", columns.ForSignal(s).Name+"_rollups.sql"), strings.Join(stmts, ";\n\n")+";\n")
+	})
+}
+
 func TestIcebergTableIsWhatTestdataHolds(t *testing.T) {
 	forEachSignal(t, func(t *testing.T, s signal.Signal) {
 		tab := columns.ForSignal(s)
@@ -63,15 +74,44 @@ func TestIcebergTableIsWhatTestdataHolds(t *testing.T) {
 func TestDocsListTheColumns(t *testing.T) {
 	forEachSignal(t, func(t *testing.T, s signal.Signal) {
 		tab := columns.ForSignal(s)
-		path := filepath.Join(docsDir, tab.Name+".md")
-		text, err := os.ReadFile(path)
-		require.NoError(t, err)
-		head, rest, ok := strings.Cut(string(text), docBegin)
-		require.True(t, ok, "%s has no line %q", path, docBegin)
-		_, tail, ok := strings.Cut(rest, docEnd)
-		require.True(t, ok, "%s has no line %q", path, docEnd)
-		golden(t, path, head+docBegin+columnTable(tab)+docEnd+tail)
+		goldenPart(t, filepath.Join(docsDir, tab.Name+".md"), columnTable(tab))
 	})
+}
+
+func TestDocsListTheRollups(t *testing.T) {
+	var b strings.Builder
+	for _, s := range signal.All {
+		rollups := columns.ForSignal(s).Rollups()
+		var names []string
+		for _, r := range rollups {
+			names = append(names, "`"+r.Name+"`")
+		}
+		fmt.Fprintf(&b, "\n### %s\n\n| column | type | meaning |\n|---|---|---|\n", strings.Join(names, ", "))
+		for _, c := range rollups[0].Columns {
+			if c.Key {
+				fmt.Fprintf(&b, "| **`%s`** | `%s` | %s |\n", c.Name, c.Type, c.Doc)
+			}
+		}
+		for _, c := range rollups[0].Columns {
+			if !c.Key {
+				fmt.Fprintf(&b, "| `%s` | `%s` | %s |\n", c.Name, c.Type, c.Doc)
+			}
+		}
+	}
+	b.WriteString("\nNames in bold are the key.\n\n")
+	goldenPart(t, filepath.Join(docsDir, "rollups.md"), b.String())
+}
+
+// goldenPart compares the generated part of a document.
+func goldenPart(t *testing.T, path, part string) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	head, rest, ok := strings.Cut(string(text), docBegin)
+	require.True(t, ok, "%s has no line %q", path, docBegin)
+	_, tail, ok := strings.Cut(rest, docEnd)
+	require.True(t, ok, "%s has no line %q", path, docEnd)
+	golden(t, path, head+docBegin+part+docEnd+tail)
 }
 
 // columnTable is the table of columns as Markdown.

@@ -1,10 +1,16 @@
 // Package ledger is the record of what became of each block, which both stores keep beside their rows: so many events came in, so many
 // were duplicates or went to quarantine, so many became rows, and their ids have this sum. The audit compares it with Kafka and with
 // the rows. A block has one entry in a store; one that is written twice (a retry) is the same entry, told by its range.
+//
+// The columns in docs/formats/ledger.md are generated from the definition here.
 package ledger
+
+//go:generate go test -run Docs -update .
 
 import (
 	"encoding/binary"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/apache/arrow-go/v18/arrow"
@@ -13,6 +19,7 @@ import (
 	"github.com/apache/iceberg-go"
 
 	"github.com/pulsegrid/pulsegrid/internal/block"
+	"github.com/pulsegrid/pulsegrid/internal/columns"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -57,7 +64,7 @@ type column struct {
 	arrow      arrow.DataType
 }
 
-var columns = []column{
+var fields = []column{
 	{"kafka_topic", "topic of the block", "LowCardinality(String)", iceberg.PrimitiveTypes.String, arrow.BinaryTypes.String},
 	{"kafka_partition", "partition of the block", "Int32", iceberg.PrimitiveTypes.Int32, arrow.PrimitiveTypes.Int32},
 	{"first_offset", "first offset of the block: the one after the block before it", "Int64", iceberg.PrimitiveTypes.Int64, arrow.PrimitiveTypes.Int64},
@@ -74,11 +81,11 @@ var columns = []column{
 // ArrowSchema is the schema of NewRecordBatch. ClickHouse takes such a batch as it is (ArrowStream); Iceberg wants id_sum as an int64
 // and written_time in microseconds (NewIcebergBatch).
 func ArrowSchema() *arrow.Schema {
-	fields := make([]arrow.Field, len(columns))
-	for i, c := range columns {
-		fields[i] = arrow.Field{Name: c.name, Type: c.arrow}
+	out := make([]arrow.Field, len(fields))
+	for i, c := range fields {
+		out[i] = arrow.Field{Name: c.name, Type: c.arrow}
 	}
-	return arrow.NewSchema(fields, nil)
+	return arrow.NewSchema(out, nil)
 }
 
 // NewRecordBatch makes one row of each entry. The caller releases it.
@@ -88,11 +95,11 @@ func NewRecordBatch(mem memory.Allocator, entries []Entry) arrow.RecordBatch {
 
 // IcebergSchema is the schema to create the table with.
 func IcebergSchema() *iceberg.Schema {
-	fields := make([]iceberg.NestedField, len(columns))
-	for i, c := range columns {
-		fields[i] = iceberg.NestedField{ID: i + 1, Name: c.name, Type: c.iceberg, Required: true, Doc: c.doc}
+	out := make([]iceberg.NestedField, len(fields))
+	for i, c := range fields {
+		out[i] = iceberg.NestedField{ID: i + 1, Name: c.name, Type: c.iceberg, Required: true, Doc: c.doc}
 	}
-	return iceberg.NewSchema(0, fields...)
+	return iceberg.NewSchema(0, out...)
 }
 
 // NewIcebergBatch makes one row of each entry with the given schema, which is the loaded table's as Arrow (its field ids are in the
@@ -129,20 +136,28 @@ func newBatch(mem memory.Allocator, sc *arrow.Schema, entries []Entry) arrow.Rec
 	return b.NewRecordBatch()
 }
 
-// ClickHouseDDL returns the statement that creates the table in a database. Entries that are written twice become one when parts
-// merge; read the table with FINAL. onCluster is empty or " ON CLUSTER name"; replicated makes it a ReplicatedReplacingMergeTree.
-func ClickHouseDDL(database, onCluster string, replicated bool) string {
-	engine := "ReplacingMergeTree"
-	if replicated {
-		engine = "Replicated" + engine
+// ClickHouseDDL returns the statement that creates the table. Entries that are written twice become one when parts merge: read the
+// table with FINAL. o.Engine is that of the rows' tables; o.TTLDays counts from written_time.
+func ClickHouseDDL(o columns.DDLOptions) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "CREATE TABLE IF NOT EXISTS %s\n(\n", o.Table(Name))
+	for _, c := range ClickHouseColumns() {
+		fmt.Fprintf(&b, "    %s,\n", c.DDL)
 	}
-	s := "CREATE TABLE IF NOT EXISTS `" + database + "`.`" + Name + "`" + onCluster + "\n(\n"
-	for i, c := range columns {
-		s += "    `" + c.name + "` " + c.clickhouse + " COMMENT '" + c.doc + "'"
-		if i < len(columns)-1 {
-			s += ","
-		}
-		s += "\n"
+	// An owner that redoes a block asks how many entries are younger than the block.
+	fmt.Fprintf(&b, "    INDEX idx_written written_time TYPE minmax GRANULARITY 1\n)\nENGINE = %s\nORDER BY (kafka_topic, kafka_partition, first_offset, last_offset)",
+		columns.EngineOf("Replacing", o.Engine, "written_time"))
+	if o.TTLDays > 0 {
+		fmt.Fprintf(&b, "\nTTL toDateTime(written_time) + INTERVAL %d DAY", o.TTLDays)
 	}
-	return s + ")\nENGINE = " + engine + "(written_time)\nORDER BY (kafka_topic, kafka_partition, first_offset, last_offset)"
+	return b.String()
+}
+
+// ClickHouseColumns are the table's columns in ClickHouse, in their order.
+func ClickHouseColumns() []columns.ClickHouseColumn {
+	out := make([]columns.ClickHouseColumn, len(fields))
+	for i, c := range fields {
+		out[i] = columns.NewClickHouseColumn(c.name, c.clickhouse, c.doc, "")
+	}
+	return out
 }

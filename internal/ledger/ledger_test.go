@@ -1,6 +1,9 @@
 package ledger_test
 
 import (
+	"flag"
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pulsegrid/pulsegrid/internal/block"
+	"github.com/pulsegrid/pulsegrid/internal/columns"
 	"github.com/pulsegrid/pulsegrid/internal/ledger"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
@@ -45,7 +49,38 @@ func TestBatchOfBothStoresHoldsTheEntry(t *testing.T) {
 }
 
 func TestClickHouseDDLReplacesEntriesWrittenTwice(t *testing.T) {
-	ddl := ledger.ClickHouseDDL("pulsegrid", "", true)
-	require.Contains(t, ddl, "ENGINE = ReplicatedReplacingMergeTree(written_time)")
+	ddl := ledger.ClickHouseDDL(columns.DDLOptions{Database: "pulsegrid", Engine: "ReplicatedMergeTree('/t/{table}', '{replica}')", Cluster: "c", TTLDays: 30})
+	require.Contains(t, ddl, "CREATE TABLE IF NOT EXISTS `pulsegrid`.`ledger` ON CLUSTER `c`")
+	require.Contains(t, ddl, "ENGINE = ReplicatedReplacingMergeTree('/t/{table}', '{replica}', written_time)")
+	require.Contains(t, ddl, "TTL toDateTime(written_time) + INTERVAL 30 DAY")
 	require.Contains(t, ddl, "ORDER BY (kafka_topic, kafka_partition, first_offset, last_offset)")
+}
+
+var update = flag.Bool("update", false, "write the generated part of docs/formats/ledger.md")
+
+func TestDocsListTheColumns(t *testing.T) {
+	const (
+		path  = "../../docs/formats/ledger.md"
+		begin = "<!-- generated from internal/ledger: `go generate ./internal/ledger` -->\n"
+		end   = "<!-- end of the generated part -->\n"
+	)
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	head, rest, ok := strings.Cut(string(text), begin)
+	require.True(t, ok)
+	_, tail, ok := strings.Cut(rest, end)
+	require.True(t, ok)
+
+	part := "\n| column | ClickHouse | Iceberg (field id) | meaning |\n|---|---|---|---|\n"
+	fields := ledger.IcebergSchema().Fields()
+	for i, c := range ledger.ClickHouseColumns() {
+		require.Equal(t, c.Name, fields[i].Name)
+		part += fmt.Sprintf("| `%s` | `%s` | %s (%d) | %s |\n", c.Name, c.Type, fields[i].Type, fields[i].ID, fields[i].Doc)
+	}
+	want := head + begin + part + "\n" + end + tail
+	if *update {
+		require.NoError(t, os.WriteFile(path, []byte(want), 0o644))
+		return
+	}
+	require.Equal(t, want, string(text), "run `go generate ./internal/ledger`, and say in the change how tables that exist are migrated")
 }
