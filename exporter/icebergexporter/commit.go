@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/apache/arrow-go/v18/arrow"
@@ -20,9 +22,6 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/columns"
 )
 
-// commitIDKey is the snapshot summary entry by which a commit whose outcome is unknown is found again.
-const commitIDKey = "pulsegrid.commit-id"
-
 // Backoff between attempts, jittered by half. Conflicts with other writers end within a few of them.
 const (
 	backoffFirst = 50 * time.Millisecond
@@ -33,6 +32,7 @@ const (
 const (
 	outcomeCommitted = "committed"
 	outcomeReplayed  = "replayed"
+	outcomeHeld      = "held"
 	outcomeEmpty     = "empty"
 	outcomeFailed    = "failed"
 )
@@ -131,15 +131,16 @@ func (w *commitment) attempt() (done bool, outcome string, err error) {
 		w.succeed()
 		return true, outcomeCommitted, nil
 	}
-	have, err := readOffsets(tbl.Properties())
+	p, err := w.plan(tbl)
 	if err != nil {
 		return false, "", err
 	}
-	p := makePlan(have, w.open)
-	w.answerReplayed(p)
 	if len(p.write) == 0 {
 		w.discard(ctx, tbl)
 		w.open = nil
+		if len(p.replayed) == 0 {
+			return true, outcomeHeld, nil
+		}
 		return true, outcomeReplayed, nil
 	}
 	if !w.written || !w.planned.sameRows(p) {
@@ -169,13 +170,13 @@ func (w *commitment) landed(tbl *table.Table) bool {
 		return false
 	}
 	for snap := tbl.CurrentSnapshot(); snap != nil; {
-		if snap.Summary != nil && snap.Summary.Properties[commitIDKey] == w.id {
+		if commitID(snap) == w.id {
 			return true
 		}
-		if snap.ParentSnapshotID == nil || slices.Contains(w.pending, snap.SnapshotID) {
+		if slices.Contains(w.pending, snap.SnapshotID) {
 			break // attempts began here: what is older is not theirs
 		}
-		snap = tbl.SnapshotByID(*snap.ParentSnapshotID)
+		snap = parent(tbl, snap)
 	}
 	now := currentSnapshot(tbl)
 	w.pending = slices.DeleteFunc(w.pending, func(base int64) bool { return base != now })
@@ -189,12 +190,35 @@ func currentSnapshot(tbl *table.Table) int64 {
 	return noSnapshot
 }
 
-// answerReplayed acknowledges calls that the table holds already, whatever becomes of the rest of the group.
-func (w *commitment) answerReplayed(p plan) {
+// plan plans the open calls by the table's offsets, and settles those of which nothing is to be written, whatever becomes of the rest
+// of the group.
+func (w *commitment) plan(tbl *table.Table) (plan, error) {
+	have, corrected, err := tableOffsets(tbl)
+	if err != nil {
+		return plan{}, err
+	}
+	p := makePlan(have, w.open)
+	for part, next := range corrected { // what the properties have wrong is put right with the next commit
+		if key := part.property(); p.offsets[key] == "" {
+			p.offsets[key] = strconv.FormatInt(next, 10)
+		}
+	}
 	for _, c := range p.replayed {
 		w.tel.replayed.Add(w.ctx, c.rows, w.tel.table)
+		w.turns.advance(partitionOf(c.block), c.block.Next())
 		w.close(c, nil)
 	}
+	for _, g := range p.lacking {
+		resume := g.resume()
+		w.tel.resumes.Add(w.ctx, 1, w.tel.table)
+		w.turns.takeBack(partitionOf(g.call.block), g.at, resume)
+		w.close(g.call, fmt.Errorf("table %s: %s: %w", w.name(), g.call.origin(), resume))
+	}
+	for _, g := range p.early {
+		w.open = slices.DeleteFunc(w.open, func(o *call) bool { return o == g.call })
+		w.hold(g)
+	}
+	return p, nil
 }
 
 // close answers a call and takes it out of the group.
@@ -224,11 +248,10 @@ func (w *commitment) writeFiles(ctx context.Context, tbl *table.Table, p plan) e
 		if len(good) == len(p.write) {
 			return fmt.Errorf("rows that can be written call by call but not together: %w", err)
 		}
-		have, oerr := readOffsets(tbl.Properties())
-		if oerr != nil {
-			return oerr
+		var perr error
+		if p, perr = w.plan(tbl); perr != nil { // without those at fault, and without those that come after them
+			return perr
 		}
-		p = makePlan(have, w.open)
 		if len(p.write) == 0 {
 			break
 		}
@@ -303,15 +326,14 @@ func yieldConverted(view *columns.IcebergView, mem memory.Allocator, b arrow.Rec
 // commit makes one snapshot of the files, with the offsets in the table's properties (which snapshot expiry leaves alone) and in
 // the snapshot's summary (which tells the history).
 func (w *commitment) commit(ctx context.Context, tbl *table.Table, p plan) error {
-	summary := iceberg.Properties{commitIDKey: w.id}
-	for k, v := range p.offsets {
-		summary[k] = v
-	}
+	properties, summary := maps.Clone(p.offsets), maps.Clone(p.offsets)
+	maps.Copy(summary, p.before)
+	properties[commitIDKey], summary[commitIDKey] = w.id, w.id
 	tx := tbl.NewTransaction()
 	if err := tx.AssertRefSnapshotID(""); err != nil {
 		return fmt.Errorf("pinning the snapshot: %w", err)
 	}
-	if err := tx.SetProperties(p.offsets); err != nil {
+	if err := tx.SetProperties(properties); err != nil {
 		return fmt.Errorf("setting offsets: %w", err)
 	}
 	if err := tx.AddDataFiles(ctx, w.files, summary, table.WithoutDuplicateCheck(), table.WithoutAutoNameMapping()); err != nil {
@@ -344,6 +366,9 @@ func (w *commitment) succeed() {
 	w.tel.files.Add(w.ctx, int64(len(w.files)), w.tel.table)
 	w.tel.fileBytes.Add(w.ctx, bytes, w.tel.table)
 	for _, c := range w.open {
+		if c.hasBlock {
+			w.turns.advance(partitionOf(c.block), c.block.Next())
+		}
 		if !c.oldest.IsZero() {
 			w.tel.freshness.Record(w.ctx, time.Since(c.oldest).Seconds(), w.tel.table)
 		}

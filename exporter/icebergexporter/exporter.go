@@ -44,9 +44,11 @@ type sink struct {
 	onPoint     func(point string) error                       // set by tests: stops a commit "files-written" or "before-commit"
 	onBatch     func(arrow.RecordBatch) error                  // set by tests: makes a batch one that cannot be written
 
+	turns    *turns
 	budget   *budget
 	calls    chan *call    // to the committer, unbuffered: what is sent is in a group
 	pressure chan struct{} // of 1: a call waits for memory, close the group
+	held     []gap         // of the committer: calls for the next group, because the block before theirs has not come
 
 	ctx     context.Context // of the committer; ends when Shutdown gives up waiting for it
 	cancel  context.CancelFunc
@@ -76,7 +78,7 @@ type openFailure struct{ err error }
 func newSink(cfg *Config, id component.ID, set component.TelemetrySettings, model *columns.Table, mem memory.Allocator) (*sink, error) {
 	s := &sink{
 		cfg: cfg, model: model, mem: mem, log: set.Logger, openCatalog: cfg.openCatalog,
-		calls: make(chan *call), pressure: make(chan struct{}, 1),
+		turns: newTurns(), calls: make(chan *call), pressure: make(chan struct{}, 1),
 		status: componentstatus.StatusOK, // what the Collector takes a started component for
 		quit:   make(chan struct{}), stopped: make(chan struct{}), tried: make(chan struct{}),
 	}
@@ -249,13 +251,36 @@ func (s *sink) report(err error) {
 // consume returns when the rows that build makes are in a committed snapshot, or with the reason why that is not known. size is
 // the data's size as protobuf, for the reservation of memory.
 func (s *sink) consume(ctx context.Context, size int64, build func(*columns.Builder) error) error {
+	if block.IntroductionOf(ctx) != nil {
+		return nil // a receiver looks for stages that remember; this one does not
+	}
 	if err := s.awaitOpen(ctx); err != nil {
 		return err
 	}
+	for {
+		err := s.try(ctx, size, build)
+		if err != errEarly { //nolint:errorlint // it is never wrapped
+			return err
+		}
+	}
+}
+
+// errEarly sends a call back to wait for its turn: the block before it has not come, and others need the memory.
+var errEarly = errors.New("the block before it has not come yet")
+
+func (s *sink) try(ctx context.Context, size int64, build func(*columns.Builder) error) error {
 	c := &call{ctx: ctx, bytes: size, arrived: time.Now(), done: make(chan error, 1)}
 	c.block, c.hasBlock = block.FromContext(ctx)
+	if c.hasBlock {
+		if err := s.turns.await(ctx, s.quit, c.block); err != nil {
+			return fmt.Errorf("table %s: %s: waiting for the block before it: %w", s.name(), c.origin(), err)
+		}
+	}
 	if err := s.budget.acquire(ctx, c.bytes); err != nil {
 		return fmt.Errorf("table %s: %s: waiting for memory: %w", s.name(), c.origin(), err)
+	}
+	if c.hasBlock {
+		s.turns.advance(partitionOf(c.block), c.block.Next())
 	}
 	if err := s.fill(c, build); err != nil {
 		s.budget.release(c.bytes)

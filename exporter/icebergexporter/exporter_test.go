@@ -145,7 +145,7 @@ func TestABlockWithoutEventsMovesTheOffset(t *testing.T) {
 	h := start(t, cfg, columns.Logs)
 	ctx, _ := logs(0, 0, 9, 1)
 	require.NoError(t, h.consumeLogs(ctx, plog.NewLogs()))
-	require.Equal(t, map[partition]int64{{topic, 0}: 10}, mustOffsets(t, cfg))
+	require.Equal(t, offsets{{topic, 0}: 10}, mustOffsets(t, cfg))
 	require.NoError(t, h.send(0, 10, 10))
 	require.Equal(t, sorted(bodies(0, 10, 10)), stored(t, cfg, "logs", "body"))
 }
@@ -364,9 +364,9 @@ func createTable(t *testing.T, cfg *Config, model *columns.Table, edit func(iceb
 	require.NoError(t, err)
 }
 
-func mustOffsets(t *testing.T, cfg *Config) map[partition]int64 {
+func mustOffsets(t *testing.T, cfg *Config) offsets {
 	t.Helper()
-	have, err := readOffsets(loaded(t, cfg, "logs").Properties())
+	have, err := readOffsets(loaded(t, cfg, "logs").Properties(), offsetPrefix)
 	require.NoError(t, err)
 	return have
 }

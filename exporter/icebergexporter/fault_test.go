@@ -289,6 +289,6 @@ func TestRowsThatCannotBeWrittenFailTheirOwnCallOnly(t *testing.T) {
 	require.ErrorContains(t, err, "table pulsegrid.logs: block otlp.logs.v1/1/0-9: rows that cannot be written")
 	require.NoError(t, <-sent[2])
 	require.Equal(t, sorted(slices.Concat(bodies(0, 0, 9), bodies(2, 0, 9))), stored(t, cfg, "logs", "body"))
-	require.Equal(t, map[partition]int64{{topic, 0}: 10, {topic, 2}: 10}, mustOffsets(t, cfg))
+	require.Equal(t, offsets{{topic, 0}: 10, {topic, 2}: 10}, mustOffsets(t, cfg))
 	require.Equal(t, int64(10), h.metric("iceberg_rejected_rows"))
 }

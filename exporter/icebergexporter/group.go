@@ -48,11 +48,19 @@ func (s *sink) run() {
 // call waits for memory, or at shutdown. It returns nothing when the sink shuts down and no group is open.
 func (s *sink) collect() []*call {
 	var g []*call
-	select {
-	case c := <-s.calls:
-		g = append(g, c)
-	case <-s.quit:
-		return nil
+	for len(g) == 0 {
+		select {
+		case c := <-s.calls:
+			for _, h := range s.held {
+				g = append(g, h.call)
+			}
+			g, s.held = append(g, c), nil
+		case <-s.pressure:
+			s.yield(nil)
+		case <-s.quit:
+			s.yield(errShutdown)
+			return nil
+		}
 	}
 	timer := time.NewTimer(time.Until(g[0].arrived.Add(s.cfg.Commit.MaxAge)))
 	defer timer.Stop()
@@ -95,6 +103,31 @@ func (s *sink) large(g []*call) bool {
 		bytes += c.bytes
 	}
 	return rows >= s.cfg.Commit.MaxRows || bytes >= s.cfg.Commit.MaxBytes
+}
+
+// hold keeps a call for the next group: the block before it has not come yet. It keeps its memory only while nobody waits for memory,
+// because that may be the very block.
+func (s *sink) hold(g gap) {
+	s.tel.held.Add(s.ctx, 1, s.tel.table)
+	g.call.arrived = time.Now() // it must not hurry the next group
+	s.held = append(s.held, g)
+	s.yield(nil)
+}
+
+// yield sends held calls back to wait for their turn without memory, if somebody waits for memory; with an error, it answers them.
+func (s *sink) yield(err error) {
+	if err == nil && !s.budget.isWaitedFor() {
+		return
+	}
+	for _, h := range s.held {
+		s.turns.takeBack(partitionOf(h.call.block), h.at, nil)
+		if err == nil {
+			s.answer(h.call, errEarly)
+		} else {
+			s.answer(h.call, s.describe(h.call, err))
+		}
+	}
+	s.held = nil
 }
 
 func oldestArrival(g []*call) time.Time {

@@ -2,6 +2,7 @@ package icebergexporter
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -179,6 +180,27 @@ func loaded(t *testing.T, cfg *Config, name string) *table.Table {
 	tbl, err := cat.LoadTable(t.Context(), table.Identifier{cfg.Namespace, name})
 	require.NoError(t, err)
 	return tbl
+}
+
+// reload is loaded with a catalog that stays open until the test ends, so that the table can be committed to.
+func reload(t *testing.T, cfg *Config, name string) *table.Table {
+	t.Helper()
+	cat, err := cfg.openCatalog(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, cat.(catalog.Closer).Close()) })
+	tbl, err := cat.LoadTable(t.Context(), table.Identifier{cfg.Namespace, name})
+	require.NoError(t, err)
+	return tbl
+}
+
+// setMetadata lets the catalog point to another metadata file, as a restored backup of it does.
+func setMetadata(t *testing.T, cfg *Config, name, location string) {
+	t.Helper()
+	db, err := sql.Open("sqliteshim", cfg.Catalog.URI)
+	require.NoError(t, err)
+	defer db.Close()
+	_, err = db.Exec("update iceberg_tables set metadata_location = ? where table_name = ?", location, name)
+	require.NoError(t, err)
 }
 
 // stored are the bodies (logs), names (spans) or metric names that a table holds, as pyiceberg reads them, sorted.
