@@ -7,6 +7,7 @@ import (
 	"github.com/apache/arrow-go/v18/arrow"
 
 	"github.com/pulsegrid/pulsegrid/internal/block"
+	"github.com/pulsegrid/pulsegrid/internal/ledger"
 )
 
 // call is one Consume call that waits for its rows to be committed.
@@ -19,7 +20,8 @@ type call struct {
 	bytes    int64     // reserved of the budget; given back by the committer
 	oldest   time.Time // ingest_time of its oldest row; zero: no rows
 	arrived  time.Time
-	done     chan error // holds the one answer
+	entry    ledger.Entry // of its block: made of all of the block's rows, however many of them this call adds to the table
+	done     chan error   // holds the one answer
 }
 
 // origin names the call in errors and logs.
@@ -33,15 +35,26 @@ func (c *call) origin() string {
 // run is the committer: it groups calls and commits group after group until Shutdown. While a group is being committed the next
 // calls wait, with their batches built, and are the next group's.
 func (s *sink) run() {
-	defer close(s.stopped)
 	for {
 		g := s.collect()
 		if len(g) == 0 {
 			return
 		}
 		s.tel.groupAge.Record(s.ctx, time.Since(oldestArrival(g)).Seconds(), s.tel.table)
-		s.commitGroup(g)
+		s.commitGroup(s, s.wanted(g))
 	}
+}
+
+// wanted answers the calls of a group whose callers have left: nothing of them is written yet, so it need not be.
+func (s *sink) wanted(g []*call) (out []*call) {
+	for _, c := range g {
+		if err := context.Cause(c.ctx); err != nil {
+			s.answer(c, err)
+			continue
+		}
+		out = append(out, c)
+	}
+	return out
 }
 
 // collect returns the next group: it is closed when its oldest call has waited commit::max_age, when it is big enough, when a
@@ -105,31 +118,6 @@ func (s *sink) large(g []*call) bool {
 	return rows >= s.cfg.Commit.MaxRows || bytes >= s.cfg.Commit.MaxBytes
 }
 
-// hold keeps a call for the next group: the block before it has not come yet. It keeps its memory only while nobody waits for memory,
-// because that may be the very block.
-func (s *sink) hold(g gap) {
-	s.tel.held.Add(s.ctx, 1, s.tel.table)
-	g.call.arrived = time.Now() // it must not hurry the next group
-	s.held = append(s.held, g)
-	s.yield(nil)
-}
-
-// yield sends held calls back to wait for their turn without memory, if somebody waits for memory; with an error, it answers them.
-func (s *sink) yield(err error) {
-	if err == nil && !s.budget.isWaitedFor() {
-		return
-	}
-	for _, h := range s.held {
-		s.turns.takeBack(partitionOf(h.call.block), h.at, nil)
-		if err == nil {
-			s.answer(h.call, errEarly)
-		} else {
-			s.answer(h.call, s.describe(h.call, err))
-		}
-	}
-	s.held = nil
-}
-
 func oldestArrival(g []*call) time.Time {
 	oldest := g[0].arrived
 	for _, c := range g[1:] {
@@ -142,10 +130,16 @@ func oldestArrival(g []*call) time.Time {
 
 // answer tells a call's caller and gives back what the call held. The caller may have left.
 func (s *sink) answer(c *call, err error) {
+	s.free(c)
+	c.done <- err
+}
+
+// free gives back what a call holds. Freeing it again does nothing.
+func (s *sink) free(c *call) {
 	if c.batch != nil {
 		c.batch.Release()
 		c.batch = nil
 	}
 	s.budget.release(c.bytes)
-	c.done <- err
+	c.bytes = 0
 }

@@ -210,7 +210,7 @@ func TestATableDroppedAndMadeAgainWhileTheExporterIsDownIsFilledFromTheStart(t *
 
 	again := start(t, cfg, columns.Logs)
 	requireResume(t, again.sendFrom(0, 10, 19, 10), block.FromStart)
-	require.NoError(t, again.sendFrom(0, 0, 19, 0))
+	require.NoError(t, again.deliver(0, 0, 19, 0))
 	require.Equal(t, sorted(bodies(0, 0, 19)), stored(t, cfg, "logs", "body"))
 }
 
@@ -247,10 +247,10 @@ func TestARestoredOrRolledBackTableIsFilledAgainFromWhereItEnds(t *testing.T) {
 					h = start(t, cfg, columns.Logs)
 				}
 				requireResume(t, h.sendFrom(0, 30, 39, 30), 10)
-				require.NoError(t, h.sendFrom(0, 10, 24, 10), "cut differently")
-				require.NoError(t, h.sendFrom(0, 25, 39, 25))
+				require.NoError(t, h.deliver(0, 10, 24, 10), "cut differently")
+				require.NoError(t, h.deliver(0, 25, 39, 25))
 				require.Equal(t, sorted(bodies(0, 0, 39)), stored(t, cfg, "logs", "body"), "partition 1 is still rolled back")
-				require.NoError(t, h.sendFrom(1, 0, 19, 0))
+				require.NoError(t, h.deliver(1, 0, 19, 0))
 				require.Equal(t, sorted(slices.Concat(bodies(0, 0, 39), bodies(1, 0, 19))), stored(t, cfg, "logs", "body"))
 			})
 		}

@@ -47,6 +47,21 @@ func (g gap) resume() *block.ResumeError {
 	return &block.ResumeError{Topic: g.call.block.Topic, Partition: g.call.block.Partition, Next: g.at}
 }
 
+// rules are where the rows of a signal and the entries of the ledger differ.
+type rules struct {
+	// whole: a block that straddles the table's offset cannot be cut; the receiver goes back to the offset and cuts anew.
+	whole bool
+	// anywhere: a partition that the table does not know begins where the group is, whatever the group has finished before.
+	anywhere bool
+}
+
+var (
+	rowRules = rules{}
+	// An entry counts events of which the rows do not tell (duplicates), so it is of a whole block. A ledger that is new, or was
+	// dropped, does not make its process read the whole log again: the audit names what has no entry.
+	ledgerRules = rules{whole: true, anywhere: true}
+)
+
 // makePlan decides, for each call of a group, what a table with these offsets makes of its block:
 //
 //	it ends before the table's offset            -> it is in: replayed
@@ -60,7 +75,7 @@ func (g gap) resume() *block.ResumeError {
 //
 // Calls of the same partition are taken in the order of their blocks, each moving the offset on for the next, so that several blocks
 // go into one commit, and a block that was delivered twice within one group is written once.
-func makePlan(have offsets, calls []*call) plan {
+func makePlan(have offsets, calls []*call, r rules) plan {
 	p := plan{offsets: iceberg.Properties{}, before: iceberg.Properties{}}
 	ordered := slices.Clone(calls)
 	slices.SortStableFunc(ordered, func(a, b *call) int {
@@ -78,7 +93,7 @@ func makePlan(have offsets, calls []*call) plan {
 			at, known = have[part]
 		}
 		if !known {
-			if b.Oldest > 0 && !b.Fresh {
+			if b.Oldest > 0 && !b.Fresh && !r.anywhere {
 				p.lacking = append(p.lacking, gap{c, block.FromStart})
 				continue
 			}
@@ -101,6 +116,9 @@ func makePlan(have offsets, calls []*call) plan {
 		case at < b.First:
 			p.early = append(p.early, gap{c, at})
 			continue
+		case b.First < at && r.whole:
+			p.lacking = append(p.lacking, gap{c, at})
+			continue
 		case b.First < at:
 			p.write = append(p.write, cut{call: c, from: at})
 		default:
@@ -115,9 +133,9 @@ func makePlan(have offsets, calls []*call) plan {
 	return p
 }
 
-// batches returns the rows of the plan, as new references that the caller releases.
-func (p plan) batches() (out []arrow.RecordBatch) {
-	for _, c := range p.write {
+// rowsOf returns the rows of cuts, as new references that the caller releases.
+func rowsOf(cuts []cut) (out []arrow.RecordBatch) {
+	for _, c := range cuts {
 		out = append(out, c.batches()...)
 	}
 	return out

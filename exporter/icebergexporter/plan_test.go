@@ -45,7 +45,7 @@ func TestATablesOffsetsDecideWhatBecomesOfABlock(t *testing.T) {
 			if want.offsets == nil {
 				want.offsets, want.before = iceberg.Properties{}, iceberg.Properties{}
 			}
-			require.Equal(t, want, makePlan(have, []*call{tc.call}))
+			require.Equal(t, want, makePlan(have, []*call{tc.call}, rowRules))
 		})
 	}
 }
@@ -71,7 +71,7 @@ func lacking(at int64) func(*call) plan {
 
 func TestBlocksOfAGroupThatTileGoInTogetherInWhateverOrderTheyCame(t *testing.T) {
 	a, b, c, far := blockCall(0, 10, 19), blockCall(0, 20, 29), blockCall(0, 30, 39), blockCall(0, 50, 59)
-	p := makePlan(offsets{{"t", 0}: 10}, []*call{far, c, a, b})
+	p := makePlan(offsets{{"t", 0}: 10}, []*call{far, c, a, b}, rowRules)
 	require.Equal(t, []cut{{call: a}, {call: b}, {call: c}}, p.write)
 	require.Equal(t, []gap{{far, 40}}, p.early)
 	require.Equal(t, iceberg.Properties{"pulsegrid.offset.t.0": "40"}, p.offsets)
@@ -80,7 +80,7 @@ func TestBlocksOfAGroupThatTileGoInTogetherInWhateverOrderTheyCame(t *testing.T)
 
 func TestABlockDeliveredTwiceInOneGroupIsWrittenOnce(t *testing.T) {
 	first, again, longer, plain := blockCall(0, 10, 19), blockCall(0, 10, 19), blockCall(0, 15, 24), &call{}
-	p := makePlan(offsets{{"t", 0}: 10}, []*call{longer, plain, first, again})
+	p := makePlan(offsets{{"t", 0}: 10}, []*call{longer, plain, first, again}, rowRules)
 	require.Equal(t, []cut{{call: plain}, {call: first}, {call: longer, from: 20}}, p.write)
 	require.Equal(t, []*call{again}, p.doubled, "answered with the group, not before")
 	require.Empty(t, p.replayed)

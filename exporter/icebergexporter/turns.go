@@ -17,11 +17,17 @@ type turns struct {
 	parts map[partition]*turn // guarded by mu; one of each partition that was ever written here
 }
 
-// turn is the state of one partition. It is immutable but for lacking, which is set before woken is closed; a newer turn follows it.
+// turn is the state of one partition until it changes. It is immutable.
 type turn struct {
-	next    int64              // the offset up to which calls have been let in
-	lacking *block.ResumeError // why the turn ended: the table lacks what is before this
-	woken   chan struct{}      // closed when another turn has followed
+	next    int64         // the offset up to which calls have been let in
+	lacking *lack         // what the table was found to lack, until a call is let in
+	changed chan struct{} // closed when another turn has followed
+}
+
+// lack is what a table was found to lack: everything from resume.Next on, though a block's Oldest was beyond it.
+type lack struct {
+	resume *block.ResumeError
+	oldest int64
 }
 
 func newTurns() *turns { return &turns{parts: map[partition]*turn{}} }
@@ -30,7 +36,7 @@ func (t *turns) of(part partition) *turn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.parts[part] == nil {
-		t.parts[part] = &turn{woken: make(chan struct{})}
+		t.parts[part] = &turn{changed: make(chan struct{})}
 	}
 	return t.parts[part]
 }
@@ -42,14 +48,14 @@ func (t *turns) await(ctx context.Context, quit <-chan struct{}, b block.Block) 
 	}
 	for {
 		turn := t.of(partitionOf(b))
-		if b.First <= turn.next {
+		switch l := turn.lacking; {
+		case b.First <= turn.next:
 			return nil
+		case l != nil && l.resume.Next < b.Oldest && b.Oldest <= l.oldest: // a greater one is of a time when this was mended
+			return l.resume
 		}
 		select {
-		case <-turn.woken:
-			if turn.lacking != nil && turn.lacking.Next < b.Oldest {
-				return turn.lacking
-			}
+		case <-turn.changed:
 		case <-quit:
 			return errShutdown
 		case <-ctx.Done():
@@ -60,26 +66,36 @@ func (t *turns) await(ctx context.Context, quit <-chan struct{}, b block.Block) 
 
 // advance says that calls up to next are let in, or that the table holds what is before next.
 func (t *turns) advance(part partition, next int64) {
-	if now := t.of(part); next > now.next {
-		t.change(part, func(n *turn) { n.next = max(n.next, next) }, nil)
-	}
+	t.change(part, func(n *turn) bool {
+		if next <= n.next {
+			return false
+		}
+		n.next, n.lacking = next, nil
+		return true
+	})
 }
 
-// takeBack says that the calls from next on, though let in, have to wait again: the one at next failed. Where the table lacks even what
-// the group takes for finished, lacking says so to those who wait.
-func (t *turns) takeBack(part partition, next int64, lacking *block.ResumeError) {
-	t.change(part, func(n *turn) { n.next = next }, lacking)
+// takeBack says that the calls from next on, though let in, have to wait again: the one at next is missing. lacking, if not nil, says that
+// the group takes it for stored.
+func (t *turns) takeBack(part partition, next int64, lacking *lack) {
+	t.change(part, func(n *turn) bool {
+		n.next, n.lacking = next, lacking
+		return true
+	})
 }
 
-func (t *turns) change(part partition, edit func(*turn), lacking *block.ResumeError) {
+func (t *turns) change(part partition, edit func(*turn) bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	next := &turn{woken: make(chan struct{})}
-	if old := t.parts[part]; old != nil {
-		next.next = old.next
-		old.lacking = lacking
-		defer close(old.woken)
+	old := t.parts[part]
+	if old == nil {
+		old = &turn{changed: make(chan struct{})}
 	}
-	edit(next)
-	t.parts[part] = next
+	next := *old
+	if !edit(&next) {
+		return
+	}
+	next.changed = make(chan struct{})
+	t.parts[part] = &next
+	close(old.changed)
 }
