@@ -4,26 +4,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"maps"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/apache/arrow-go/v18/arrow"
-	"github.com/apache/arrow-go/v18/arrow/memory"
 	"github.com/apache/iceberg-go"
 	iceio "github.com/apache/iceberg-go/io"
 	"github.com/apache/iceberg-go/table"
 	"github.com/google/uuid"
-	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.uber.org/zap"
-
-	"github.com/pulsegrid/pulsegrid/internal/columns"
 )
 
-// commitIDKey is the snapshot summary entry by which a commit whose outcome is unknown is found again.
-const commitIDKey = "pulsegrid.commit-id"
-
-// Backoff between attempts, jittered by half. Conflicts with other writers end within a few of them.
+// Backoff between attempts that fail, jittered by half.
 const (
 	backoffFirst = 50 * time.Millisecond
 	backoffMax   = 5 * time.Second
@@ -33,72 +29,109 @@ const (
 const (
 	outcomeCommitted = "committed"
 	outcomeReplayed  = "replayed"
+	outcomeHeld      = "held"
 	outcomeEmpty     = "empty"
 	outcomeFailed    = "failed"
 )
 
+// stage is what a store does with the calls of a group. It answers each of them exactly once.
+type stage interface {
+	// plan decides what is to be done, by the table's offsets.
+	plan(have offsets, calls []*call) plan
+	// write writes the plan's rows into files, or returns the calls whose data is at fault and no files.
+	write(ctx context.Context, tbl *table.Table, p plan) ([]iceberg.DataFile, []refusal, error)
+	// pass takes a call whose block is in the table; replayed: without this group.
+	pass(c *call, replayed bool)
+	// hold takes a call that has to wait for the block before it.
+	hold(g gap)
+	// sendBack answers a call whose receiver has to go back to what the table lacks.
+	sendBack(g gap, err error)
+	// refuse answers a call with an error.
+	refuse(c *call, err error)
+	// committed is told what a commit has added, before its calls are passed.
+	committed(calls []*call, files []iceberg.DataFile)
+}
+
+// refusal is a call whose data cannot be written, and why.
+type refusal struct {
+	call *call
+	err  error
+}
+
 // commitment is the state of committing one group. It lives on the committer's goroutine.
 type commitment struct {
-	*sink
-	open []*call // not yet answered
+	*store
+	stage stage
+	open  []*call // not yet answered
 
 	id      string // entry in the summary of every snapshot that this group's attempts try to make
 	planned plan   // what files holds
 	files   []iceberg.DataFile
 	written bool
+	refused bool // data of some calls was at fault
 
 	// pending lists the snapshots that attempts were pinned to and whose outcome is unknown: such an attempt may still land for as
 	// long as the branch is there. noSnapshot stands for a table without any.
 	pending []int64
+	// tried and base are of the last attempt: whether it came to a commit, and the snapshot that it was pinned to.
+	tried bool
+	base  int64
 }
 
 const noSnapshot int64 = -1
 
-// commitGroup answers every call of a group.
-func (s *sink) commitGroup(g []*call) {
+// commitGroup sees to it that every call of a group is passed, held or answered.
+func (s *store) commitGroup(st stage, g []*call) {
 	began := time.Now()
-	w := &commitment{sink: s, id: uuid.NewString()}
-	for _, c := range g {
-		if err := context.Cause(c.ctx); err != nil { // its caller has left: nothing of it is written yet, so it need not be
-			s.answer(c, err)
-			continue
-		}
-		w.open = append(w.open, c)
-	}
+	w := &commitment{store: s, stage: st, open: g, id: uuid.NewString()}
 	outcome, err := w.run()
 	for _, c := range w.open {
-		s.answer(c, s.describe(c, err))
+		st.refuse(c, s.describe(c, err))
 	}
 	s.tel.commits(s.ctx, outcome, time.Since(began))
 	s.report(err)
 }
 
-// describe says in one call's error what failed, for which block, and what to do about it.
-func (s *sink) describe(c *call, err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("table %s: %s: not known to be committed, retry: %w", s.name(), c.origin(), err)
-}
-
-// run tries until the group is decided or the attempts are used up. Every attempt begins with a fresh load of the table, so that
-// the table's own offsets decide what is still to be done, whatever the attempt before it has or has not achieved.
+// run tries until the group is decided, or has failed too often. Every attempt begins with a fresh load of the table, so that the
+// table's own offsets decide what is still to be done, whatever the attempt before it has or has not achieved.
+//
+// An attempt that lost against another writer is no failure: the table goes on, and the same files go into the next attempt. It is
+// tried again for as long as the failures allowed could take.
 func (w *commitment) run() (outcome string, err error) {
 	if len(w.open) == 0 {
 		return outcomeEmpty, nil
 	}
-	for attempt := 1; ; attempt++ {
+	deadline := time.Now().Add(w.cfg.Commit.Timeout * time.Duration(w.cfg.Commit.MaxAttempts))
+	for failures, conflicts := 0, 0; ; {
+		began := time.Now()
 		w.tel.attempts.Add(w.ctx, 1, w.tel.table)
 		var done bool
 		done, outcome, err = w.attempt()
 		if done {
 			return outcome, nil
 		}
-		if w.ctx.Err() != nil || errors.Is(err, errTableReplaced) || attempt >= w.cfg.Commit.MaxAttempts {
+		if w.ctx.Err() != nil || errors.Is(err, errTableReplaced) {
 			break
 		}
-		w.log.Debug("commit attempt failed", zap.String("table", w.name()), zap.Int("attempt", attempt), zap.Error(err))
-		w.sleep(attempt)
+		landed, conflict := w.look()
+		if landed {
+			return outcomeCommitted, nil
+		}
+		if conflict {
+			conflicts++
+			w.tel.conflicts.Add(w.ctx, 1, w.tel.table)
+		} else {
+			failures++
+		}
+		if failures >= w.cfg.Commit.MaxAttempts || time.Now().After(deadline) {
+			break
+		}
+		w.log.Debug("commit attempt failed", zap.String("table", w.name()), zap.Int("failures", failures), zap.Int("conflicts", conflicts), zap.Error(err))
+		if conflict {
+			w.sleep(conflictPause(time.Since(began)))
+		} else {
+			w.sleep(failurePause(failures))
+		}
 	}
 	if w.abandon() {
 		return outcomeCommitted, nil
@@ -106,9 +139,16 @@ func (w *commitment) run() (outcome string, err error) {
 	return outcomeFailed, err
 }
 
-func (w *commitment) sleep(attempt int) {
-	d := min(backoffFirst<<min(attempt-1, 16), backoffMax)
-	t := time.NewTimer(d/2 + rand.N(d/2+1))
+func failurePause(failures int) time.Duration {
+	d := min(backoffFirst<<min(failures-1, 16), backoffMax)
+	return d/2 + rand.N(d/2+1)
+}
+
+// conflictPause spreads those who lost over about the time that an attempt takes.
+func conflictPause(attempt time.Duration) time.Duration { return rand.N(attempt + 1) }
+
+func (w *commitment) sleep(d time.Duration) {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
@@ -117,49 +157,66 @@ func (w *commitment) sleep(attempt int) {
 }
 
 // attempt loads the table, plans, writes files where there are none for that plan, and commits. done means that every call of
-// the group is in the table.
+// the group is decided.
 func (w *commitment) attempt() (done bool, outcome string, err error) {
-	// The writer's scratch memory is left to the Go allocator: iceberg-go does not release all of it, and there it is collected.
 	ctx, cancel := context.WithTimeout(w.ctx, w.cfg.Commit.Timeout)
 	defer cancel()
-
-	tbl, err := w.load(ctx)
-	if err != nil {
-		return false, "", err
-	}
-	if w.landed(tbl) {
-		w.succeed()
-		return true, outcomeCommitted, nil
-	}
-	have, err := readOffsets(tbl.Properties())
-	if err != nil {
-		return false, "", err
-	}
-	p := makePlan(have, w.open)
-	w.answerReplayed(p)
-	if len(p.write) == 0 {
-		w.discard(ctx, tbl)
-		w.open = nil
-		return true, outcomeReplayed, nil
-	}
-	if !w.written || !w.planned.sameRows(p) {
+	w.tried = false
+	for {
+		tbl, err := w.load(ctx)
+		if err != nil {
+			return false, "", err
+		}
+		if w.landed(tbl) {
+			w.succeed()
+			return true, outcomeCommitted, nil
+		}
+		p, replayed, err := w.settle(tbl)
+		if err != nil {
+			return false, "", err
+		}
+		if len(p.write) == 0 { // every call is settled
+			w.discard(ctx, tbl)
+			switch {
+			case w.refused:
+				return true, outcomeFailed, nil
+			case replayed:
+				return true, outcomeReplayed, nil
+			}
+			return true, outcomeHeld, nil
+		}
+		if w.written && w.planned.sameRows(p) {
+			w.planned = p
+			if err := w.commit(ctx, tbl, p); err != nil {
+				return false, "", err
+			}
+			w.succeed()
+			return true, outcomeCommitted, nil
+		}
 		w.discard(ctx, tbl)
 		if err := w.writeFiles(ctx, tbl, p); err != nil {
 			return false, "", err
 		}
-		if p = w.planned; len(p.write) == 0 { // every call was at fault
-			return true, outcomeFailed, nil
-		}
+		// Writing took its time. The table is loaded again, so that what others have committed meanwhile is no conflict.
 	}
-	w.planned = p
-	if err := w.failpoint("before-commit"); err != nil {
-		return false, "", err
+}
+
+// look loads the table after a failed attempt. conflict: the attempt lost against another writer's commit.
+func (w *commitment) look() (landed, conflict bool) {
+	ctx, cancel := context.WithTimeout(w.ctx, w.cfg.Commit.Timeout)
+	defer cancel()
+	if !w.tried {
+		return false, false
 	}
-	if err := w.commit(ctx, tbl, p); err != nil {
-		return false, "", err
+	tbl, err := w.load(ctx)
+	if err != nil {
+		return false, false
 	}
-	w.succeed()
-	return true, outcomeCommitted, nil
+	if w.landed(tbl) {
+		w.succeed()
+		return true, false
+	}
+	return false, currentSnapshot(tbl) != w.base
 }
 
 // landed tells whether a pending attempt made it into the table after all, and forgets pending attempts that can no longer: an
@@ -168,14 +225,13 @@ func (w *commitment) landed(tbl *table.Table) bool {
 	if len(w.pending) == 0 {
 		return false
 	}
-	for snap := tbl.CurrentSnapshot(); snap != nil; {
-		if snap.Summary != nil && snap.Summary.Properties[commitIDKey] == w.id {
+	for snap := tbl.CurrentSnapshot(); snap != nil; snap = parent(tbl, snap) {
+		if commitID(snap) == w.id {
 			return true
 		}
-		if snap.ParentSnapshotID == nil || slices.Contains(w.pending, snap.SnapshotID) {
+		if slices.Contains(w.pending, snap.SnapshotID) {
 			break // attempts began here: what is older is not theirs
 		}
-		snap = tbl.SnapshotByID(*snap.ParentSnapshotID)
 	}
 	now := currentSnapshot(tbl)
 	w.pending = slices.DeleteFunc(w.pending, func(base int64) bool { return base != now })
@@ -189,135 +245,88 @@ func currentSnapshot(tbl *table.Table) int64 {
 	return noSnapshot
 }
 
-// answerReplayed acknowledges calls that the table holds already, whatever becomes of the rest of the group.
-func (w *commitment) answerReplayed(p plan) {
+// settle plans the open calls by the table's offsets, and settles those of which nothing is to be written, whatever becomes of the
+// rest of the group.
+func (w *commitment) settle(tbl *table.Table) (p plan, replayed bool, err error) {
+	have, corrected, err := tableOffsets(tbl)
+	if err != nil {
+		return plan{}, false, err
+	}
+	p = w.stage.plan(have, w.open)
+	for part, next := range corrected { // what the properties have wrong is put right with the next commit
+		if key := part.property(); p.offsets[key] == "" {
+			p.offsets[key] = strconv.FormatInt(next, 10)
+		}
+	}
 	for _, c := range p.replayed {
-		w.tel.replayed.Add(w.ctx, c.rows, w.tel.table)
-		w.close(c, nil)
+		w.settled(c)
+		w.stage.pass(c, true)
 	}
+	for _, g := range p.lacking {
+		w.settled(g.call)
+		w.tel.resumes.Add(w.ctx, 1, w.tel.table)
+		w.stage.sendBack(g, fmt.Errorf("table %s: %s: %w", w.name(), g.call.origin(), g.resume()))
+	}
+	for _, g := range p.early {
+		w.settled(g.call)
+		w.tel.held.Add(w.ctx, 1, w.tel.table)
+		w.stage.hold(g)
+	}
+	return p, len(p.replayed) > 0, nil
 }
 
-// close answers a call and takes it out of the group.
-func (w *commitment) close(c *call, err error) {
+// settled takes a call out of the group.
+func (w *commitment) settled(c *call) {
 	w.open = slices.DeleteFunc(w.open, func(o *call) bool { return o == c })
-	w.answer(c, err)
 }
 
-// writeFiles writes the plan's rows. Where the data of a call is at fault, that call gets a permanent error and leaves the group.
+// writeFiles writes the plan's rows. Calls whose data is at fault leave the group, and so do, by the new plan, the calls that come after
+// theirs in a partition.
 func (w *commitment) writeFiles(ctx context.Context, tbl *table.Table, p plan) error {
-	files, err := w.writeParquet(ctx, tbl, p)
-	for err != nil && isDataError(err) {
-		var good []cut
-		for _, c := range p.write {
-			one, oneErr := w.writeParquet(ctx, tbl, plan{write: []cut{c}})
-			w.remove(ctx, tbl, one)
-			switch {
-			case oneErr == nil:
-				good = append(good, c)
-			case isDataError(oneErr):
-				w.tel.reject(w.ctx, c.call.rows, reasonWrite)
-				w.close(c.call, consumererror.NewPermanent(fmt.Errorf("table %s: %s: rows that cannot be written: %w", w.name(), c.call.origin(), oneErr)))
-			default:
-				return oneErr
-			}
-		}
-		if len(good) == len(p.write) {
-			return fmt.Errorf("rows that can be written call by call but not together: %w", err)
-		}
-		have, oerr := readOffsets(tbl.Properties())
-		if oerr != nil {
-			return oerr
-		}
-		p = makePlan(have, w.open)
-		if len(p.write) == 0 {
-			break
-		}
-		files, err = w.writeParquet(ctx, tbl, p)
-	}
-	if err != nil && len(p.write) > 0 {
+	if err := w.point(w.points.writing); err != nil {
 		return err
 	}
-	w.planned, w.files, w.written = p, files, true
-	return w.failpoint("files-written")
-}
-
-// writeParquet writes the plan's rows into data files. Files of a write that failed are removed: nothing names them.
-func (w *commitment) writeParquet(ctx context.Context, tbl *table.Table, p plan) (files []iceberg.DataFile, err error) {
-	batches := p.batches()
-	defer func() {
-		for _, b := range batches {
-			b.Release()
-		}
-	}()
-	if len(batches) == 0 {
-		return nil, nil
-	}
-	view := w.ready.Load().view
-	records := func(yield func(arrow.RecordBatch, error) bool) {
-		for _, b := range batches {
-			if w.onBatch != nil {
-				if err := w.onBatch(b); err != nil {
-					yield(nil, err)
-					return
-				}
-			}
-			if !yieldConverted(view, w.mem, b, yield) {
-				return
-			}
-		}
-	}
-	for f, err := range table.WriteRecords(ctx, tbl, view.ArrowSchema(), records,
-		table.WithTargetFileSize(w.cfg.TargetFileSizeBytes), table.WithMaxWriteWorkers(1), table.WithRecordBatchBufferSize(1)) {
+	for {
+		files, bad, err := w.stage.write(ctx, tbl, p)
 		if err != nil {
-			w.remove(ctx, tbl, files)
-			return nil, fmt.Errorf("writing data files: %w", err)
+			return err
 		}
-		files = append(files, f)
+		if len(bad) == 0 {
+			w.planned, w.files, w.written = p, files, true
+			return w.point(w.points.written)
+		}
+		for _, r := range bad {
+			w.refused = true
+			w.settled(r.call)
+			w.stage.refuse(r.call, r.err)
+		}
+		if p, _, err = w.settle(tbl); err != nil || len(p.write) == 0 {
+			return err
+		}
 	}
-	return files, nil
-}
-
-// sliceRows bounds how many rows are converted at a time: a group is held with its dictionaries, and only the slice that is
-// being written has every repeated text spelled out. It is also the length of a sorted run in a file.
-const sliceRows = 1 << 15
-
-// yieldConverted hands a batch to the writer, slice by slice, with the table's schema. The writer releases what it is handed.
-func yieldConverted(view *columns.IcebergView, mem memory.Allocator, b arrow.RecordBatch, yield func(arrow.RecordBatch, error) bool) bool {
-	for from, step := int64(0), int64(sliceRows); from < b.NumRows(); {
-		to := min(from+step, b.NumRows())
-		part := b.NewSlice(from, to)
-		out, err := view.Convert(mem, part)
-		part.Release()
-		if errors.Is(err, columns.ErrTooLarge) && to-from > 1 {
-			step = (to - from) / 2
-			continue
-		}
-		if !yield(out, err) || err != nil {
-			return false
-		}
-		from = to
-	}
-	return true
 }
 
 // commit makes one snapshot of the files, with the offsets in the table's properties (which snapshot expiry leaves alone) and in
 // the snapshot's summary (which tells the history).
 func (w *commitment) commit(ctx context.Context, tbl *table.Table, p plan) error {
-	summary := iceberg.Properties{commitIDKey: w.id}
-	for k, v := range p.offsets {
-		summary[k] = v
-	}
+	w.tried, w.base = true, currentSnapshot(tbl)
+	properties, summary := maps.Clone(p.offsets), maps.Clone(p.offsets)
+	maps.Copy(summary, p.before)
+	properties[commitIDKey], summary[commitIDKey] = w.id, w.id
 	tx := tbl.NewTransaction()
 	if err := tx.AssertRefSnapshotID(""); err != nil {
 		return fmt.Errorf("pinning the snapshot: %w", err)
 	}
-	if err := tx.SetProperties(p.offsets); err != nil {
+	if err := tx.SetProperties(properties); err != nil {
 		return fmt.Errorf("setting offsets: %w", err)
 	}
 	if err := tx.AddDataFiles(ctx, w.files, summary, table.WithoutDuplicateCheck(), table.WithoutAutoNameMapping()); err != nil {
 		return fmt.Errorf("writing manifests: %w", err)
 	}
-	w.pending = append(w.pending, currentSnapshot(tbl))
+	if err := w.point(w.points.committing); err != nil {
+		return err
+	}
+	w.pending = append(w.pending, w.base)
 	_, err := tx.Commit(ctx)
 	if err == nil {
 		return nil
@@ -329,25 +338,18 @@ func (w *commitment) commit(ctx context.Context, tbl *table.Table, p plan) error
 	return fmt.Errorf("outcome unknown: %w", err) // the next load decides
 }
 
-// succeed answers the calls of a group that is in the table.
+// succeed passes on the calls of a group that is in the table.
 func (w *commitment) succeed() {
-	var rows, bytes, given int64
+	var bytes int64
 	for _, f := range w.files {
-		rows += f.Count()
 		bytes += f.FileSizeBytes()
 	}
-	for _, c := range w.open {
-		given += c.rows
-	}
-	w.tel.rows.Add(w.ctx, rows, w.tel.table)
-	w.tel.replayed.Add(w.ctx, given-rows, w.tel.table) // cut off, or delivered twice
 	w.tel.files.Add(w.ctx, int64(len(w.files)), w.tel.table)
 	w.tel.fileBytes.Add(w.ctx, bytes, w.tel.table)
+	w.stage.committed(w.open, w.files)
+	_ = w.point(w.points.committed) // too late to stop anything but the process
 	for _, c := range w.open {
-		if !c.oldest.IsZero() {
-			w.tel.freshness.Record(w.ctx, time.Since(c.oldest).Seconds(), w.tel.table)
-		}
-		w.answer(c, nil)
+		w.stage.pass(c, false)
 	}
 	w.open = nil
 }
@@ -365,7 +367,7 @@ func (w *commitment) discard(ctx context.Context, tbl *table.Table) {
 // abandon gives up on a group, unless a last look finds that it is in the table: then it returns true. The group's files are
 // removed only if no attempt that names them can land any more.
 func (w *commitment) abandon() (committed bool) {
-	if len(w.files) == 0 {
+	if len(w.files) == 0 && len(w.pending) == 0 {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(w.ctx), cleanupTimeout)
@@ -386,40 +388,40 @@ func (w *commitment) abandon() (committed bool) {
 // cleanupTimeout bounds the removal of an abandoned group's files, also at shutdown.
 const cleanupTimeout = 5 * time.Second
 
+// writeParquet writes records into data files. Files of a write that failed are removed: nothing names them.
+func (s *store) writeParquet(ctx context.Context, tbl *table.Table, sc *arrow.Schema, records iter.Seq2[arrow.RecordBatch, error]) (files []iceberg.DataFile, err error) {
+	// The writer's scratch memory is left to the Go allocator: iceberg-go does not release all of it, and there it is collected.
+	for f, err := range table.WriteRecords(ctx, tbl, sc, records,
+		table.WithTargetFileSize(s.cfg.TargetFileSizeBytes), table.WithMaxWriteWorkers(1), table.WithRecordBatchBufferSize(1)) {
+		if err != nil {
+			s.remove(ctx, tbl, files)
+			return nil, fmt.Errorf("writing data files: %w", err)
+		}
+		files = append(files, f)
+	}
+	return files, nil
+}
+
 // remove deletes data files that nothing names, as well as it can.
-func (w *commitment) remove(ctx context.Context, tbl *table.Table, files []iceberg.DataFile) {
+func (s *store) remove(ctx context.Context, tbl *table.Table, files []iceberg.DataFile) {
 	if len(files) == 0 {
 		return
 	}
 	fs, err := tbl.FS(ctx)
 	out, ok := fs.(iceio.WriteFileIO)
 	if err != nil || !ok {
-		w.orphan(len(files))
+		s.orphan(len(files))
 		return
 	}
 	for _, f := range files {
 		if err := out.Remove(f.FilePath()); err != nil {
-			w.orphan(1)
+			s.orphan(1)
 		}
 	}
 }
 
-func (w *commitment) orphan(n int) {
+func (s *store) orphan(n int) {
 	if n > 0 {
-		w.tel.orphans.Add(w.ctx, int64(n), w.tel.table)
+		s.tel.orphans.Add(s.ctx, int64(n), s.tel.table)
 	}
-}
-
-// failpoint lets tests stop the commit of a group at a point of interest.
-func (w *commitment) failpoint(at string) error {
-	if w.onPoint == nil {
-		return nil
-	}
-	return w.onPoint(at)
-}
-
-// isDataError tells whether a failed write is the fault of the rows and not of the object store: it would fail again.
-func isDataError(err error) bool {
-	return errors.Is(err, columns.ErrTooLarge) || errors.Is(err, arrow.ErrInvalid) || errors.Is(err, arrow.ErrType) || errors.Is(err, arrow.ErrNotImplemented) ||
-		errors.Is(err, iceberg.ErrType) || errors.Is(err, iceberg.ErrBadCast) || errors.Is(err, iceberg.ErrInvalidSchema)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -13,249 +12,120 @@ import (
 	"github.com/apache/arrow-go/v18/arrow/memory"
 	"github.com/apache/iceberg-go/catalog"
 	"github.com/apache/iceberg-go/table"
-	"github.com/google/uuid"
 	"go.opentelemetry.io/collector/component"
-	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.opentelemetry.io/collector/consumer/consumererror"
-	"go.uber.org/zap"
 
 	"github.com/pulsegrid/pulsegrid/internal/block"
 	"github.com/pulsegrid/pulsegrid/internal/columns"
+	"github.com/pulsegrid/pulsegrid/internal/ledger"
 )
 
 // errShutdown answers calls that come, or have not been taken, when the exporter shuts down. Nothing of them is written.
 var errShutdown = errors.New("the exporter is shutting down, retry")
 
-// Backoff between tries at opening the table.
-const (
-	openBackoffFirst = 100 * time.Millisecond
-	openBackoffMax   = 10 * time.Second
-)
-
-// sink writes one signal's table.
+// sink writes one signal's table: the first stage of a call. The ledger is the second.
 type sink struct {
-	cfg   *Config
-	model *columns.Table
-	mem   memory.Allocator
-	log   *zap.Logger
-	tel   *telemetry
+	*store
+	model  *columns.Table
+	mem    memory.Allocator
+	ledger *ledgerStore // nil before start; shared by the signals of a component
+	left   atomic.Bool  // the ledger
 
-	openCatalog func(context.Context) (catalog.Catalog, error) // replaced by tests that inject faults
-	onPoint     func(point string) error                       // set by tests: stops a commit "files-written" or "before-commit"
-	onBatch     func(arrow.RecordBatch) error                  // set by tests: makes a batch one that cannot be written
+	joinLedger func() (*ledgerStore, error)  // replaced by tests that inject faults
+	onBatch    func(arrow.RecordBatch) error // set by tests: makes a batch one that cannot be written
 
+	turns    *turns
 	budget   *budget
 	calls    chan *call    // to the committer, unbuffered: what is sent is in a group
 	pressure chan struct{} // of 1: a call waits for memory, close the group
-
-	ctx     context.Context // of the committer; ends when Shutdown gives up waiting for it
-	cancel  context.CancelFunc
-	quit    chan struct{} // closed by Shutdown: commit the open group, then stop
-	stopped chan struct{} // closed when the committer has returned
-	tried   chan struct{} // closed after the first try at opening the table
-
-	ready     atomic.Pointer[opened] // nil until the table is open
-	openError atomic.Value           // error of the last try at opening, as openFailure
-
-	mu       sync.Mutex
-	host     component.Host         // guarded by mu; nil before Start
-	status   componentstatus.Status // guarded by mu; what was last reported to the host
-	started  bool                   // guarded by mu
-	shutdown bool                   // guarded by mu
+	held     []gap         // of the committer: calls for the next group, because the block before theirs has not come
 }
 
-// opened is what an open table gives. It is immutable.
-type opened struct {
-	cat  catalog.Catalog
-	uuid uuid.UUID // of the table; another one later means another table
-	view *columns.IcebergView
-}
-
-type openFailure struct{ err error }
+// Points of a sink, as failpoint.Hit knows them.
+var sinkPoints = points{writing: "iceberg-writing", written: "iceberg-written", committing: "iceberg-committing", committed: "iceberg-committed"}
 
 func newSink(cfg *Config, id component.ID, set component.TelemetrySettings, model *columns.Table, mem memory.Allocator) (*sink, error) {
-	s := &sink{
-		cfg: cfg, model: model, mem: mem, log: set.Logger, openCatalog: cfg.openCatalog,
-		calls: make(chan *call), pressure: make(chan struct{}, 1),
-		status: componentstatus.StatusOK, // what the Collector takes a started component for
-		quit:   make(chan struct{}), stopped: make(chan struct{}), tried: make(chan struct{}),
-	}
-	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s := &sink{model: model, mem: mem, turns: newTurns(), calls: make(chan *call), pressure: make(chan struct{}, 1)}
 	s.budget = newBudget(cfg.MaxBufferedBytes, func() {
 		select {
 		case s.pressure <- struct{}{}:
 		default:
 		}
 	})
-	var err error
-	s.tel, err = newTelemetry(id, set, s.name(), s.budget.bytes)
-	return s, err
-}
-
-func (s *sink) name() string { return s.cfg.Namespace + "." + s.model.Name }
-
-func (s *sink) id() table.Identifier { return table.Identifier{s.cfg.Namespace, s.model.Name} }
-
-// start returns at once: the table is opened in the background and calls are given retryable errors until it is, so that a
-// catalog that is down at start is no other case than one that goes down later.
-func (s *sink) start(_ context.Context, host component.Host) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.host = host
-	s.started = true
-	go func() {
-		if s.open() {
-			s.run()
-		} else {
-			close(s.stopped)
-		}
-	}()
-	return nil
-}
-
-// Shutdown commits the open group and stops. When ctx ends first, the commit in progress is broken off: its calls are given
-// retryable errors, and the table's offsets tell whether it happened.
-func (s *sink) stop(ctx context.Context) error {
-	s.mu.Lock()
-	first, started := !s.shutdown, s.started
-	s.shutdown = true
-	s.mu.Unlock()
-	if !first {
-		return nil
-	}
-	close(s.quit)
-	defer s.tel.meta.Shutdown()
-	if !started {
-		s.cancel()
-		return nil
-	}
-	var err error
-	select {
-	case <-s.stopped:
-	case <-ctx.Done():
-		s.cancel()
-		select {
-		case <-s.stopped:
-		case <-time.After(cleanupTimeout + time.Second): // its clean-up is bounded; a library that ignores its context is not
-		}
-		err = fmt.Errorf("table %s: the last commit was broken off, its outcome is in the table's offsets: %w", s.name(), context.Cause(ctx))
-	}
-	s.cancel()
-	if o := s.ready.Load(); o != nil {
-		if closer, ok := o.cat.(catalog.Closer); ok {
-			err = errors.Join(err, closer.Close())
-		}
-	}
-	return err
-}
-
-// open tries to open the table until it succeeds or the sink stops.
-func (s *sink) open() bool {
-	wait := openBackoffFirst
-	for attempt := 1; ; attempt++ {
-		err := s.tryOpen()
-		if err != nil {
-			s.openError.Store(openFailure{err})
-		}
-		if attempt == 1 {
-			close(s.tried)
-		}
-		s.report(err)
-		if err == nil {
-			return true
-		}
-		t := time.NewTimer(wait)
-		wait = min(2*wait, openBackoffMax)
-		select {
-		case <-t.C:
-		case <-s.quit:
-			t.Stop()
-			return false
-		}
-	}
-}
-
-func (s *sink) tryOpen() error {
-	ctx, cancel := context.WithTimeout(s.ctx, s.cfg.Commit.Timeout)
-	defer cancel()
-	go func() { // a catalog that hangs must not hold up the shutdown of a sink that has nothing to commit
-		select {
-		case <-s.quit:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	cat, err := s.openCatalog(ctx)
-	if err != nil {
-		return err
-	}
-	o, err := s.openTable(ctx, cat)
-	if err != nil {
-		if closer, ok := cat.(catalog.Closer); ok {
-			err = errors.Join(err, closer.Close())
-		}
-		return err
-	}
-	s.ready.Store(o)
-	return nil
-}
-
-func (s *sink) openTable(ctx context.Context, cat catalog.Catalog) (*opened, error) {
-	tbl, err := s.cfg.ensure(ctx, cat, s.model)
+	tel, err := newTelemetry(id, set, cfg.Namespace+"."+model.Name, s.budget.bytes)
 	if err != nil {
 		return nil, err
 	}
-	view, err := s.model.IcebergView(tbl.Schema())
-	if err != nil {
-		return nil, fmt.Errorf("table %s: %w", s.name(), err)
+	s.store = newStore(cfg, model.Name, set.Logger, tel)
+	s.points = sinkPoints
+	s.ensure = func(ctx context.Context, cat catalog.Catalog) (*table.Table, error) {
+		tbl, err := s.cfg.ensure(ctx, cat, s.model)
+		if err != nil {
+			return nil, err
+		}
+		_, err = s.model.IcebergView(tbl.Schema())
+		return tbl, err
 	}
-	return &opened{cat: cat, uuid: tbl.Metadata().TableUUID(), view: view}, nil
+	s.joinLedger = func() (*ledgerStore, error) { return ledgers.join(cfg, id, set, mem) }
+	return s, nil
 }
 
-// load loads the table for a commit.
-func (s *sink) load(ctx context.Context) (*table.Table, error) {
-	o := s.ready.Load()
-	tbl, err := o.cat.LoadTable(ctx, s.id())
-	if err != nil {
-		return nil, fmt.Errorf("loading the table: %w", err)
+func (s *sink) start(_ context.Context, host component.Host) (err error) {
+	if s.ledger, err = s.joinLedger(); err != nil {
+		return err
 	}
-	if tbl.Metadata().TableUUID() != o.uuid {
-		return nil, errTableReplaced
-	}
-	return tbl, nil
+	s.ledger.start(host, s.ledger.run)
+	s.store.start(host, s.run)
+	return nil
 }
 
-// report tells the host when writing begins to fail, fails for good, or works again. Repetitions are not told.
-func (s *sink) report(err error) {
-	now := componentstatus.StatusOK
-	switch {
-	case errors.Is(err, errTableReplaced):
-		now = componentstatus.StatusPermanentError
-	case err != nil:
-		now = componentstatus.StatusRecoverableError
+// stop stops the sink, and the ledger with the last sink that uses it: what the sink has committed still gets its entries.
+func (s *sink) stop(ctx context.Context) error {
+	err := s.store.stop(ctx)
+	if s.ledger != nil && s.left.CompareAndSwap(false, true) {
+		err = errors.Join(err, ledgers.leave(ctx, s.ledger))
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.status == now {
-		return
-	}
-	s.status = now
-	if now == componentstatus.StatusPermanentError {
-		s.log.Error("nothing is written any more", zap.String("table", s.name()), zap.Error(err))
-	}
-	componentstatus.ReportStatus(s.host, componentstatus.NewEvent(now, componentstatus.WithError(err)))
+	return err
 }
 
 // consume returns when the rows that build makes are in a committed snapshot, or with the reason why that is not known. size is
 // the data's size as protobuf, for the reservation of memory.
 func (s *sink) consume(ctx context.Context, size int64, build func(*columns.Builder) error) error {
+	if block.IntroductionOf(ctx) != nil {
+		return nil // a receiver looks for stages that remember; this one does not
+	}
 	if err := s.awaitOpen(ctx); err != nil {
 		return err
 	}
+	if _, ok := block.FromContext(ctx); ok {
+		if err := s.ledger.awaitOpen(ctx); err != nil { // rows without an entry would only be redelivered
+			return err
+		}
+	}
+	for {
+		err := s.try(ctx, size, build)
+		if err != errEarly { //nolint:errorlint // it is never wrapped
+			return err
+		}
+	}
+}
+
+// errEarly sends a call back to wait for its turn: the block before it has not come, and others need the memory.
+var errEarly = errors.New("the block before it has not come yet")
+
+func (s *sink) try(ctx context.Context, size int64, build func(*columns.Builder) error) error {
 	c := &call{ctx: ctx, bytes: size, arrived: time.Now(), done: make(chan error, 1)}
 	c.block, c.hasBlock = block.FromContext(ctx)
+	if c.hasBlock {
+		if err := s.turns.await(ctx, s.quit, c.block); err != nil {
+			return fmt.Errorf("table %s: %s: waiting for the block before it: %w", s.name(), c.origin(), err)
+		}
+	}
 	if err := s.budget.acquire(ctx, c.bytes); err != nil {
 		return fmt.Errorf("table %s: %s: waiting for memory: %w", s.name(), c.origin(), err)
+	}
+	if c.hasBlock {
+		s.turns.advance(partitionOf(c.block), c.block.Next())
 	}
 	if err := s.fill(c, build); err != nil {
 		s.budget.release(c.bytes)
@@ -282,27 +152,6 @@ func (s *sink) consume(ctx context.Context, size int64, build func(*columns.Buil
 	}
 }
 
-// awaitOpen waits for the first try at opening the table, and then answers by the last one.
-func (s *sink) awaitOpen(ctx context.Context) error {
-	select {
-	case <-s.quit:
-		return fmt.Errorf("table %s: %w", s.name(), errShutdown)
-	default:
-	}
-	select {
-	case <-s.tried:
-	case <-s.quit:
-		return fmt.Errorf("table %s: %w", s.name(), errShutdown)
-	case <-ctx.Done():
-		return fmt.Errorf("table %s: %w, retry: %w", s.name(), errNotReady, ctx.Err())
-	}
-	if s.ready.Load() != nil {
-		return nil
-	}
-	failure, _ := s.openError.Load().(openFailure)
-	return fmt.Errorf("table %s: %w, retry: %w", s.name(), errNotReady, failure.err)
-}
-
 // fill builds the call's batch on the caller's goroutine, so that what is wrong with its data is its caller's error alone.
 func (s *sink) fill(c *call, build func(*columns.Builder) error) error {
 	b := columns.NewBuilder(s.mem, s.model)
@@ -312,8 +161,9 @@ func (s *sink) fill(c *call, build func(*columns.Builder) error) error {
 		return consumererror.NewPermanent(fmt.Errorf("table %s: %s: events that cannot be made rows: %w", s.name(), c.origin(), err))
 	}
 	if b.Rows() == 0 {
-		s.budget.add(-c.bytes)
+		s.budget.release(c.bytes)
 		c.bytes = 0
+		c.entry = ledger.Of(c.block, 0, 0, time.Now())
 		return nil
 	}
 	c.batch = b.NewRecordBatch()
@@ -321,7 +171,17 @@ func (s *sink) fill(c *call, build func(*columns.Builder) error) error {
 	size := batchBytes(c.batch)
 	s.budget.add(size - c.bytes)
 	c.bytes = size
+	c.entry = ledger.Of(c.block, c.rows, idSum(c.batch), time.Now())
 	return nil
+}
+
+// idSum is the ledger's sum over a batch's event ids.
+func idSum(b arrow.RecordBatch) (sum uint64) {
+	col := b.Column(b.Schema().FieldIndices(idColumn)[0]).(*array.FixedSizeBinary)
+	for i := range col.Len() {
+		sum += ledger.IDSum(col.Value(i))
+	}
+	return sum
 }
 
 // oldestIngest is the least ingest_time of a batch.

@@ -26,10 +26,10 @@ import (
 
 var errCatalog = errors.New("503 from the catalog")
 
-// parquetFiles counts the data files below the warehouse, committed or not.
+// parquetFiles counts the data files of the logs, committed or not.
 func parquetFiles(t *testing.T, cfg *Config) (n int) {
 	t.Helper()
-	require.NoError(t, filepath.WalkDir(strings.TrimPrefix(cfg.Catalog.Warehouse, "file://"), func(path string, _ fs.DirEntry, err error) error {
+	require.NoError(t, filepath.WalkDir(filepath.Join(strings.TrimPrefix(cfg.Catalog.Warehouse, "file://"), "pulsegrid", "logs"), func(path string, _ fs.DirEntry, err error) error {
 		if strings.HasSuffix(path, ".parquet") {
 			n++
 		}
@@ -154,7 +154,7 @@ func TestACallWhoseCallerHasLeftIsNotWritten(t *testing.T) {
 }
 
 func TestAProcessKilledBetweenFilesAndCommitLosesAndDoublesNothing(t *testing.T) {
-	for _, point := range []string{"files-written", "before-commit"} {
+	for _, point := range []string{"iceberg-written", "iceberg-committing"} {
 		t.Run(point, func(t *testing.T) {
 			cfg := lake(t)
 			cfg.Commit.MaxAttempts = 1
@@ -178,17 +178,17 @@ func TestAProcessKilledBetweenFilesAndCommitLosesAndDoublesNothing(t *testing.T)
 
 func TestAnotherWritersCommitInBetweenTrimsTheBlock(t *testing.T) {
 	cfg := lake(t)
-	other := start(t, cfg, columns.Logs)
+	owner := start(t, other(cfg), columns.Logs)
 	var once atomic.Bool
 	h := start(t, cfg, columns.Logs, func(s *sink) {
 		s.onPoint = func(at string) error {
-			if at == "before-commit" && once.CompareAndSwap(false, true) {
-				return other.send(0, 0, 4) // the partition's other owner commits its first half
+			if at == "iceberg-committing" && once.CompareAndSwap(false, true) {
+				return owner.send(0, 0, 4) // the partition's other owner commits its first half
 			}
 			return nil
 		}
 	})
-	require.NoError(t, h.send(0, 0, 9))
+	require.NoError(t, h.deliver(0, 0, 9, 0))
 	require.Equal(t, sorted(bodies(0, 0, 9)), stored(t, cfg, "logs", "body"))
 	require.Equal(t, 2, parquetFiles(t, cfg), "the untrimmed file is removed: its commit can no longer land")
 }
@@ -289,6 +289,6 @@ func TestRowsThatCannotBeWrittenFailTheirOwnCallOnly(t *testing.T) {
 	require.ErrorContains(t, err, "table pulsegrid.logs: block otlp.logs.v1/1/0-9: rows that cannot be written")
 	require.NoError(t, <-sent[2])
 	require.Equal(t, sorted(slices.Concat(bodies(0, 0, 9), bodies(2, 0, 9))), stored(t, cfg, "logs", "body"))
-	require.Equal(t, map[partition]int64{{topic, 0}: 10, {topic, 2}: 10}, mustOffsets(t, cfg))
+	require.Equal(t, offsets{{topic, 0}: 10, {topic, 2}: 10}, mustOffsets(t, cfg))
 	require.Equal(t, int64(10), h.metric("iceberg_rejected_rows"))
 }

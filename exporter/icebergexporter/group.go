@@ -7,6 +7,7 @@ import (
 	"github.com/apache/arrow-go/v18/arrow"
 
 	"github.com/pulsegrid/pulsegrid/internal/block"
+	"github.com/pulsegrid/pulsegrid/internal/ledger"
 )
 
 // call is one Consume call that waits for its rows to be committed.
@@ -19,7 +20,8 @@ type call struct {
 	bytes    int64     // reserved of the budget; given back by the committer
 	oldest   time.Time // ingest_time of its oldest row; zero: no rows
 	arrived  time.Time
-	done     chan error // holds the one answer
+	entry    ledger.Entry // of its block: made of all of the block's rows, however many of them this call adds to the table
+	done     chan error   // holds the one answer
 }
 
 // origin names the call in errors and logs.
@@ -33,26 +35,45 @@ func (c *call) origin() string {
 // run is the committer: it groups calls and commits group after group until Shutdown. While a group is being committed the next
 // calls wait, with their batches built, and are the next group's.
 func (s *sink) run() {
-	defer close(s.stopped)
 	for {
 		g := s.collect()
 		if len(g) == 0 {
 			return
 		}
 		s.tel.groupAge.Record(s.ctx, time.Since(oldestArrival(g)).Seconds(), s.tel.table)
-		s.commitGroup(g)
+		s.commitGroup(s, s.wanted(g))
 	}
+}
+
+// wanted answers the calls of a group whose callers have left: nothing of them is written yet, so it need not be.
+func (s *sink) wanted(g []*call) (out []*call) {
+	for _, c := range g {
+		if err := context.Cause(c.ctx); err != nil {
+			s.answer(c, err)
+			continue
+		}
+		out = append(out, c)
+	}
+	return out
 }
 
 // collect returns the next group: it is closed when its oldest call has waited commit::max_age, when it is big enough, when a
 // call waits for memory, or at shutdown. It returns nothing when the sink shuts down and no group is open.
 func (s *sink) collect() []*call {
 	var g []*call
-	select {
-	case c := <-s.calls:
-		g = append(g, c)
-	case <-s.quit:
-		return nil
+	for len(g) == 0 {
+		select {
+		case c := <-s.calls:
+			for _, h := range s.held {
+				g = append(g, h.call)
+			}
+			g, s.held = append(g, c), nil
+		case <-s.pressure:
+			s.yield(nil)
+		case <-s.quit:
+			s.yield(errShutdown)
+			return nil
+		}
 	}
 	timer := time.NewTimer(time.Until(g[0].arrived.Add(s.cfg.Commit.MaxAge)))
 	defer timer.Stop()
@@ -109,10 +130,16 @@ func oldestArrival(g []*call) time.Time {
 
 // answer tells a call's caller and gives back what the call held. The caller may have left.
 func (s *sink) answer(c *call, err error) {
+	s.free(c)
+	c.done <- err
+}
+
+// free gives back what a call holds. Freeing it again does nothing.
+func (s *sink) free(c *call) {
 	if c.batch != nil {
 		c.batch.Release()
 		c.batch = nil
 	}
 	s.budget.release(c.bytes)
-	c.done <- err
+	c.bytes = 0
 }

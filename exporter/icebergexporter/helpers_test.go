@@ -2,6 +2,8 @@ package icebergexporter
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/memory"
 	"github.com/apache/iceberg-go/catalog"
 	"github.com/apache/iceberg-go/table"
@@ -48,6 +51,12 @@ func lake(t *testing.T) *Config {
 	cfg.Commit.Timeout = 20 * time.Second
 	require.NoError(t, cfg.Validate())
 	return cfg
+}
+
+// other is the same lake for another process: a Config shares a ledger's committer.
+func other(cfg *Config) *Config {
+	c := *cfg
+	return &c
 }
 
 // harness is a started sink, whose Arrow memory must be all given back when the test ends.
@@ -89,14 +98,21 @@ func (h *harness) shutdown() {
 	require.NoError(h.t, h.stop(ctx))
 }
 
-// metric is the sum of a counter over all its attributes.
-func (h *harness) metric(name string) (sum int64) {
+// metric is a counter's value for the sink's table.
+func (h *harness) metric(name string) int64 { return h.metricOf(name, h.name()) }
+
+func (h *harness) metricOf(name, table string) (sum int64) {
 	h.t.Helper()
 	m, err := h.tel.GetMetric("otelcol_" + name)
 	if err != nil {
 		return 0
 	}
-	return counterSum(m)
+	for _, p := range m.Data.(metricdata.Sum[int64]).DataPoints {
+		if of, _ := p.Attributes.Value("table"); of.AsString() == table {
+			sum += p.Value
+		}
+	}
+	return sum
 }
 
 // logs makes a block's worth of logs: records at offsets first to last, each of perRecord events.
@@ -161,13 +177,32 @@ func stampResource(r pcommon.Resource, topic string, part int32) {
 }
 
 func stampEvent(attrs pcommon.Map, part int32, offset int64, index int) {
-	lineage.StampEvent(attrs, lineage.Event{ID: [16]byte{byte(part), byte(offset >> 8), byte(offset), byte(index)}, Offset: offset, Index: int32(index)})
+	lineage.StampEvent(attrs, lineage.Event{ID: eventID(part, offset, index), Offset: offset, Index: int32(index)})
+}
+
+func eventID(part int32, offset int64, index int) [16]byte {
+	return [16]byte{byte(part), byte(offset >> 8), byte(offset), byte(index), 7: 0xff} // large, so that sums overflow
 }
 
 // send delivers a block of logs of one event a record.
 func (h *harness) send(part int32, first, last int64) error {
 	ctx, ld := logs(part, first, last, 1)
 	return h.consumeLogs(ctx, ld)
+}
+
+// deliver delivers a block, and does what a receiver does when it is told to resume from within it.
+func (h *harness) deliver(part int32, first, last, oldest int64) error {
+	for {
+		err := h.sendFrom(part, first, last, oldest)
+		resume, ok := errors.AsType[*block.ResumeError](err)
+		if !ok || resume.Next <= first {
+			return err
+		}
+		if resume.Next > last {
+			return nil
+		}
+		first, oldest = resume.Next, resume.Next
+	}
 }
 
 // loaded loads a table with a catalog of its own.
@@ -181,8 +216,54 @@ func loaded(t *testing.T, cfg *Config, name string) *table.Table {
 	return tbl
 }
 
-// stored are the bodies (logs), names (spans) or metric names that a table holds, as pyiceberg reads them, sorted.
-func stored(t *testing.T, cfg *Config, name, column string) (out []string) {
+// reload is loaded with a catalog that stays open until the test ends, so that the table can be committed to.
+func reload(t *testing.T, cfg *Config, name string) *table.Table {
+	t.Helper()
+	cat, err := cfg.openCatalog(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, cat.(catalog.Closer).Close()) })
+	tbl, err := cat.LoadTable(t.Context(), table.Identifier{cfg.Namespace, name})
+	require.NoError(t, err)
+	return tbl
+}
+
+// setMetadata lets the catalog point to another metadata file, as a restored backup of it does.
+func setMetadata(t *testing.T, cfg *Config, name, location string) {
+	t.Helper()
+	db, err := sql.Open("sqliteshim", cfg.Catalog.URI)
+	require.NoError(t, err)
+	defer db.Close()
+	_, err = db.Exec("update iceberg_tables set metadata_location = ? where table_name = ?", location, name)
+	require.NoError(t, err)
+}
+
+// stored are the texts of a column that a table holds, sorted.
+func stored(t *testing.T, cfg *Config, name, column string) []string {
+	t.Helper()
+	out := []string{}
+	scan(t, cfg, name, func(b arrow.RecordBatch) {
+		col := b.Column(b.Schema().FieldIndices(column)[0])
+		for i := range col.Len() {
+			out = append(out, col.ValueStr(i))
+		}
+	}, column)
+	return sorted(out)
+}
+
+// scan reads columns of a table's current snapshot.
+func scan(t *testing.T, cfg *Config, name string, each func(arrow.RecordBatch), fields ...string) {
+	t.Helper()
+	_, batches, err := reload(t, cfg, name).Scan(table.WithSelectedFields(fields...)).ToArrowRecords(t.Context())
+	require.NoError(t, err)
+	for b, err := range batches {
+		require.NoError(t, err)
+		each(b)
+		b.Release()
+	}
+}
+
+// pyiceberg is what stored is, by a reader that is not ours.
+func pyiceberg(t *testing.T, cfg *Config, name, column string) (out []string) {
 	t.Helper()
 	pytest.RunJSON(t, &out, `
 import sys, json
@@ -271,20 +352,6 @@ func withFaults(f *faulty) func(*sink) {
 			return f, err
 		}
 	}
-}
-
-func counterSum(m metricdata.Metrics) (sum int64) {
-	switch d := m.Data.(type) {
-	case metricdata.Sum[int64]:
-		for _, p := range d.DataPoints {
-			sum += p.Value
-		}
-	case metricdata.Gauge[int64]:
-		for _, p := range d.DataPoints {
-			sum += p.Value
-		}
-	}
-	return sum
 }
 
 func sorted(s []string) []string {

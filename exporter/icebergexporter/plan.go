@@ -2,63 +2,32 @@ package icebergexporter
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
 	"github.com/apache/iceberg-go"
-)
 
-// offsetPrefix begins the table properties and snapshot summary entries that hold, for a partition, the offset after the last
-// record whose rows the table holds: "pulsegrid.offset.<topic>.<partition>" = "<next offset>".
-const offsetPrefix = "pulsegrid.offset."
+	"github.com/pulsegrid/pulsegrid/internal/block"
+)
 
 // Columns of the row model that decide something here.
 const (
 	offsetColumn = "kafka_offset"
 	ingestColumn = "ingest_time"
+	idColumn     = "event_id"
 )
-
-// partition is one partition of a topic.
-type partition struct {
-	topic string
-	id    int32
-}
-
-func (p partition) property() string { return fmt.Sprintf("%s%s.%d", offsetPrefix, p.topic, p.id) }
-
-// readOffsets returns the next offset of every partition that the properties know. A value that is no number is an error: taking
-// it for "unknown" would write everything again.
-func readOffsets(props iceberg.Properties) (map[partition]int64, error) {
-	out := map[partition]int64{}
-	for k, v := range props {
-		rest, ok := strings.CutPrefix(k, offsetPrefix)
-		if !ok {
-			continue
-		}
-		dot := strings.LastIndexByte(rest, '.')
-		id, err := strconv.ParseInt(rest[dot+1:], 10, 32)
-		if err != nil || dot <= 0 {
-			return nil, fmt.Errorf("table property %q names no partition", k)
-		}
-		next, err := strconv.ParseInt(v, 10, 64)
-		if err != nil || next < 0 {
-			return nil, fmt.Errorf("table property %q: %q is no offset", k, v)
-		}
-		out[partition{rest[:dot], int32(id)}] = next
-	}
-	return out, nil
-}
 
 // plan is what has to be done for a group, given a table's offsets.
 type plan struct {
 	write    []cut              // what is written, in order
 	replayed []*call            // calls whose blocks the table holds completely: answered at once
 	doubled  []*call            // calls whose blocks the group holds completely without them: answered as the group is
+	early    []gap              // blocks before which one is neither in the table nor in the group: they wait for it
+	lacking  []gap              // blocks before which the table lacks what the group takes for stored: the receiver goes back
 	offsets  iceberg.Properties // offsets that the commit sets
+	before   iceberg.Properties // what they were, for the snapshot's summary
 }
 
 // cut is one call with the offset from which its rows are written; the rows before it are in the table, or in the group through
@@ -68,49 +37,105 @@ type cut struct {
 	from int64
 }
 
-// makePlan decides, for each call of a group, whether its rows are new to a table with these offsets:
+// gap is a call whose block begins after the offset at which its partition ends; block.FromStart: the table does not know it.
+type gap struct {
+	call *call
+	at   int64
+}
+
+func (g gap) resume() *block.ResumeError {
+	return &block.ResumeError{Topic: g.call.block.Topic, Partition: g.call.block.Partition, Next: g.at}
+}
+
+// rules are where the rows of a signal and the entries of the ledger differ.
+type rules struct {
+	// whole: a block that straddles the table's offset cannot be cut; the receiver goes back to the offset and cuts anew.
+	whole bool
+	// anywhere: a partition that the table does not know begins where the group is, whatever the group has finished before.
+	anywhere bool
+}
+
+var (
+	rowRules = rules{}
+	// An entry counts events of which the rows do not tell (duplicates), so it is of a whole block. A ledger that is new, or was
+	// dropped, does not make its process read the whole log again: the audit names what has no entry.
+	ledgerRules = rules{whole: true, anywhere: true}
+)
+
+// makePlan decides, for each call of a group, what a table with these offsets makes of its block:
 //
-//	the block ends before the table's offset            -> it is in: replayed
-//	the block begins before the offset and ends after   -> its rows from that offset on are written
-//	else, or the call has no block                      -> all of its rows are written
+//	it ends before the table's offset            -> it is in: replayed
+//	it begins before the offset and ends after   -> its rows from that offset on are written
+//	it begins at the offset                      -> all of its rows are written
+//	it begins after the offset                   -> early, or lacking where the group takes what is between for stored
+//	there is no block                            -> all of its rows are written
 //
-// Calls of the same partition are taken in the order of their blocks, each moving the offset on for the next, so that a block
-// which was delivered twice within one group is written once.
-func makePlan(have map[partition]int64, calls []*call) plan {
-	p := plan{offsets: iceberg.Properties{}}
+// So the offset of a partition never passes a block that is not in. A partition that the table does not know begins where the group
+// does, if the group began by choice (block.Fresh) or there is nothing before; else the table was restored or replaced.
+//
+// Calls of the same partition are taken in the order of their blocks, each moving the offset on for the next, so that several blocks
+// go into one commit, and a block that was delivered twice within one group is written once.
+func makePlan(have offsets, calls []*call, r rules) plan {
+	p := plan{offsets: iceberg.Properties{}, before: iceberg.Properties{}}
 	ordered := slices.Clone(calls)
 	slices.SortStableFunc(ordered, func(a, b *call) int {
 		return cmp.Or(cmp.Compare(a.block.Topic, b.block.Topic), cmp.Compare(a.block.Partition, b.block.Partition), cmp.Compare(a.block.First, b.block.First))
 	})
-	planned := map[partition]int64{} // next offset with the calls planned so far
+	planned := offsets{} // next offset with the calls planned so far
 	for _, c := range ordered {
 		if !c.hasBlock {
 			p.write = append(p.write, cut{call: c})
 			continue
 		}
-		part := partition{c.block.Topic, c.block.Partition}
-		at := max(have[part], planned[part]) // 0 where neither has heard of the partition
-		switch {
-		case c.block.Last < have[part]:
+		part, b := partitionOf(c.block), c.block
+		at, known := planned[part]
+		if !known {
+			at, known = have[part]
+		}
+		if !known {
+			if b.Oldest > 0 && !b.Fresh && !r.anywhere {
+				p.lacking = append(p.lacking, gap{c, block.FromStart})
+				continue
+			}
+			if b.First > b.Oldest {
+				p.early = append(p.early, gap{c, block.FromStart})
+				continue
+			}
+			at = b.First
+		}
+		switch stored, ok := have[part]; {
+		case ok && b.Last < stored:
 			p.replayed = append(p.replayed, c)
 			continue
-		case c.block.Last < at:
+		case b.Last < at:
 			p.doubled = append(p.doubled, c)
 			continue
-		case c.block.First < at:
+		case at < b.First && at < b.Oldest:
+			p.lacking = append(p.lacking, gap{c, at})
+			continue
+		case at < b.First:
+			p.early = append(p.early, gap{c, at})
+			continue
+		case b.First < at && r.whole:
+			p.lacking = append(p.lacking, gap{c, at})
+			continue
+		case b.First < at:
 			p.write = append(p.write, cut{call: c, from: at})
 		default:
 			p.write = append(p.write, cut{call: c})
 		}
-		planned[part] = c.block.Next()
-		p.offsets[part.property()] = strconv.FormatInt(c.block.Next(), 10)
+		if _, ok := planned[part]; !ok {
+			p.before[part.beforeProperty()] = strconv.FormatInt(at, 10)
+		}
+		planned[part] = b.Next()
+		p.offsets[part.property()] = strconv.FormatInt(b.Next(), 10)
 	}
 	return p
 }
 
-// batches returns the rows of the plan, as new references that the caller releases.
-func (p plan) batches() (out []arrow.RecordBatch) {
-	for _, c := range p.write {
+// rowsOf returns the rows of cuts, as new references that the caller releases.
+func rowsOf(cuts []cut) (out []arrow.RecordBatch) {
+	for _, c := range cuts {
 		out = append(out, c.batches()...)
 	}
 	return out

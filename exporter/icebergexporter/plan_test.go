@@ -1,6 +1,7 @@
 package icebergexporter
 
 import (
+	"strconv"
 	"testing"
 
 	"github.com/apache/arrow-go/v18/arrow/array"
@@ -16,38 +17,70 @@ func blockCall(part int32, first, last int64) *call {
 	return &call{hasBlock: true, block: block.Block{Topic: "t", Partition: part, First: first, Last: last}}
 }
 
-func TestATablesOffsetsDecideWhatIsWritten(t *testing.T) {
-	have := map[partition]int64{{"t", 0}: 10}
+func TestATablesOffsetsDecideWhatBecomesOfABlock(t *testing.T) {
+	have := offsets{{"t", 0}: 10}
 	for _, tc := range []struct {
-		name     string
-		call     *call
-		replayed bool
-		from     int64
-		next     string
+		name   string
+		call   *call
+		oldest int64
+		fresh  bool
+		want   func(c *call) plan
 	}{
-		{name: "a block that begins where the table ends is new", call: blockCall(0, 10, 19), next: "20"},
-		{name: "a block after a gap is new", call: blockCall(0, 15, 19), next: "20"},
-		{name: "a block that the table ends with is in", call: blockCall(0, 5, 9), replayed: true},
-		{name: "an older block is in", call: blockCall(0, 0, 3), replayed: true},
-		{name: "of a straddling block the rest is new", call: blockCall(0, 5, 14), from: 10, next: "15"},
-		{name: "a partition that the table does not know is new", call: blockCall(1, 0, 9), next: "10"},
-		{name: "a partition that starts late is new", call: blockCall(1, 700, 709), next: "710"},
+		{name: "one that begins where the table ends is new", call: blockCall(0, 10, 19), oldest: 10, want: written(0, 10, 20)},
+		{name: "one that the table ends with is in", call: blockCall(0, 5, 9), oldest: 5, want: replayed},
+		{name: "an older one is in", call: blockCall(0, 0, 3), want: replayed},
+		{name: "of one that straddles the end the rest is new", call: blockCall(0, 5, 14), oldest: 5, want: written(10, 10, 15)},
+		{name: "one after a gap is early", call: blockCall(0, 15, 19), oldest: 10, want: early(10)},
+		{name: "one after a gap that the group takes for stored sends the receiver back", call: blockCall(0, 15, 19), oldest: 15, want: lacking(10)},
+		{name: "whatever the group's beginning", call: blockCall(0, 15, 19), oldest: 15, fresh: true, want: lacking(10)},
+		{name: "one that begins a log is new", call: blockCall(1, 0, 9), want: written(0, 0, 10)},
+		{name: "one that does not begin the log is early", call: blockCall(1, 10, 19), want: early(block.FromStart)},
+		{name: "one that begins where the group chose to is new", call: blockCall(1, 700, 709), oldest: 700, fresh: true, want: written(0, 700, 710)},
+		{name: "one after it is early", call: blockCall(1, 710, 719), oldest: 700, fresh: true, want: early(block.FromStart)},
+		{name: "of a partition that a new table does not know sends the receiver to the start", call: blockCall(1, 700, 709), oldest: 700, want: lacking(block.FromStart)},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			p := makePlan(have, []*call{tc.call})
-			if tc.replayed {
-				require.Equal(t, plan{replayed: []*call{tc.call}, offsets: iceberg.Properties{}}, p)
-				return
+			tc.call.block.Oldest, tc.call.block.Fresh = tc.oldest, tc.fresh
+			want := tc.want(tc.call)
+			if want.offsets == nil {
+				want.offsets, want.before = iceberg.Properties{}, iceberg.Properties{}
 			}
-			require.Equal(t, []cut{{call: tc.call, from: tc.from}}, p.write)
-			require.Equal(t, iceberg.Properties{partition{"t", tc.call.block.Partition}.property(): tc.next}, p.offsets)
+			require.Equal(t, want, makePlan(have, []*call{tc.call}, rowRules))
 		})
 	}
 }
 
+func written(from, before, next int64) func(*call) plan {
+	return func(c *call) plan {
+		part := partitionOf(c.block)
+		return plan{
+			write:   []cut{{call: c, from: from}},
+			offsets: iceberg.Properties{part.property(): strconv.FormatInt(next, 10)},
+			before:  iceberg.Properties{part.beforeProperty(): strconv.FormatInt(before, 10)},
+		}
+	}
+}
+
+func replayed(c *call) plan { return plan{replayed: []*call{c}} }
+func early(at int64) func(*call) plan {
+	return func(c *call) plan { return plan{early: []gap{{c, at}}} }
+}
+func lacking(at int64) func(*call) plan {
+	return func(c *call) plan { return plan{lacking: []gap{{c, at}}} }
+}
+
+func TestBlocksOfAGroupThatTileGoInTogetherInWhateverOrderTheyCame(t *testing.T) {
+	a, b, c, far := blockCall(0, 10, 19), blockCall(0, 20, 29), blockCall(0, 30, 39), blockCall(0, 50, 59)
+	p := makePlan(offsets{{"t", 0}: 10}, []*call{far, c, a, b}, rowRules)
+	require.Equal(t, []cut{{call: a}, {call: b}, {call: c}}, p.write)
+	require.Equal(t, []gap{{far, 40}}, p.early)
+	require.Equal(t, iceberg.Properties{"pulsegrid.offset.t.0": "40"}, p.offsets)
+	require.Equal(t, iceberg.Properties{"pulsegrid.offset-before.t.0": "10"}, p.before)
+}
+
 func TestABlockDeliveredTwiceInOneGroupIsWrittenOnce(t *testing.T) {
 	first, again, longer, plain := blockCall(0, 10, 19), blockCall(0, 10, 19), blockCall(0, 15, 24), &call{}
-	p := makePlan(map[partition]int64{{"t", 0}: 5}, []*call{longer, plain, first, again})
+	p := makePlan(offsets{{"t", 0}: 10}, []*call{longer, plain, first, again}, rowRules)
 	require.Equal(t, []cut{{call: plain}, {call: first}, {call: longer, from: 20}}, p.write)
 	require.Equal(t, []*call{again}, p.doubled, "answered with the group, not before")
 	require.Empty(t, p.replayed)
@@ -56,16 +89,16 @@ func TestABlockDeliveredTwiceInOneGroupIsWrittenOnce(t *testing.T) {
 
 func TestOffsetsAreReadBackAsWritten(t *testing.T) {
 	p := partition{"otlp.logs.v1", 12}
-	got, err := readOffsets(iceberg.Properties{p.property(): "77", "write.format.default": "parquet"})
+	got, err := readOffsets(iceberg.Properties{p.property(): "77", "write.format.default": "parquet"}, offsetPrefix)
 	require.NoError(t, err)
-	require.Equal(t, map[partition]int64{p: 77}, got)
+	require.Equal(t, offsets{p: 77}, got)
 }
 
 func TestAnUnreadableOffsetIsAnErrorAndNotZero(t *testing.T) {
 	for key, value := range map[string]string{
 		"pulsegrid.offset.t.0": "x", "pulsegrid.offset.t.1": "-1", "pulsegrid.offset.t": "1", "pulsegrid.offset.t.x": "1", "pulsegrid.offset..1": "1",
 	} {
-		_, err := readOffsets(iceberg.Properties{key: value})
+		_, err := readOffsets(iceberg.Properties{key: value}, offsetPrefix)
 		require.ErrorContains(t, err, key)
 	}
 }

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/apache/iceberg-go"
 	"github.com/apache/iceberg-go/catalog"
@@ -19,6 +21,7 @@ import (
 	"github.com/uptrace/bun/driver/sqliteshim"
 
 	"github.com/pulsegrid/pulsegrid/internal/columns"
+	"github.com/pulsegrid/pulsegrid/internal/ledger"
 )
 
 // sqlitePragmas are added to a SQLite URI that does not set them: readers do not block the writer nor the writer readers, and
@@ -89,21 +92,28 @@ var errNotReady = errors.New("the table is not open yet")
 // that were committed to the first.
 var errTableReplaced = errors.New("the table was dropped and created again: restart to write into the new one; its records begin where its offsets say")
 
+// definition is what a table is created with.
+type definition struct {
+	name   string
+	schema *iceberg.Schema
+	spec   iceberg.PartitionSpec
+	order  table.SortOrder
+	props  iceberg.Properties
+}
+
 // ensure opens the table of a row model: it creates what is missing (Config.Tables: create), or says what is (verify).
 func (c *Config) ensure(ctx context.Context, cat catalog.Catalog, model *columns.Table) (*table.Table, error) {
-	namespace := table.Identifier{c.Namespace}
-	id := table.Identifier{c.Namespace, model.Name}
-	tbl, err := cat.LoadTable(ctx, id)
-	if err != nil && !errors.Is(err, catalog.ErrNoSuchTable) && !errors.Is(err, catalog.ErrNoSuchNamespace) {
-		return nil, fmt.Errorf("loading table %s.%s: %w", c.Namespace, model.Name, err)
-	}
+	spec, err := model.IcebergPartitionSpec(c.PartitionBuckets)
 	if err != nil {
-		if c.Tables == tablesVerify {
-			return nil, fmt.Errorf("table %s.%s does not exist, and `tables: verify` forbids creating it: %w", c.Namespace, model.Name, err)
-		}
-		if tbl, err = c.create(ctx, cat, namespace, id, model); err != nil {
-			return nil, err
-		}
+		return nil, err
+	}
+	order, err := model.IcebergSortOrder()
+	if err != nil {
+		return nil, err
+	}
+	tbl, err := c.ensureTable(ctx, cat, definition{model.Name, model.IcebergSchema(), spec, order, model.IcebergProperties()})
+	if err != nil {
+		return nil, err
 	}
 	missing, err := compareSchema(tbl.Schema(), model.IcebergSchema())
 	if err != nil {
@@ -118,7 +128,44 @@ func (c *Config) ensure(ctx context.Context, cat catalog.Catalog, model *columns
 	return addColumns(ctx, tbl, missing)
 }
 
-func (c *Config) create(ctx context.Context, cat catalog.Catalog, namespace, id table.Identifier, model *columns.Table) (*table.Table, error) {
+// ensureLedger opens the table of entries. It is not partitioned: an entry takes some forty bytes, and those of a range of offsets are
+// found by the least and greatest values of the files.
+func (c *Config) ensureLedger(ctx context.Context, cat catalog.Catalog) (*table.Table, error) {
+	want := ledger.IcebergSchema()
+	tbl, err := c.ensureTable(ctx, cat, definition{
+		name: ledger.Name, schema: want, spec: *iceberg.UnpartitionedSpec, order: table.UnsortedSortOrder, props: columns.CommonIcebergProperties(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	same := func(a, b iceberg.NestedField) bool { return a.Name == b.Name && sameType(a.Type, b.Type) }
+	if !slices.EqualFunc(tbl.Schema().Fields(), want.Fields(), same) { // ledger.NewIcebergBatch makes just these, in this order
+		return nil, fmt.Errorf("table %s.%s has other columns than this program's ledger: move it away, or let this version write into another namespace", c.Namespace, ledger.Name)
+	}
+	return tbl, nil
+}
+
+func (c *Config) ensureTable(ctx context.Context, cat catalog.Catalog, d definition) (*table.Table, error) {
+	tbl, err := cat.LoadTable(ctx, table.Identifier{c.Namespace, d.name})
+	switch {
+	case err == nil:
+		return tbl, nil
+	case !errors.Is(err, catalog.ErrNoSuchTable) && !errors.Is(err, catalog.ErrNoSuchNamespace):
+		return nil, fmt.Errorf("loading table %s.%s: %w", c.Namespace, d.name, err)
+	case c.Tables == tablesVerify:
+		return nil, fmt.Errorf("table %s.%s does not exist, and `tables: verify` forbids creating it: %w", c.Namespace, d.name, err)
+	}
+	return c.create(ctx, cat, d)
+}
+
+// creating lets the tables of a process be made one after another: SQLite refuses writers that race, whatever its busy timeout. Another
+// process that wins such a race costs a try.
+var creating sync.Mutex
+
+func (c *Config) create(ctx context.Context, cat catalog.Catalog, d definition) (*table.Table, error) {
+	creating.Lock()
+	defer creating.Unlock()
+	namespace, id := table.Identifier{c.Namespace}, table.Identifier{c.Namespace, d.name}
 	exists, err := cat.CheckNamespaceExists(ctx, namespace)
 	if err != nil {
 		return nil, fmt.Errorf("namespace %s: %w", c.Namespace, err)
@@ -128,19 +175,11 @@ func (c *Config) create(ctx context.Context, cat catalog.Catalog, namespace, id 
 			return nil, fmt.Errorf("creating namespace %s: %w", c.Namespace, err)
 		}
 	}
-	spec, err := model.IcebergPartitionSpec(c.PartitionBuckets)
-	if err != nil {
-		return nil, err
-	}
-	order, err := model.IcebergSortOrder()
-	if err != nil {
-		return nil, err
-	}
-	opts := []catalog.CreateTableOpt{catalog.WithPartitionSpec(&spec), catalog.WithSortOrder(order), catalog.WithProperties(model.IcebergProperties())}
+	opts := []catalog.CreateTableOpt{catalog.WithPartitionSpec(&d.spec), catalog.WithSortOrder(d.order), catalog.WithProperties(d.props)}
 	if c.Catalog.Type != catalogREST { // a REST server decides where its tables lie
 		opts = append(opts, catalog.WithLocation(strings.TrimSuffix(c.Catalog.Warehouse, "/")+"/"+strings.Join(id, "/")))
 	}
-	tbl, err := cat.CreateTable(ctx, id, model.IcebergSchema(), opts...)
+	tbl, err := cat.CreateTable(ctx, id, d.schema, opts...)
 	if errors.Is(err, catalog.ErrTableAlreadyExists) { // another process was first
 		tbl, err = cat.LoadTable(ctx, id)
 	}

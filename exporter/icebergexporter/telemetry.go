@@ -28,8 +28,8 @@ type telemetry struct {
 	table     componentmeta.Attributes
 	tableAttr attribute.KeyValue
 
-	commitCount, attempts, rows, replayed, rejected, files, fileBytes, orphans componentmeta.Counter
-	commitDuration, groupAge, freshness                                        componentmeta.Histogram
+	commitCount, attempts, rows, replayed, rejected, files, fileBytes, orphans, held, resumes, conflicts, entries componentmeta.Counter
+	commitDuration, groupAge, freshness                                                                           componentmeta.Histogram
 }
 
 func newTelemetry(id component.ID, set component.TelemetrySettings, tableName string, buffered func() int64) (*telemetry, error) {
@@ -48,8 +48,14 @@ func newTelemetry(id component.ID, set component.TelemetrySettings, tableName st
 		files:          m.Counter("iceberg_files"),
 		fileBytes:      m.Counter("iceberg_file_bytes"),
 		orphans:        m.Counter("iceberg_orphan_files"),
+		held:           m.Counter("iceberg_held_blocks"),
+		resumes:        m.Counter("iceberg_resumes"),
+		conflicts:      m.Counter("iceberg_conflicts"),
+		entries:        m.Counter("iceberg_ledger_entries"),
 	}
-	m.Gauge("iceberg_buffered_bytes", func(record func(int64, ...attribute.KeyValue)) { record(buffered(), attr) })
+	if buffered != nil { // the ledger holds next to nothing
+		m.Gauge("iceberg_buffered_bytes", func(record func(int64, ...attribute.KeyValue)) { record(buffered(), attr) })
+	}
 	return t, m.Err()
 }
 

@@ -59,10 +59,9 @@ func (t *Table) IcebergSortOrder() (table.SortOrder, error) {
 	return table.NewSortOrder(1, fields)
 }
 
-// IcebergProperties are the properties to create the table with. Metrics (min, max) are kept only of the columns that queries
-// prune by: those of the others would make up most of the metadata. No Parquet bloom filters: each takes 1 MiB of every file.
-func (t *Table) IcebergProperties() iceberg.Properties {
-	p := iceberg.Properties{
+// CommonIcebergProperties are those that every table of the lake is created with, the ledger too.
+func CommonIcebergProperties() iceberg.Properties {
+	return iceberg.Properties{
 		table.PropertyFormatVersion:               "2",
 		table.ParquetCompressionKey:               "zstd",
 		table.ParquetCompressionLevelKey:          "3",
@@ -70,8 +69,14 @@ func (t *Table) IcebergProperties() iceberg.Properties {
 		table.MetadataDeleteAfterCommitEnabledKey: "true",
 		table.MetadataPreviousVersionsMaxKey:      "20",
 		table.MetadataCompressionKey:              "gzip",
-		"write.metadata.metrics.default":          "none",
 	}
+}
+
+// IcebergProperties are the properties to create the table with. Metrics (min, max) are kept only of the columns that queries
+// prune by: those of the others would make up most of the metadata. No Parquet bloom filters: each takes 1 MiB of every file.
+func (t *Table) IcebergProperties() iceberg.Properties {
+	p := CommonIcebergProperties()
+	p["write.metadata.metrics.default"] = "none"
 	modes := map[string]string{
 		"tenant_id": "truncate(16)", "service_name": "truncate(16)", "time": "full", "ingest_time": "full", "kafka_topic": "truncate(64)",
 		"kafka_partition": "full", "kafka_offset": "full", "severity_number": "full", "metric_name": "truncate(32)", "duration_nano": "full",
