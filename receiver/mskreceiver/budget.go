@@ -33,15 +33,16 @@ func eventsCost(e *entry) int64 {
 // budget bounds the memory of unfinished records by pausing partitions.
 //
 // Half of it is shared out evenly: that much each partition may always hold, so that no slow partition can take what the others
-// need to go on. The other half is a pool from which any partition borrows beyond its share, up to what two blocks take: one
-// being delivered, one gathering. A partition is paused at its limit and resumed at half of it.
+// need to go on. The other half is a pool from which any partition borrows beyond its share, up to what its
+// blocks in flight and one that gathers take. A partition is paused at its limit and resumed at half of it; never while it gathers a
+// range that must be cut again as it was, however large.
 //
 // Lock order: mu is a leaf but for the client's own lock on paused partitions, which pause and resume take.
 type budget struct {
-	max      int64
-	perBlock int64 // what a full block costs
-	pause    func(topic string, partition int32)
-	resume   func(topic string, partition int32)
+	max    int64
+	most   int64 // what one partition may hold in all
+	pause  func(topic string, partition int32)
+	resume func(topic string, partition int32)
 
 	mu       sync.Mutex
 	held     map[*partition]*holding
@@ -57,8 +58,8 @@ type holding struct {
 	detached bool // its partition is no longer ours, its records are still being delivered
 }
 
-func newBudget(maxBytes, perBlock int64) *budget {
-	return &budget{max: maxBytes, perBlock: perBlock, held: map[*partition]*holding{}}
+func newBudget(maxBytes, perPartition int64) *budget {
+	return &budget{max: maxBytes, most: max(perPartition, 1), held: map[*partition]*holding{}}
 }
 
 // attach makes p a sharer.
@@ -145,15 +146,14 @@ func (b *budget) settle() {
 			b.pool += max(0, h.bytes-share)
 		}
 	}
-	most := max(2*b.perBlock, 1)
 	for p, h := range b.held {
 		switch {
 		case h.detached:
-		case !h.paused && (h.bytes >= most || h.bytes >= share && b.pool >= poolMax):
+		case !h.paused && !p.mustCut.Load() && (h.bytes >= b.most || h.bytes >= share && b.pool >= poolMax):
 			h.paused = true
 			b.pause(p.topic, p.id)
 			p.signalWake() // what it has gathered is its block now
-		case h.paused && h.bytes <= most/2 && (h.bytes <= share/2 || b.pool <= poolMax/2):
+		case h.paused && (p.mustCut.Load() || h.bytes <= b.most/2 && (h.bytes <= share/2 || b.pool <= poolMax/2)):
 			h.paused = false
 			b.resume(p.topic, p.id)
 		}

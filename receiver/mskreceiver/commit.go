@@ -11,6 +11,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/zap"
+
+	"github.com/pulsegrid/pulsegrid/internal/failpoint"
 )
 
 // topicPartition names a partition.
@@ -19,66 +21,100 @@ type topicPartition struct {
 	id    int32
 }
 
-// committer commits the offsets behind finished blocks: one request at a time, with everything that was finished meanwhile.
+// statement is what a partition's owner wants the group to know: how far it is, and what it is about to deliver. A later one
+// replaces an earlier one, so that one commit says both "done to here" and "the next block ends there".
+type statement struct {
+	position
+	owner    *partition // set by state
+	number   uint64     // the owner's count of its statements
+	due      time.Time  // when it must be on its way; it goes earlier with whatever else does
+	finishes bool       // it finishes a block
+}
+
+// committer commits statements: one request at a time, with everything that was stated meanwhile.
 //
 // Invariants:
-//   - only what a partition's present owner has marked is committed: a mark of a partition that was forgotten is ignored;
-//   - a partition's commits are made in the order of its marks (they go back only where the client did, see gather.go);
+//   - only what a partition's present owner states is committed: a statement of a partition that was forgotten is ignored;
+//   - a partition's commits are made in the order of its statements;
+//   - the owner hears that a statement is committed (partition.committed) only after the group has it: no block is delivered
+//     before its intent is safe;
 //   - when forget has returned, no commit of those partitions is on its way. The client stamps a request with the generation
 //     that it has when the request is made, and the broker checks the generation, not who owns the partition: a commit that
 //     outlived its ownership could be taken for the next generation's.
 //
-// A commit that failed, for whatever reason, is made again for as long as the partition is owned; a stale generation ends by
-// being forgotten.
+// A commit that failed, for whatever reason, is made again for as long as the partition is owned. That goes for a stale generation
+// too: the group has given the partition away, nothing more of it begins here, and the client is about to say so (group.lost).
 type committer struct {
 	// commit sends one commit and returns what became of each partition.
-	commit func(context.Context, map[topicPartition]kgo.EpochOffset) map[topicPartition]error
+	commit func(context.Context, map[topicPartition]position) map[topicPartition]error
 	retry  RetryConfig
 	log    *zap.Logger
-	failed func() // counts a failed request
+	tel    *telemetry
+	now    func() time.Time
 
 	mu     sync.Mutex
 	owners map[topicPartition]*partition
-	dirty  map[topicPartition]kgo.EpochOffset
+	dirty  map[topicPartition]statement
 	flight map[topicPartition]struct{} // being committed
 	cancel context.CancelFunc          // of the flight
 	change chan struct{}               // closed and replaced whenever dirty or flight shrinks
 	wake   chan struct{}
 }
 
-func newCommitter(retry RetryConfig, log *zap.Logger, failed func()) *committer {
+func newCommitter(retry RetryConfig, log *zap.Logger, tel *telemetry) *committer {
 	return &committer{
-		retry: retry, log: log, failed: failed,
+		retry: retry, log: log, tel: tel, now: time.Now,
 		owners: map[topicPartition]*partition{},
-		dirty:  map[topicPartition]kgo.EpochOffset{},
+		dirty:  map[topicPartition]statement{},
 		change: make(chan struct{}),
 		wake:   make(chan struct{}, 1),
 	}
 }
 
-// own makes p the one whose marks count for its partition.
+// own makes p the one whose statements count for its partition.
 func (c *committer) own(p *partition) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.owners[p.topicPartition] = p
+	delete(c.dirty, p.topicPartition)
 }
 
-// mark says that p has finished everything before o. It does not wait.
-func (c *committer) mark(p *partition, o kgo.EpochOffset) {
+// state takes p's newest statement. It does not wait.
+func (c *committer) state(p *partition, s statement) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.owners[p.topicPartition] != p {
-		return // lost meanwhile: the new owner decides, and delivers the block again
+		return // lost meanwhile: the new owner decides, and redoes what was intended
 	}
-	c.dirty[p.topicPartition] = o
+	if old, ok := c.dirty[p.topicPartition]; ok {
+		s.finishes = s.finishes || old.finishes
+		if old.due.Before(s.due) {
+			s.due = old.due
+		}
+	}
+	s.owner = p
+	c.dirty[p.topicPartition] = s
+	c.signalWake()
+}
+
+func (c *committer) signalWake() {
 	select {
 	case c.wake <- struct{}{}:
 	default:
 	}
 }
 
-// flush waits until everything that was marked for ps is committed, or until ctx ends.
+// flush waits until everything that ps have stated is committed, or until ctx ends.
 func (c *committer) flush(ctx context.Context, ps []*partition) error {
+	c.mu.Lock()
+	for _, p := range ps {
+		if s, ok := c.dirty[p.topicPartition]; ok {
+			s.due = time.Time{}
+			c.dirty[p.topicPartition] = s
+		}
+	}
+	c.signalWake()
+	c.mu.Unlock()
 	for {
 		c.mu.Lock()
 		pending := c.pending(ps)
@@ -90,7 +126,7 @@ func (c *committer) flush(ctx context.Context, ps []*partition) error {
 		select {
 		case <-change:
 		case <-ctx.Done():
-			return fmt.Errorf("offsets of %d partitions are not committed, their last blocks will be delivered again: %w", pending, ctx.Err())
+			return fmt.Errorf("offsets of %d partitions are not committed, their last blocks will be redone: %w", pending, ctx.Err())
 		}
 	}
 }
@@ -134,33 +170,56 @@ func (c *committer) forget(ps []*partition) {
 func (c *committer) run(ctx context.Context) {
 	wait := newBackoff(c.retry)
 	failing := false
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
 	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-c.wake:
+		due, any := c.due()
+		left := due.Sub(c.now())
+		if !any || left > 0 {
+			var later <-chan time.Time
+			if any {
+				timer.Reset(left)
+				later = timer.C
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-c.wake:
+			case <-later:
+			}
+			continue
 		}
 		err := c.once(ctx)
 		switch {
+		case ctx.Err() != nil:
+			return
 		case err == nil && failing:
 			c.log.Info("offsets are committed again")
 			failing = false
 			wait.reset()
-		case err != nil && ctx.Err() == nil:
-			c.failed()
+		case err != nil:
+			c.tel.retry("commit")
 			if !failing {
-				c.log.Warn("cannot commit offsets; blocks go on being delivered, and the commit is tried again", zap.Error(err))
+				c.log.Warn("cannot commit offsets; it is tried again, and until then no new block is delivered", zap.Error(err))
 				failing = true
 			}
 			if !sleep(ctx, nil, wait.next()) {
 				return
 			}
-			select {
-			case c.wake <- struct{}{}:
-			default:
-			}
 		}
 	}
+}
+
+// due is when the next request must go.
+func (c *committer) due() (due time.Time, any bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.dirty {
+		if !any || s.due.Before(due) {
+			due, any = s.due, true
+		}
+	}
+	return due, any
 }
 
 // once commits what is dirty.
@@ -168,38 +227,47 @@ func (c *committer) once(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	c.mu.Lock()
-	offsets := c.dirty
-	if len(offsets) == 0 {
-		c.mu.Unlock()
-		return nil
-	}
-	c.dirty = map[topicPartition]kgo.EpochOffset{}
+	statements := c.dirty
+	c.dirty = map[topicPartition]statement{}
 	c.flight = map[topicPartition]struct{}{}
-	for tp := range offsets {
+	positions := make(map[topicPartition]position, len(statements))
+	for tp, s := range statements {
 		c.flight[tp] = struct{}{}
+		positions[tp] = s.position
 	}
 	c.cancel = cancel
 	c.mu.Unlock()
 
-	results := c.commit(ctx, offsets)
+	begun := c.now()
+	results := c.commit(ctx, positions)
+	c.tel.committed(c.now().Sub(begun))
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var errs []error
-	for tp, o := range offsets {
+	for tp, s := range statements {
 		err := results[tp]
-		if err == nil {
+		if err == nil && s.finishes {
+			failpoint.Hit("block-committed")
+		}
+		switch owned := c.owners[tp] == s.owner; {
+		case err == nil && owned:
+			s.owner.committed(s.number)
+			continue
+		case err == nil:
+			continue
+		case !owned:
+			c.log.Warn("commit of a partition that is no longer ours was given up; its new owner redoes the blocks",
+				zap.String("topic", tp.topic), zap.Int32("partition", tp.id), zap.Int64("offset", s.next), zap.Error(err))
 			continue
 		}
-		if c.owners[tp] == nil {
-			c.log.Warn("commit of a partition that is no longer ours was given up; its new owner delivers the block again",
-				zap.String("topic", tp.topic), zap.Int32("partition", tp.id), zap.Int64("offset", o.Offset), zap.Error(err))
-			continue
+		errs = append(errs, fmt.Errorf("topic %s, partition %d, offset %d: %w", tp.topic, tp.id, s.next, explainCommit(err)))
+		if newer, ok := c.dirty[tp]; ok {
+			newer.finishes = newer.finishes || s.finishes
+			s = newer
 		}
-		errs = append(errs, fmt.Errorf("topic %s, partition %d, offset %d: %w", tp.topic, tp.id, o.Offset, err))
-		if _, newer := c.dirty[tp]; !newer {
-			c.dirty[tp] = o
-		}
+		s.due = time.Time{}
+		c.dirty[tp] = s
 	}
 	c.flight = nil
 	close(c.change)
@@ -207,23 +275,45 @@ func (c *committer) once(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// explainCommit says what the errors mean that fence a member off.
+func explainCommit(err error) error {
+	for _, fenced := range []error{kerr.IllegalGeneration, kerr.UnknownMemberID, kerr.FencedInstanceID, kerr.FencedMemberEpoch, kerr.StaleMemberEpoch} {
+		if errors.Is(err, fenced) {
+			return fmt.Errorf("the group has given the partition to another member, this one joins again: %w", err)
+		}
+	}
+	if errors.Is(err, kerr.OffsetMetadataTooLarge) {
+		return fmt.Errorf("the brokers' offset.metadata.max.bytes must be %d, Kafka's default: %w", maxMetadataBytes, err)
+	}
+	return err
+}
+
 // commitTimeout bounds one commit, which also waits for a join of the group to end.
 const commitTimeout = 30 * time.Second
 
 // commitWith commits through the group member cl.
-func commitWith(cl *kgo.Client) func(context.Context, map[topicPartition]kgo.EpochOffset) map[topicPartition]error {
-	return func(ctx context.Context, offsets map[topicPartition]kgo.EpochOffset) map[topicPartition]error {
+func commitWith(cl *kgo.Client) func(context.Context, map[topicPartition]position) map[topicPartition]error {
+	return func(ctx context.Context, positions map[topicPartition]position) map[topicPartition]error {
 		ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 		defer cancel()
 		request := map[string]map[int32]kgo.EpochOffset{}
 		results := map[topicPartition]error{}
-		for tp, o := range offsets {
+		for tp, p := range positions {
 			if request[tp.topic] == nil {
 				request[tp.topic] = map[int32]kgo.EpochOffset{}
 			}
-			request[tp.topic][tp.id] = o
+			request[tp.topic][tp.id] = kgo.EpochOffset{Epoch: p.epoch, Offset: p.next}
 			results[tp] = errNoAnswer
 		}
+		ctx = kgo.PreCommitFnContext(ctx, func(req *kmsg.OffsetCommitRequest) error {
+			for _, t := range req.Topics {
+				for i := range t.Partitions {
+					text := positions[topicPartition{t.Topic, t.Partitions[i].Partition}].text()
+					t.Partitions[i].Metadata = &text
+				}
+			}
+			return nil
+		})
 		cl.CommitOffsetsSync(ctx, request, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
 			if err != nil {
 				for tp := range results {

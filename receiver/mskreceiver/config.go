@@ -40,8 +40,12 @@ const (
 	DefaultFetchMaxPartitionBytes = 1 << 20
 	DefaultFetchMaxConcurrent     = 4
 
-	DefaultMaxInFlightBytes = 512 << 20
-	DefaultTenant           = "default"
+	DefaultMaxInFlightBytes  = 512 << 20
+	DefaultMaxInFlightBlocks = 4
+	// MaxMaxInFlightBlocks leaves room among the ends that fit a commit's metadata for the halves of a block that was refused.
+	MaxMaxInFlightBlocks = 64
+
+	DefaultTenant = "default"
 
 	DefaultRetryInitialInterval = 200 * time.Millisecond
 	DefaultRetryMaxInterval     = 30 * time.Second
@@ -75,6 +79,9 @@ type Config struct {
 	Fetch FetchConfig `mapstructure:"fetch"`
 	// Block bounds the unit of delivery.
 	Block BlockConfig `mapstructure:"block"`
+	// MaxInFlightBlocks is how many blocks of one partition may be on their way to the store at a time. They may arrive in any
+	// order, and are finished in the order of their offsets. Default 4; 1 to 64.
+	MaxInFlightBlocks int `mapstructure:"max_in_flight_blocks"`
 	// MaxInFlightBytes bounds the estimated memory of all records handed over by the Kafka client and not yet finished, raw
 	// and decoded. Above it partitions are paused. What the client itself has fetched meanwhile comes on top: at most
 	// fetch::max_concurrent fetches of fetch::max_bytes as compressed. Default 512 MiB; at least 1 MiB.
@@ -154,10 +161,11 @@ func createDefaultConfig() component.Config {
 			MaxPartitionBytes: DefaultFetchMaxPartitionBytes,
 			MaxConcurrent:     DefaultFetchMaxConcurrent,
 		},
-		Block:            BlockConfig{MaxBytes: DefaultBlockMaxBytes, MaxEvents: DefaultBlockMaxEvents, MaxAge: DefaultBlockMaxAge},
-		MaxInFlightBytes: DefaultMaxInFlightBytes,
-		Retry:            RetryConfig{InitialInterval: DefaultRetryInitialInterval, MaxInterval: DefaultRetryMaxInterval},
-		ShutdownTimeout:  DefaultShutdownTimeout,
+		Block:             BlockConfig{MaxBytes: DefaultBlockMaxBytes, MaxEvents: DefaultBlockMaxEvents, MaxAge: DefaultBlockMaxAge},
+		MaxInFlightBlocks: DefaultMaxInFlightBlocks,
+		MaxInFlightBytes:  DefaultMaxInFlightBytes,
+		Retry:             RetryConfig{InitialInterval: DefaultRetryInitialInterval, MaxInterval: DefaultRetryMaxInterval},
+		ShutdownTimeout:   DefaultShutdownTimeout,
 	}
 }
 
@@ -177,6 +185,7 @@ func (c *Config) Validate() error {
 	bad(c.Block.MaxBytes <= 0, "block::max_bytes: %d is not above zero", c.Block.MaxBytes)
 	bad(c.Block.MaxEvents <= 0, "block::max_events: %d is not above zero", c.Block.MaxEvents)
 	bad(c.Block.MaxAge < 0, "block::max_age: %v is below zero", c.Block.MaxAge)
+	bad(c.MaxInFlightBlocks < 1 || c.MaxInFlightBlocks > MaxMaxInFlightBlocks, "max_in_flight_blocks: %d is not from 1 to %d", c.MaxInFlightBlocks, MaxMaxInFlightBlocks)
 	bad(c.MaxInFlightBytes < 1<<20, "max_in_flight_bytes: %d is below 1 MiB", c.MaxInFlightBytes)
 	bad(c.Retry.InitialInterval <= 0, "retry::initial_interval: %v is not above zero", c.Retry.InitialInterval)
 	bad(c.Retry.MaxInterval < c.Retry.InitialInterval, "retry::max_interval: %v is below retry::initial_interval %v", c.Retry.MaxInterval, c.Retry.InitialInterval)

@@ -64,6 +64,7 @@ func TestWrongValuesAreNamedByTheirKey(t *testing.T) {
 		"block::max_bytes":           func(c *Config) { c.Block.MaxBytes = 0 },
 		"block::max_events":          func(c *Config) { c.Block.MaxEvents = -1 },
 		"block::max_age":             func(c *Config) { c.Block.MaxAge = -1 },
+		"max_in_flight_blocks":       func(c *Config) { c.MaxInFlightBlocks = 65 },
 		"max_in_flight_bytes":        func(c *Config) { c.MaxInFlightBytes = 1 },
 		"retry::initial_interval":    func(c *Config) { c.Retry.InitialInterval = 0 },
 		"retry::max_interval":        func(c *Config) { c.Retry.MaxInterval = 1 },

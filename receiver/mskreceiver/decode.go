@@ -28,6 +28,7 @@ const (
 	codeLimitExceeded = "limit_exceeded" // nested too deeply, or too many events
 	codeWrongSignal   = "wrong_signal"   // its header names another signal than the topic's
 	codeRefused       = "refused"        // the pipeline refused it for good
+	codeReplaced      = "replaced"       // its offset had been delivered before with another record
 )
 
 // refusal says why a record goes to quarantine.
@@ -122,23 +123,24 @@ func newBatch(s signal.Signal, decoder *otlpdecode.Decoder) *batch {
 func (b *batch) append(e *entry) *refusal {
 	var err error
 	var stamped int
+	s := stamperOf(e)
 	switch b.signal {
 	case signal.Logs:
 		var ld plog.Logs
 		if ld, err = b.decoder.Logs(e.record.Value); err == nil {
-			stamped = stampLogs(ld, e)
+			stamped = s.logs(ld)
 			ld.ResourceLogs().MoveAndAppendTo(b.logs.ResourceLogs())
 		}
 	case signal.Metrics:
 		req := pmetricotlp.NewExportRequest()
 		if err = req.UnmarshalProto(e.record.Value); err == nil {
-			stamped = stampMetrics(req.Metrics(), e)
+			stamped = s.metrics(req.Metrics())
 			req.Metrics().ResourceMetrics().MoveAndAppendTo(b.metrics.ResourceMetrics())
 		}
 	case signal.Traces:
 		var td ptrace.Traces
 		if td, err = b.decoder.Traces(e.record.Value); err == nil {
-			stamped = stampTraces(td, e)
+			stamped = s.traces(td)
 			td.ResourceSpans().MoveAndAppendTo(b.traces.ResourceSpans())
 		}
 	}
@@ -149,22 +151,37 @@ func (b *batch) append(e *entry) *refusal {
 	return nil
 }
 
-// stamper stamps the events of one record in their order.
+// stamper goes through the events of one record in their order, and stamps them; or, with ids, collects their ids only.
 type stamper struct {
 	offset int64
 	index  int32
+	origin *lineage.Origin
+	ids    *[][16]byte
 }
 
+func stamperOf(e *entry) stamper { return stamper{offset: e.record.Offset, origin: &e.origin.Origin} }
+
 func (s *stamper) stamp(attrs pcommon.Map, id [16]byte) {
+	if s.ids != nil {
+		*s.ids = append(*s.ids, id)
+		return
+	}
 	lineage.StampEvent(attrs, lineage.Event{ID: id, Offset: s.offset, Index: s.index})
 	s.index++
 }
 
-func stampLogs(ld plog.Logs, e *entry) int {
-	s := stamper{offset: e.record.Offset}
+// resource returns the source of r's events.
+func (s *stamper) resource(r pcommon.Resource) string {
+	source := eventid.Source(s.origin.Source, r)
+	if s.ids == nil {
+		lineage.StampResource(r.Attributes(), *s.origin)
+	}
+	return source
+}
+
+func (s *stamper) logs(ld plog.Logs) int {
 	for _, rl := range ld.ResourceLogs().All() {
-		source := eventid.Source(e.origin.Source, rl.Resource())
-		lineage.StampResource(rl.Resource().Attributes(), e.origin.Origin)
+		source := s.resource(rl.Resource())
 		for _, sl := range rl.ScopeLogs().All() {
 			for _, lr := range sl.LogRecords().All() {
 				s.stamp(lr.Attributes(), eventid.Log(lr, source))
@@ -174,11 +191,9 @@ func stampLogs(ld plog.Logs, e *entry) int {
 	return int(s.index)
 }
 
-func stampTraces(td ptrace.Traces, e *entry) int {
-	s := stamper{offset: e.record.Offset}
+func (s *stamper) traces(td ptrace.Traces) int {
 	for _, rs := range td.ResourceSpans().All() {
-		source := eventid.Source(e.origin.Source, rs.Resource())
-		lineage.StampResource(rs.Resource().Attributes(), e.origin.Origin)
+		source := s.resource(rs.Resource())
 		for _, ss := range rs.ScopeSpans().All() {
 			for _, span := range ss.Spans().All() {
 				s.stamp(span.Attributes(), eventid.Span(span, source))
@@ -188,11 +203,9 @@ func stampTraces(td ptrace.Traces, e *entry) int {
 	return int(s.index)
 }
 
-func stampMetrics(md pmetric.Metrics, e *entry) int {
-	s := stamper{offset: e.record.Offset}
+func (s *stamper) metrics(md pmetric.Metrics) int {
 	for _, rm := range md.ResourceMetrics().All() {
-		source := eventid.Source(e.origin.Source, rm.Resource())
-		lineage.StampResource(rm.Resource().Attributes(), e.origin.Origin)
+		source := s.resource(rm.Resource())
 		for _, sm := range rm.ScopeMetrics().All() {
 			for _, m := range sm.Metrics().All() {
 				s.points(m, sm.Scope(), source)

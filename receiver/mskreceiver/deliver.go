@@ -3,15 +3,22 @@ package mskreceiver
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/consumer/consumererror"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/receiver"
 	"go.opentelemetry.io/collector/receiver/receiverhelper"
 	"go.uber.org/zap"
 
 	"github.com/pulsegrid/pulsegrid/internal/block"
+	"github.com/pulsegrid/pulsegrid/internal/failpoint"
+	"github.com/pulsegrid/pulsegrid/internal/otlpdecode"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -60,62 +67,103 @@ func (s *sinks) consume(ctx context.Context, b *batch) error {
 	return err
 }
 
-// process takes a block, or a part of one, to its end: every record is in the store or in quarantine, and marked. False: the
-// partition is stopped first; what is not marked is delivered again by the next owner.
-//
-// A part that the pipeline refuses for good is halved until the refused records stand alone. Halving depends on nothing but
-// the part's length, so that a repetition of the block asks for the same parts again.
-func (p *partition) process(part []*entry) bool {
-	tries := p.newTries(part)
-	for {
-		b, ok := p.decode(part, tries)
-		if !ok {
-			return false
-		}
-		if b.events == 0 {
-			p.finish(part[len(part)-1])
-			tries.end("done: nothing of it was left to deliver")
-			return true
-		}
-		switch err := p.deliver(part, b); {
-		case err == nil:
-			p.deps.tel.delivered(p, part, p.deps.now())
-			p.finish(part[len(part)-1])
-			tries.end("delivered")
-			return true
-		case p.ctx.Err() != nil:
-			tries.end("abandoned")
-			return false // whatever it says: a cancelled pipeline's verdict is none
-		case consumererror.IsPermanent(err) && len(part) > 1:
-			tries.end("refused, so it is halved")
-			return p.process(part[:len(part)/2]) && p.process(part[len(part)/2:])
-		case consumererror.IsPermanent(err):
-			part[0].refusal = &refusal{codeRefused, err.Error()} // the next round puts it into quarantine
-		default:
-			if !tries.wait("deliver", err) {
-				return false
-			}
-		}
+// introduceTimeout bounds how long a pipeline may take to pass an introduction on.
+const introduceTimeout = 10 * time.Second
+
+// introduce asks a signal's pipeline for the memories in it. They are found even where the pipeline's answer is an error: a
+// memory adds itself before it passes the batch on, and what comes behind it need not be ready yet.
+func (s *sinks) introduce(ctx context.Context, sig signal.Signal) ([]block.Memory, error) {
+	ctx, cancel := context.WithTimeout(ctx, introduceTimeout)
+	defer cancel()
+	ctx, introduction := block.Introduce(ctx)
+	var err error
+	switch sig {
+	case signal.Logs:
+		err = s.logs.ConsumeLogs(ctx, plog.NewLogs())
+	case signal.Metrics:
+		err = s.metrics.ConsumeMetrics(ctx, pmetric.NewMetrics())
+	case signal.Traces:
+		err = s.traces.ConsumeTraces(ctx, ptrace.NewTraces())
 	}
+	if err != nil {
+		err = fmt.Errorf("introduction to the pipeline of %s: %w", sig, err)
+	}
+	return introduction.Memories(), err
 }
 
-// decode decodes part, and puts what is refused into quarantine first. It is done anew for each delivery: a pipeline may have
-// changed the data that it was given, and a waiting partition should hold no more memory than its records.
-func (p *partition) decode(part []*entry, tries *tries) (*batch, bool) {
-	b := newBatch(p.signal, &p.decoder)
-	var refused []*entry
-	for _, e := range part {
+// decoders keep their memory from one block to the next.
+var decoders = sync.Pool{New: func() any { return &otlpdecode.Decoder{} }}
+
+// deliver offers f until it is stored, refused or stopped, and says how it ended.
+func (p *partition) deliver(f *flight) {
+	tries := p.newTries(f)
+	how, resume := p.try(f, tries)
+	for how == waiting && resume == nil && tries.again {
+		how, resume = p.try(f, tries)
+	}
+	tries.end(how, resume)
+	p.flights.ended <- landing{flight: f, how: how, resume: resume}
+}
+
+// try offers f to the pipeline once, after what is refused of it has gone to quarantine. Waiting means that it is not stored:
+// the delivery has been stopped, or is to be tried again, which tries knows.
+//
+// What the pipeline refuses for good is halved until a refused record stands alone. That goes to quarantine, and its block is
+// delivered without it: the stores see every offset.
+func (p *partition) try(f *flight, tries *tries) (flightState, *block.ResumeError) {
+	b, ok := p.decode(f, tries)
+	if !ok {
+		return waiting, nil
+	}
+	if p.stopping() {
+		tries.again = false
+		return waiting, nil // it must not begin
+	}
+	err := p.offer(f, b)
+	resume, isResume := errors.AsType[*block.ResumeError](err)
+	switch {
+	case err == nil:
+		failpoint.Hit("block-delivered")
+		p.deps.tel.delivered(p, f.entries, p.deps.now())
+		return delivered, nil
+	case p.ctx.Err() != nil:
+		tries.again = false // whatever it says: a cancelled pipeline's verdict is none
+	case isResume && resume.Topic == p.topic && resume.Partition == p.id:
+		return waiting, resume
+	case consumererror.IsPermanent(err) && b.events > 0 && len(f.entries) > 1:
+		return refused, nil
+	case consumererror.IsPermanent(err) && b.events > 0:
+		f.entries[0].refusal = &refusal{codeRefused, err.Error()} // the next try puts it into quarantine
+	default:
+		tries.wait("deliver", err)
+	}
+	return waiting, nil
+}
+
+// decode decodes f, and puts what is refused into quarantine first. It is done anew for each try: a pipeline may have changed
+// the data that it was given, and a waiting block should hold no more memory than its records.
+func (p *partition) decode(f *flight, tries *tries) (*batch, bool) {
+	decoder := decoders.Get().(*otlpdecode.Decoder)
+	defer decoders.Put(decoder)
+	b := newBatch(p.signal, decoder)
+	var out []*entry
+	for _, e := range f.strays {
+		if !e.rejected {
+			out = append(out, e)
+		}
+	}
+	for _, e := range f.entries {
 		if e.refusal == nil {
 			e.refusal = b.append(e)
 		}
 		if e.refusal != nil && !e.rejected {
-			refused = append(refused, e)
+			out = append(out, e)
 		}
 	}
-	for len(refused) > 0 {
-		err := p.deps.quarantine.put(p.ctx, refused, func(e *entry) { p.deps.tel.quarantined(p, e) })
-		for len(refused) > 0 && refused[0].rejected {
-			refused = refused[1:]
+	for len(out) > 0 {
+		err := p.deps.quarantine.put(p.ctx, out, func(e *entry) { p.deps.tel.quarantined(p, e) })
+		for len(out) > 0 && out[0].rejected {
+			out = out[1:]
 		}
 		if err != nil && !tries.wait("quarantine", err) {
 			return nil, false
@@ -124,20 +172,17 @@ func (p *partition) decode(part []*entry, tries *tries) (*batch, bool) {
 	return b, true
 }
 
-// deliver offers b to the pipeline once.
-func (p *partition) deliver(part []*entry, b *batch) error {
+// offer hands b to the pipeline.
+func (p *partition) offer(f *flight, b *batch) error {
 	blk := block.Block{
-		Topic: p.topic, Partition: p.id, Signal: p.signal,
-		First: part[0].record.Offset, Last: part[len(part)-1].record.Offset,
-		Events: b.events,
+		Topic: p.topic, Partition: p.id, Signal: p.signal, First: f.first, Last: f.last, Events: b.events,
+		Oldest: p.oldest.Load(), Fresh: p.plan.fresh, Intended: f.intended, Redo: f.redo, Account: &block.Account{},
 	}
-	for _, e := range part {
+	for _, e := range f.entries {
 		blk.Bytes += len(e.record.Value)
-	}
-	select {
-	case <-p.stop:
-		return errStopped // it must not begin
-	default:
+		if e.rejected {
+			blk.Account.Quarantined.Add(int64(e.events))
+		}
 	}
 	start := p.deps.now()
 	err := p.deps.sinks.consume(block.NewContext(p.ctx, blk), b)
@@ -145,58 +190,56 @@ func (p *partition) deliver(part []*entry, b *batch) error {
 	return err
 }
 
-// errStopped is never reported: the try that follows ends the worker.
-var errStopped = errors.New("the partition is stopped")
-
-// tries paces and reports the tries of one part: one line when it begins to fail, one when it no longer does.
+// tries paces and reports the tries of one block: one line when it begins to fail, one when it no longer does.
 type tries struct {
 	p       *partition
-	part    []*entry
+	f       *flight
+	again   bool // it may be tried again
 	backoff *backoff
 	failed  int
 	since   time.Time
 }
 
-func (p *partition) newTries(part []*entry) *tries {
-	return &tries{p: p, part: part, backoff: newBackoff(p.deps.cfg.Retry)}
+func (p *partition) newTries(f *flight) *tries {
+	return &tries{p: p, f: f, again: true, backoff: newBackoff(p.deps.cfg.Retry)}
 }
 
 // wait waits before the next try; false: the partition is stopped.
 func (t *tries) wait(operation string, err error) bool {
-	select {
-	case <-t.p.stop:
-		t.end("left to the partition's next owner")
+	if t.p.stopping() {
+		t.again = false
 		return false
-	default:
 	}
 	t.failed++
 	t.p.deps.tel.retry(operation)
 	if t.failed == 1 {
 		t.since = t.p.deps.now()
 		t.p.deps.waiting(1, err)
-		t.p.log.Warn("a block failed; it is tried again without end, and its partition waits",
+		t.p.log.Warn("a block failed; it is tried again without end, and no block behind it is finished",
 			zap.String("operation", operation), zap.Int("attempt", t.failed), t.first(), t.last(), zap.Error(err))
 	}
-	if !sleep(t.p.ctx, t.p.stop, t.backoff.next()) {
-		t.end("left to the partition's next owner")
-		return false
-	}
-	return true
+	t.again = sleep(t.p.ctx, t.p.stop, t.backoff.next())
+	return t.again
 }
 
-// end reports how a part that failed ended.
-func (t *tries) end(how string) {
+// end reports how a block that failed ended.
+func (t *tries) end(how flightState, resume *block.ResumeError) {
 	if t.failed == 0 {
 		return
 	}
+	because := "left to the partition's next owner"
+	switch {
+	case how == delivered:
+		because = "delivered"
+	case how == refused:
+		because = "refused, so it is halved"
+	case resume != nil:
+		because = "the store sends the partition back"
+	}
 	t.p.deps.waiting(-1, nil)
-	t.p.log.Info("a block that failed is no longer tried", zap.String("because", how),
+	t.p.log.Info("a block that failed is no longer tried", zap.String("because", because),
 		zap.Int("attempt", t.failed+1), zap.Duration("after", t.p.deps.now().Sub(t.since)), t.first(), t.last())
-	t.failed = 0
-	t.backoff.reset()
 }
 
-func (t *tries) first() zap.Field { return zap.Int64("first_offset", t.part[0].record.Offset) }
-func (t *tries) last() zap.Field {
-	return zap.Int64("last_offset", t.part[len(t.part)-1].record.Offset)
-}
+func (t *tries) first() zap.Field { return zap.Int64("first_offset", t.f.first) }
+func (t *tries) last() zap.Field  { return zap.Int64("last_offset", t.f.last) }

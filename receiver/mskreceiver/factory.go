@@ -62,5 +62,6 @@ func instance(set receiver.Settings, cfg *Config, attach func(*mskReceiver)) (*m
 		instances[cfg] = r
 	}
 	attach(r)
+	r.attached++
 	return r, nil
 }

@@ -20,10 +20,18 @@ type entry struct {
 	rejected bool     // it has gone
 }
 
-// gathering cuts a partition's records into blocks. It is owned by the partition's worker.
+// gathering cuts a partition's records into blocks that tile it. It is owned by the partition's worker.
+//
+// First it cuts the ranges that an owner before it intended, whatever they hold by now: retention or compaction may have removed
+// some of their records, or all. Then it cuts by its own limits.
 type gathering struct {
 	limits  BlockConfig
 	inspect func(*entry)
+
+	next int64   // the following block's first offset
+	redo []int64 // ends of the ranges that are cut again
+	// complete: no record below it will arrive any more, beyond those that have.
+	complete int64
 
 	entries []*entry
 	// entries[:fit] belong to the next block, so far; they hold this much:
@@ -35,22 +43,37 @@ type gathering struct {
 
 func (g *gathering) add(entries []*entry) { g.entries = append(g.entries, entries...) }
 
+// span is a block's range and its records.
+type span struct {
+	entries     []*entry
+	first, last int64
+	redo        bool
+}
+
 // cut returns the next block if it is complete: a bound is reached, it is old enough, or no more may come because the
 // partition is paused. Otherwise it returns after how long the block will be old enough; zero: there is none yet.
-func (g *gathering) cut(now time.Time, paused bool) (blk []*entry, wait time.Duration) {
+func (g *gathering) cut(now time.Time, paused bool) (s span, wait time.Duration, ok bool) {
 	g.scan()
-	if g.fit == 0 {
-		return nil, 0
-	}
-	if !g.closed && !paused {
+	redo := len(g.redo) > 0
+	switch {
+	case g.closed:
+	case redo || g.fit == 0:
+		return span{}, 0, false
+	case !paused:
 		if wait = g.limits.MaxAge - now.Sub(g.entries[0].arrived); wait > 0 {
-			return nil, wait
+			return span{}, wait, false
 		}
 	}
-	blk = g.entries[:g.fit:g.fit]
+	s = span{entries: g.entries[:g.fit:g.fit], first: g.next, redo: redo}
+	if redo {
+		s.last, g.redo = g.redo[0]-1, g.redo[1:]
+	} else {
+		s.last = s.entries[g.fit-1].record.Offset
+	}
+	g.next = s.last + 1
 	g.entries = append([]*entry(nil), g.entries[g.fit:]...) // a new array, so that finished records can be collected
 	g.fit, g.events, g.bytes, g.closed = 0, 0, 0, false
-	return blk, 0
+	return s, 0, true
 }
 
 // scan inspects records up to the block's end.
@@ -62,16 +85,24 @@ func (g *gathering) scan() {
 			e.inspected = true
 		}
 		size := int64(len(e.record.Value))
-		// The client goes back where a log was truncated, or where it cannot tell: those are other records, or the same again,
-		// but never part of a range that already covers their offsets.
-		back := g.fit > 0 && e.record.Offset <= g.entries[g.fit-1].record.Offset
-		if back || g.fit > 0 && (g.events+e.events > g.limits.MaxEvents || g.bytes+size > g.limits.MaxBytes) {
-			g.closed = true
-			return
+		if len(g.redo) > 0 {
+			if e.record.Offset >= g.redo[0] {
+				g.closed = true
+				return
+			}
+			g.closed = e.record.Offset == g.redo[0]-1
+		} else {
+			if g.fit > 0 && (g.events+e.events > g.limits.MaxEvents || g.bytes+size > g.limits.MaxBytes) {
+				g.closed = true
+				return
+			}
+			g.closed = g.events+e.events >= g.limits.MaxEvents || g.bytes+size >= g.limits.MaxBytes
 		}
 		g.fit++
 		g.events += e.events
 		g.bytes += size
-		g.closed = g.events >= g.limits.MaxEvents || g.bytes >= g.limits.MaxBytes
+	}
+	if len(g.redo) > 0 && g.redo[0] <= g.complete {
+		g.closed = true
 	}
 }

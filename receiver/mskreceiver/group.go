@@ -8,8 +8,10 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/zap"
 
+	"github.com/pulsegrid/pulsegrid/internal/block"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -23,22 +25,42 @@ import (
 // ends before a revocation is announced and begins after an assignment was. The poll loop gives a record to the worker that
 // its tag names, and a worker that has been stopped drops it.
 //
-// Lock order: mu is a leaf.
+// A partition's worker begins when it is known where (position): the client asks after it has announced the assignment and before
+// it fetches. A worker whose store sends it back is replaced by one that begins where the store says (sendBack).
+//
+// Lock order: moves, then the client's own locks, then mu, which is a leaf but for the client's lock on paused partitions.
 type group struct {
 	deps    *deps
 	log     *zap.Logger
 	signals map[string]signal.Signal // by topic
+	locate  func(context.Context, map[topicPartition]query) (map[topicPartition]plan, error)
+	// seek makes the client fetch a partition from another offset; it drops what it has fetched of it.
+	seek func(topic string, partition int32, offset int64)
+
+	ctx    context.Context // ends when the group is closed
+	cancel context.CancelFunc
+
+	moves sync.Mutex // held while partitions come, go or are sent back
 
 	mu      sync.Mutex
 	owned   map[topicPartition]*partition
 	leaving map[topicPartition]*partition // stopped, but perhaps still delivering
+	fetched map[topicPartition]committedOffset
 	closed  bool
 }
 
+// committedOffset is what the group has of a partition that was just assigned.
+type committedOffset struct {
+	next  int64
+	epoch int32
+	text  string
+}
+
 func newGroup(d *deps, log *zap.Logger, signals map[string]signal.Signal) *group {
+	ctx, cancel := context.WithCancel(context.Background())
 	return &group{
-		deps: d, log: log, signals: signals,
-		owned: map[topicPartition]*partition{}, leaving: map[topicPartition]*partition{},
+		deps: d, log: log, signals: signals, ctx: ctx, cancel: cancel,
+		owned: map[topicPartition]*partition{}, leaving: map[topicPartition]*partition{}, fetched: map[topicPartition]committedOffset{},
 	}
 }
 
@@ -53,6 +75,8 @@ func (g *group) OnFetchRecordBuffered(r *kgo.Record) {
 
 // assigned starts a worker for each new partition, before the client fetches from it.
 func (g *group) assigned(_ context.Context, _ *kgo.Client, added map[string][]int32) {
+	g.moves.Lock()
+	defer g.moves.Unlock()
 	n := 0
 	for topic, ids := range added {
 		for _, id := range ids {
@@ -78,31 +102,184 @@ func (g *group) start(tp topicPartition) bool {
 		after = old.done
 		delete(g.leaving, tp)
 	}
-	p := newPartition(tp, g.signals[tp.topic], g.deps, g.log, after)
-	g.owned[tp] = p
-	g.deps.committer.own(p)
-	g.deps.budget.attach(p)
-	go p.run()
+	g.own(newPartition(tp, g.signals[tp.topic], g.deps, g.log, after))
 	return true
 }
 
-// position tells the workers where they begin, before the client fetches from there. It changes nothing.
-func (g *group) position(_ context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
+// own makes p the partition's worker.
+func (g *group) own(p *partition) {
+	g.owned[p.topicPartition] = p
+	g.deps.committer.own(p)
+	g.deps.budget.attach(p)
+	go func() {
+		if back := p.run(); back != nil {
+			g.sendBack(p, back)
+		}
+	}()
+}
+
+// offsetsFetched keeps what the group has committed for partitions that were just assigned; position needs the metadata.
+func (g *group) offsetsFetched(_ context.Context, _ *kgo.Client, resp *kmsg.OffsetFetchResponse) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for topic, ps := range offsets {
-		for id, o := range ps {
-			if p := g.owned[topicPartition{topic, id}]; p != nil && o.EpochOffset().Offset >= 0 {
-				p.begin.Store(o.EpochOffset().Offset)
-				p.position.CompareAndSwap(-1, o.EpochOffset().Offset)
+	for _, rg := range resp.Groups {
+		for _, t := range rg.Topics {
+			for _, p := range t.Partitions {
+				tp := topicPartition{t.Topic, p.Partition}
+				delete(g.fetched, tp)
+				if p.ErrorCode == 0 && p.Offset >= 0 {
+					c := committedOffset{next: p.Offset, epoch: p.LeaderEpoch}
+					if p.Metadata != nil {
+						c.text = *p.Metadata
+					}
+					g.fetched[tp] = c
+				}
 			}
 		}
+	}
+	return nil
+}
+
+// position finds out where assigned partitions begin, tells their workers, and has the client fetch from there.
+func (g *group) position(ctx context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
+	queries := map[topicPartition]query{}
+	owners := map[topicPartition]*partition{}
+	g.mu.Lock()
+	for topic, ps := range offsets {
+		for id, o := range ps {
+			tp := topicPartition{topic, id}
+			if p := g.owned[tp]; p != nil {
+				owners[tp] = p
+				queries[tp] = query{position: g.committed(p, o.EpochOffset().Offset), window: g.deps.window(p.signal)}
+			}
+		}
+	}
+	g.mu.Unlock()
+	if len(queries) == 0 {
+		return offsets, nil
+	}
+	plans, err := g.locate(ctx, queries)
+	if err != nil {
+		return nil, err
+	}
+	for tp, pl := range plans {
+		g.reportPlan(owners[tp], pl, queries[tp].next >= 0)
+		o := kgo.NewOffset().At(pl.from)
+		if pl.from == pl.next {
+			o = o.WithEpoch(pl.epoch)
+		}
+		offsets[tp.topic][tp.id] = o
+		owners[tp].place(pl)
 	}
 	return offsets, nil
 }
 
+// committed is what the group has of p's partition; start is where the client would begin.
+func (g *group) committed(p *partition, start int64) position {
+	c, ok := g.fetched[p.topicPartition]
+	delete(g.fetched, p.topicPartition)
+	if !ok {
+		return position{next: start, epoch: -1, fresh: true}
+	}
+	at, err := parsePosition(c.next, c.text)
+	if err != nil {
+		at = position{next: c.next}
+		if c.text != "" {
+			g.deps.tel.unreadable(p)
+			p.log.Warn("the metadata of the committed offset is not this receiver's and is taken for none: "+
+				"blocks that were begun and not committed may be cut differently", zap.Int64("offset", c.next), zap.String("metadata", c.text), zap.Error(err))
+		}
+	}
+	at.epoch = c.epoch
+	return at
+}
+
+// reportPlan reports what is wrong with where a partition begins. promised: somebody chose the offset.
+func (g *group) reportPlan(p *partition, pl plan, promised bool) {
+	if promised && pl.start > pl.next {
+		g.lostOffsets(p, pl.next, pl.start)
+	}
+	last := pl.next
+	if n := len(pl.ends); n > 0 {
+		last = pl.ends[n-1]
+	}
+	if pl.end < last {
+		p.log.Error("Kafka's log of the partition ends before what had been read of it: it was cut off, by an unclean leader election or a "+
+			"topic that was made anew; records that are written at those offsets go to quarantine",
+			zap.Int64("log_end", pl.end), zap.Int64("read_to", last))
+	}
+}
+
+func (g *group) lostOffsets(p *partition, from, to int64) {
+	g.deps.tel.lost(p, to-from)
+	p.log.Error("records were removed by retention before they were read", zap.Int64("first_offset", from), zap.Int64("last_offset", to-1))
+}
+
+// sendBack replaces old, which has ended, by a worker that begins where its store says.
+func (g *group) sendBack(old *partition, back *block.ResumeError) {
+	g.deps.committer.forget([]*partition{old}) // what it stated is not so
+	resumes := old.resumes + 1
+	if old.flights.finished {
+		resumes = 1
+	}
+	if !g.freeze(old) {
+		return
+	}
+	g.deps.tel.sentBack(old)
+	wait := newBackoff(g.deps.cfg.Retry)
+	for range resumes - 1 {
+		wait.next()
+	}
+	if !sleep(g.ctx, old.gone, wait.next()) {
+		return
+	}
+	q := query{position: position{next: back.Next, epoch: -1}, window: g.deps.window(old.signal)}
+	if back.Next == block.FromStart {
+		q.next, q.fresh = atStart, true
+	}
+	plans, err := g.locate(g.ctx, map[topicPartition]query{old.topicPartition: q})
+	if err != nil {
+		return // closed
+	}
+	pl := plans[old.topicPartition]
+
+	g.moves.Lock() // or the partition might be revoked, and assigned anew, before the client hears where to go on
+	defer g.moves.Unlock()
+	g.mu.Lock()
+	current := g.owned[old.topicPartition] == old
+	g.mu.Unlock()
+	if !current {
+		return
+	}
+	g.seek(old.topic, old.id, pl.from) // nothing is fetched of it meanwhile: it is frozen
+	p := newPartition(old.topicPartition, old.signal, g.deps, g.log, old.done)
+	p.resumes = resumes
+	g.reportPlan(p, pl, back.Next >= 0)
+	p.place(pl)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.own(p)
+	old.frozen = false
+	g.deps.budget.resume(old.topic, old.id)
+	p.log.Info("the partition goes on where its store says", zap.Int64("first_offset", pl.next))
+}
+
+// freeze ends the fetching of a partition until it is sent back; false: it is no longer ours.
+func (g *group) freeze(p *partition) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.owned[p.topicPartition] != p {
+		return false
+	}
+	p.frozen = true
+	g.deps.budget.pause(p.topic, p.id)
+	return true
+}
+
 // take removes partitions from the group and stops their workers.
 func (g *group) take(which map[string][]int32) []*partition {
+	g.moves.Lock()
+	defer g.moves.Unlock()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var taken []*partition
@@ -119,6 +296,9 @@ func (g *group) take(which map[string][]int32) []*partition {
 
 // close takes all partitions and lets no more come.
 func (g *group) close() []*partition {
+	g.cancel()
+	g.moves.Lock()
+	defer g.moves.Unlock()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.closed = true
@@ -140,12 +320,17 @@ func (g *group) remove(ps []*partition) {
 	}
 	for _, p := range ps {
 		p.halt()
+		close(p.gone)
+		if p.frozen {
+			p.frozen = false
+			g.deps.budget.resume(p.topic, p.id) // or it would come back paused
+		}
 		delete(g.owned, p.topicPartition)
 		g.leaving[p.topicPartition] = p
 	}
 }
 
-// revoked gives partitions back in good order: the block in flight may end and its offset is committed, within the time that
+// revoked gives partitions back in good order: blocks in flight may end and are committed, within the time that
 // the group has for a rebalance; the client sends heartbeats meanwhile.
 func (g *group) revoked(_ context.Context, _ *kgo.Client, which map[string][]int32) {
 	ps := g.take(which)
@@ -166,7 +351,7 @@ func (g *group) lost(_ context.Context, _ *kgo.Client, which map[string][]int32)
 		return
 	}
 	g.deps.tel.rebalanced("lost", len(ps))
-	g.log.Warn("partitions lost: this member was silent for too long, or was fenced; their new owner repeats what was not committed",
+	g.log.Warn("partitions lost: this member was silent for too long, or was fenced; their new owner redoes what was not finished",
 		zap.Int("count", len(ps)), zap.Any("partitions", which))
 	for _, p := range ps {
 		p.abandon()
@@ -196,7 +381,7 @@ func (g *group) drain(ctx context.Context, ps []*partition, timeout time.Duratio
 		select {
 		case <-p.done:
 		default:
-			errs = append(errs, fmt.Errorf("topic %s, partition %d: the block in flight had not ended after %v", p.topic, p.id, timeout-grace))
+			errs = append(errs, fmt.Errorf("topic %s, partition %d: its blocks in flight had not ended after %v", p.topic, p.id, timeout-grace))
 			p.abandon()
 		}
 		g.deps.budget.detach(p)

@@ -49,7 +49,8 @@ type place struct {
 // store is a scripted consumer: what it has answered nil for is stored.
 type store struct {
 	// script is asked before a block is stored; nil stores it.
-	script func(ctx context.Context, b block.Block, ld plog.Logs) error
+	script   func(ctx context.Context, b block.Block, ld plog.Logs) error
+	memories []block.Memory // introduced to the receiver
 
 	mu     sync.Mutex
 	events map[place]string // body
@@ -63,6 +64,12 @@ func newStore(script func(context.Context, block.Block, plog.Logs) error) *store
 }
 
 func (s *store) ConsumeLogs(ctx context.Context, ld plog.Logs) error {
+	if i := block.IntroductionOf(ctx); i != nil {
+		for _, m := range s.memories {
+			i.Add(m)
+		}
+		return nil
+	}
 	b, ok := block.FromContext(ctx)
 	if !ok {
 		return errors.New("no block in the context")

@@ -9,32 +9,31 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 
-	"github.com/pulsegrid/pulsegrid/internal/otlpdecode"
+	"github.com/pulsegrid/pulsegrid/internal/block"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
-// partition is the worker of one assigned partition, from its assignment until it is revoked, lost or shut down. A partition
-// that comes back gets a new one.
+// partition is the worker of one assigned partition, from its assignment until it is revoked, lost, sent back by its store or
+// shut down. A partition that comes back gets a new one.
 //
-//	           records arrive                 block complete
-//	gathering ----------------> gathering -------------------> quarantining -> delivering -> finished (offset marked)
-//	    ^                                                           |  ^          |  ^          |
-//	    |                                                     error |  | retry    |  | retry    |
-//	    |                                                           v  |          v  |          |
-//	    |                                                          waiting       waiting        |
-//	    +---------------------------------------------------------------------------------------+
+//	placing --> warming up --> working --> ending
 //
-//	stopped (revoked, shutdown): gathering and waiting end at once; delivering may end first. Nothing new begins.
-//	abandoned (lost, out of time): ctx is cancelled too; whatever delivering still returns is ignored by the committer.
+//	placing     until it is known where its first block begins (locate.go)
+//	warming up  the records before that are told to the memories of its pipeline, nothing is delivered (warmup.go)
+//	working     blocks are cut, intended, delivered, finished (flights.go)
+//	ending      stopped (revoked, shutdown, sent back): nothing new begins, deliveries under way may end.
+//	            abandoned (lost, sent back, out of time): ctx is cancelled too; what deliveries still return counts for nothing.
 //
 // Invariants:
-//   - one block at a time is on its way; the next one gathers meanwhile, and the budget bounds it by pausing the partition;
-//   - blocks are delivered in the order of their offsets, and marked only after all their records are in the store or in quarantine;
-//   - a partition starts to deliver only after the worker that had it before in this process has ended (after);
+//   - blocks tile the partition from where it was placed: a block begins behind the one before it (gather.go);
+//   - a block is delivered only after the group has its range as an intent, and finished only after all its records are in the
+//     store or in quarantine and every block before it is finished;
+//   - a partition starts only after the worker that had it before in this process has ended (after): nobody delivers it twice
+//     at a time, and a memory hears End before the next Begin;
 //   - records of an earlier assignment never get here: the client tags each record with the ctx of the partition that was
 //     assigned when it was fetched (group.go).
 //
-// run owns gather and decoder. mu guards inbox and stopped.
+// run owns everything below "owned by run". mu guards inbox and stopped.
 type partition struct {
 	topicPartition
 	signal signal.Signal
@@ -44,18 +43,31 @@ type partition struct {
 	ctx    context.Context // of deliveries; carries the partition itself
 	cancel context.CancelFunc
 	stop   chan struct{} // closed: begin nothing new
-	done   chan struct{} // closed: run has returned
+	done   chan struct{} // closed: nobody works on it any more
+	gone   chan struct{} // closed: it is no longer this member's
 	after  <-chan struct{}
 
 	mu      sync.Mutex
 	inbox   []*entry
 	stopped bool
-	wake    chan struct{} // holds one token: the inbox or the pause has changed
+	wake    chan struct{} // holds one token: the inbox, the pause or what is committed has changed
 
-	gather  gathering
-	decoder otlpdecode.Decoder
+	plan   plan          // set once, before placed is closed
+	placed chan struct{} // closed: plan is set
+	frozen bool          // not fetched because it is being sent back; guarded by the group
 
-	begin         atomic.Int64 // committed offset that it was assigned with; -1: none
+	// Owned by run.
+	warm     *warmup // nil: the memories know all that they need
+	gather   gathering
+	expected int64 // offset of the next record that is new
+	epoch    int32 // leader epoch of the last record, -1: unknown
+	flights  flights
+
+	acked   atomic.Uint64 // number of the last statement that is committed
+	oldest  atomic.Int64  // first offset of the oldest block that is not finished
+	mustCut atomic.Bool   // it gathers a range that is cut again, and may not be paused before that is complete
+	resumes int           // how often in a row its store has sent it back
+
 	position      atomic.Int64 // offset after the last finished record; -1: unknown yet
 	arrived       int64        // offset after the last arrived record; -1: none yet. Owned by the poll loop.
 	highWatermark atomic.Int64 // end of the partition as last heard; -1: unknown yet
@@ -69,8 +81,17 @@ type deps struct {
 	committer  *committer
 	budget     *budget
 	tel        *telemetry
+	memories   map[signal.Signal][]block.Memory
 	waiting    func(delta int, err error) int // counts partitions that wait after a failure
 	now        func() time.Time
+}
+
+// window is how far back the signal's memories want to be told.
+func (d *deps) window(s signal.Signal) (most time.Duration) {
+	for _, m := range d.memories[s] {
+		most = max(most, m.Window())
+	}
+	return most
 }
 
 type partitionKey struct{}
@@ -92,15 +113,26 @@ func newPartition(tp topicPartition, s signal.Signal, d *deps, log *zap.Logger, 
 		stop:    make(chan struct{}),
 		done:    make(chan struct{}),
 		wake:    make(chan struct{}, 1),
+		gone:    make(chan struct{}),
+		placed:  make(chan struct{}),
 		arrived: -1,
+		epoch:   -1,
 	}
 	p.gather = gathering{limits: d.cfg.Block, inspect: p.inspect}
-	p.begin.Store(-1)
+	p.flights.ended = make(chan landing)
 	p.position.Store(-1)
 	p.highWatermark.Store(-1)
 	ctx, cancel := context.WithCancel(context.Background())
 	p.ctx, p.cancel = context.WithValue(ctx, partitionKey{}, p), cancel
 	return p
+}
+
+// place says where the partition begins, before anything is fetched of it. It is called once.
+func (p *partition) place(pl plan) {
+	p.plan = pl
+	p.oldest.Store(pl.next)
+	p.position.Store(pl.next)
+	close(p.placed)
 }
 
 // push hands over fetched records in the order of their offsets. It never waits. Records for a stopped partition are dropped:
@@ -124,26 +156,27 @@ func (p *partition) push(records []*kgo.Record) {
 	p.signalWake()
 }
 
-// lostBefore returns the range of offsets, [from, to), that retention has removed before the first of records was fetched; to is
-// at most from where there is none. Other gaps are as they should be: transaction markers and what compaction removed.
+// lostBefore returns the range of offsets, [from, to), that retention has removed before the first of records was fetched, since
+// the partition was placed; to is at most from where there is none. Other gaps are as they should be: transaction markers and
+// what compaction removed.
 func (p *partition) lostBefore(records []*kgo.Record, logStart int64) (from, to int64) {
-	from = p.arrived
-	if from < 0 {
-		from = p.begin.Load()
-	}
+	from = max(p.arrived, p.plan.next, p.plan.start)
 	p.arrived = records[len(records)-1].Offset + 1
-	if from < 0 {
-		return 0, 0
-	}
 	return from, min(logStart, records[0].Offset)
 }
 
-// signalWake makes the worker look at its inbox and its pause again.
+// signalWake makes the worker look at its inbox, its pause and its intents again.
 func (p *partition) signalWake() {
 	select {
 	case p.wake <- struct{}{}:
 	default:
 	}
+}
+
+// committed says that the group has the statement of that number.
+func (p *partition) committed(number uint64) {
+	p.acked.Store(number)
+	p.signalWake()
 }
 
 // halt ends the worker gently: what is being delivered may end, nothing else begins.
@@ -163,56 +196,130 @@ func (p *partition) abandon() {
 	p.cancel()
 }
 
-// run works until the partition is stopped.
-func (p *partition) run() {
+func (p *partition) stopping() bool {
+	select {
+	case <-p.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// run works until the partition is stopped. It returns the store's wish to be sent back, if that is what ended it.
+func (p *partition) run() *block.ResumeError {
 	defer close(p.done)
 	defer p.deps.budget.remove(p)
 	defer p.cancel()
 	if p.after != nil {
-		<-p.after // also when stopped: done means that nobody delivers this partition any more
+		<-p.after // also when stopped: done means that nobody works on this partition any more
 	}
-	for {
-		blk, ok := p.nextBlock()
-		if !ok || !p.process(blk) {
-			return
+	select {
+	case <-p.placed:
+	case <-p.stop:
+		return nil
+	}
+	p.prepare()
+	defer p.endMemories()
+	for !p.stopping() {
+		p.take()
+		next := p.cut()
+		p.launch()
+		p.announce()
+		p.await(next)
+	}
+	return p.land()
+}
+
+// prepare sets the worker up for its plan.
+func (p *partition) prepare() {
+	pl := &p.plan
+	p.gather.next, p.gather.redo, p.gather.complete = pl.next, pl.ends, pl.start
+	p.expected = pl.next
+	p.flights.begin(pl.position)
+	if len(pl.ends) > 0 {
+		p.log.Info("blocks that were intended and not finished are redone",
+			zap.Int("blocks", len(pl.ends)), zap.Int64("first_offset", pl.next), zap.Int64("last_offset", pl.ends[len(pl.ends)-1]-1))
+	}
+	p.beginMemories()
+	p.checkComplete()
+}
+
+// take moves what has arrived to where it belongs: before the first block to the memories, behind it to the next block.
+func (p *partition) take() {
+	p.mu.Lock()
+	inbox := p.inbox
+	p.inbox = nil
+	p.mu.Unlock()
+	var freed int64
+	fresh := inbox[:0]
+	for _, e := range inbox {
+		offset := e.record.Offset
+		switch {
+		case offset >= p.expected:
+			p.expected = offset + 1
+			p.epoch = max(p.epoch, e.record.LeaderEpoch)
+			fresh = append(fresh, e)
+		case p.warm != nil && offset < p.plan.known():
+			if p.stopping() {
+				return
+			}
+			p.remember(e)
+			freed += e.cost
+		case e.record.LeaderEpoch > p.epoch:
+			p.replaced(e)
+		default:
+			freed += e.cost // the client went back, and reads again what has been taken
 		}
-		var cost int64
-		for _, e := range blk {
-			cost += e.cost
-		}
-		p.deps.budget.add(p, -cost)
+	}
+	if p.warm != nil && (len(fresh) > 0 || p.warm.next >= p.plan.known()) {
+		p.warmed()
+	}
+	p.gather.add(fresh)
+	p.checkComplete()
+	if freed > 0 {
+		p.deps.budget.add(p, -freed)
 	}
 }
 
-// nextBlock waits for a block; false: stopped.
-func (p *partition) nextBlock() ([]*entry, bool) {
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
-	for {
-		select {
-		case <-p.stop:
-			return nil, false
-		default:
-		}
-		p.mu.Lock()
-		p.gather.add(p.inbox)
-		p.inbox = nil
-		p.mu.Unlock()
-		blk, wait := p.gather.cut(p.deps.now(), p.deps.budget.paused(p))
-		if blk != nil {
-			p.deps.tel.closed(p, blk, p.deps.now())
-			return blk, true
-		}
-		var old <-chan time.Time
-		if wait > 0 {
-			timer.Reset(wait)
-			old = timer.C
-		}
-		select {
-		case <-p.stop:
-		case <-p.wake:
-		case <-old:
-		}
+// replaced takes a record at an offset that has been taken before with another record: the log was cut off (an unclean leader
+// election) and written anew. A block's name means the records that it was first delivered with, so this one goes to quarantine,
+// with the next block, and is not lost.
+func (p *partition) replaced(e *entry) {
+	if len(p.flights.strays) == 0 {
+		p.log.Error("Kafka has cut off the partition's log and written other records at offsets that had been delivered; "+
+			"they go to quarantine, resubmit them from there", zap.Int64("offset", e.record.Offset), zap.Int32("leader_epoch", e.record.LeaderEpoch))
+	}
+	e.origin = inspector{signal: p.signal, defaultTenant: p.deps.cfg.DefaultTenant}.origin(e.record)
+	e.inspected = true
+	e.refusal = &refusal{codeReplaced, "its offset had been delivered before with another record, which an unclean leader election removed"}
+	p.flights.strays = append(p.flights.strays, e)
+}
+
+// checkComplete finds out whether all records of the ranges that are cut again have arrived, where no record says so.
+func (p *partition) checkComplete() {
+	if n := len(p.gather.redo); n > 0 && p.expected >= p.plan.end && p.plan.end < p.gather.redo[n-1] {
+		p.gather.complete = p.gather.redo[n-1] // the log ended within them when the partition was placed
+	}
+	must := p.warm == nil && len(p.gather.redo) > 0
+	if p.mustCut.Swap(must) != must {
+		p.deps.budget.add(p, 0) // it may be paused, or may no longer
+	}
+}
+
+// await waits until there may be something to do; next, if not zero, is when a block will be old enough.
+func (p *partition) await(next time.Duration) {
+	var old <-chan time.Time
+	if next > 0 {
+		timer := time.NewTimer(next)
+		defer timer.Stop()
+		old = timer.C
+	}
+	select {
+	case <-p.stop:
+	case <-p.wake:
+	case l := <-p.flights.ended:
+		p.settle(l)
+	case <-old:
 	}
 }
 
@@ -223,11 +330,4 @@ func (p *partition) inspect(e *entry) {
 		e.cost += extra
 		p.deps.budget.add(p, extra)
 	}
-}
-
-// finish marks everything up to and including e as finished.
-func (p *partition) finish(e *entry) {
-	next := e.record.Offset + 1
-	p.position.Store(next)
-	p.deps.committer.mark(p, kgo.EpochOffset{Epoch: e.record.LeaderEpoch, Offset: next})
 }

@@ -24,12 +24,13 @@ const (
 // large for the topic would hold the others up.
 type quarantine struct {
 	topic   string
+	group   string // consumer group that could not store the records
 	produce func(context.Context, ...*kgo.Record) error
 	turn    chan struct{} // holds one token
 }
 
-func newQuarantine(topic string) *quarantine {
-	return &quarantine{topic: topic, turn: make(chan struct{}, 1)}
+func newQuarantine(topic, group string) *quarantine {
+	return &quarantine{topic: topic, group: group, turn: make(chan struct{}, 1)}
 }
 
 // put returns nil when all in-sync replicas have the refused records of entries; it marks those that it has put as rejected,
@@ -68,7 +69,7 @@ func (q *quarantine) put(ctx context.Context, entries []*entry, rejected func(*e
 // record is e's record as it was, with why and from where. Quarantine headers that it already has are replaced.
 func (q *quarantine) record(e *entry) *kgo.Record {
 	r := e.record
-	headers := make([]kgo.RecordHeader, 0, len(r.Headers)+6)
+	headers := make([]kgo.RecordHeader, 0, len(r.Headers)+7)
 	for _, h := range r.Headers {
 		if !envelope.QuarantineHeader(h.Key) {
 			headers = append(headers, h)
@@ -87,6 +88,7 @@ func (q *quarantine) record(e *entry) *kgo.Record {
 	add(envelope.HeaderOriginPartition, strconv.FormatInt(int64(r.Partition), 10))
 	add(envelope.HeaderOriginOffset, strconv.FormatInt(r.Offset, 10))
 	add(envelope.HeaderOriginTimestamp, strconv.FormatInt(r.Timestamp.UnixNano(), 10))
+	add(envelope.HeaderOriginGroup, q.group)
 	return &kgo.Record{Topic: q.topic, Key: r.Key, Value: r.Value, Headers: headers}
 }
 

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -15,6 +16,7 @@ import (
 	"go.opentelemetry.io/collector/receiver"
 	"go.uber.org/zap"
 
+	"github.com/pulsegrid/pulsegrid/internal/block"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -38,6 +40,8 @@ type mskReceiver struct {
 	sinks      sinks // attached by the factory before Start
 	onShutdown func()
 
+	attached     int // pipelines' signals, by the factory
+	started      atomic.Int32
 	startOnce    sync.Once
 	startErr     error
 	shutdownOnce sync.Once
@@ -69,8 +73,12 @@ func newReceiver(set receiver.Settings, cfg *Config) (*mskReceiver, error) {
 	return r, err
 }
 
-// Start joins the group. It does not wait for Kafka.
+// Start joins the group. It does not wait for Kafka. The Collector starts a receiver once a signal, each time when the pipeline of
+// that signal is ready; the last time counts.
 func (r *mskReceiver) Start(ctx context.Context, host component.Host) error {
+	if int(r.started.Add(1)) < r.attached {
+		return nil
+	}
 	r.startOnce.Do(func() { r.startErr = r.start(ctx, host) })
 	return r.startErr
 }
@@ -91,9 +99,10 @@ func (r *mskReceiver) start(ctx context.Context, host component.Host) error {
 	}
 	d := &deps{
 		cfg: r.cfg, sinks: &r.sinks, tel: r.tel, now: time.Now, waiting: r.countWaiting,
-		quarantine: newQuarantine(r.cfg.QuarantineTopic),
-		committer:  newCommitter(r.cfg.Retry, r.log, func() { r.tel.retry("commit") }),
-		budget:     newBudget(r.cfg.MaxInFlightBytes, r.cfg.Block.MaxBytes*(1+decodedFactor)),
+		quarantine: newQuarantine(r.cfg.QuarantineTopic, r.cfg.GroupID),
+		committer:  newCommitter(r.cfg.Retry, r.log, r.tel),
+		budget:     newBudget(r.cfg.MaxInFlightBytes, int64(r.cfg.MaxInFlightBlocks+1)*r.cfg.Block.MaxBytes*(1+decodedFactor)),
+		memories:   r.introduce(ctx),
 	}
 	r.group, r.commit = newGroup(d, r.log, signals), d.committer
 	if err := r.tel.observe(r.group, d.budget, r.countWaiting); err != nil {
@@ -110,6 +119,11 @@ func (r *mskReceiver) start(ctx context.Context, host component.Host) error {
 	r.client = client
 	d.quarantine.produce = produceWith(client)
 	d.committer.commit = commitWith(client)
+	r.group.locate = (&locator{
+		client: client, retry: r.cfg.Retry, log: r.log,
+		options: func() ([]kgo.Opt, error) { return r.cfg.Options(context.Background(), r.log) },
+	}).locate
+	r.group.seek = seekWith(client)
 	d.budget.pause = func(topic string, id int32) { client.PauseFetchPartitions(map[string][]int32{topic: {id}}) }
 	d.budget.resume = func(topic string, id int32) { client.ResumeFetchPartitions(map[string][]int32{topic: {id}}) }
 
@@ -120,6 +134,32 @@ func (r *mskReceiver) start(ctx context.Context, host component.Host) error {
 	r.loops.Go(func() { r.poll(pollCtx) })
 	r.loops.Go(func() { newMonitor(client, topics, r.group, r.log).run(pollCtx) })
 	return nil
+}
+
+// introduce finds the memories of the pipelines.
+func (r *mskReceiver) introduce(ctx context.Context) map[signal.Signal][]block.Memory {
+	memories := map[signal.Signal][]block.Memory{}
+	for _, s := range signal.All {
+		if !r.sinks.has(s) {
+			continue
+		}
+		found, err := r.sinks.introduce(ctx, s)
+		if err != nil {
+			r.log.Warn("a pipeline did not take the introduction to its end; it is used with the memories found so far", zap.Int("memories", len(found)), zap.Error(err))
+		}
+		memories[s] = found
+	}
+	return memories
+}
+
+// seekWith makes cl fetch a partition, which is paused, from another offset.
+func seekWith(cl *kgo.Client) func(string, int32, int64) {
+	return func(topic string, partition int32, offset int64) {
+		// The client does nothing where it takes itself to be there already, though it has fetched beyond: so by way of another.
+		for _, o := range []int64{offset + 1, offset} {
+			cl.SetOffsets(map[string]map[int32]kgo.EpochOffset{topic: {partition: {Epoch: -1, Offset: o}}})
+		}
+	}
 }
 
 func (r *mskReceiver) options(ctx context.Context, topics []string) ([]kgo.Opt, error) {
@@ -151,6 +191,7 @@ func (r *mskReceiver) options(ctx context.Context, topics []string) ([]kgo.Opt, 
 		kgo.OnPartitionsAssigned(r.group.assigned),
 		kgo.OnPartitionsRevoked(r.group.revoked),
 		kgo.OnPartitionsLost(r.group.lost),
+		kgo.OnOffsetsFetched(r.group.offsetsFetched),
 		kgo.AdjustFetchOffsetsFn(r.group.position),
 		// The quarantine's producer.
 		kgo.RequiredAcks(kgo.AllISRAcks()),
@@ -186,11 +227,8 @@ func (r *mskReceiver) dispatch(f kgo.FetchTopicPartition) {
 		return // of a partition that had been taken from us when they were fetched
 	}
 	p.highWatermark.Store(f.HighWatermark)
-	p.position.CompareAndSwap(-1, f.Records[0].Offset)
 	if from, to := p.lostBefore(f.Records, f.LogStartOffset); to > from {
-		r.tel.lost(p, to-from)
-		p.log.Error("records were removed by retention before they were read",
-			zap.Int64("first_offset", from), zap.Int64("last_offset", to-1))
+		r.group.lostOffsets(p, from, to)
 	}
 	p.push(f.Records)
 }

@@ -2,6 +2,7 @@ package mskreceiver
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/collector/component"
@@ -23,6 +24,11 @@ type telemetry struct {
 	receivedToDelivered               componentmeta.Histogram
 	retries, quarantines              componentmeta.Counter
 	lostOffsets, rebalances           componentmeta.Counter
+	commits                           componentmeta.Histogram
+	redone, sendBacks, unreadables    componentmeta.Counter
+	warmRecords, warmEvents           componentmeta.Counter
+
+	warming atomic.Int64 // partitions
 }
 
 func newTelemetry(id component.ID, set component.TelemetrySettings, group string) (*telemetry, error) {
@@ -37,6 +43,12 @@ func newTelemetry(id component.ID, set component.TelemetrySettings, group string
 	t.quarantines = t.tel.Counter("msk_receiver_quarantined_records")
 	t.lostOffsets = t.tel.Counter("msk_receiver_lost_offsets")
 	t.rebalances = t.tel.Counter("msk_receiver_rebalances")
+	t.commits = t.tel.Histogram("msk_receiver_commit_duration")
+	t.redone = t.tel.Counter("msk_receiver_redone_blocks")
+	t.sendBacks = t.tel.Counter("msk_receiver_resumes")
+	t.unreadables = t.tel.Counter("msk_receiver_unreadable_intents")
+	t.warmRecords = t.tel.Counter("msk_receiver_warmup_records")
+	t.warmEvents = t.tel.Counter("msk_receiver_warmup_events")
 	return t, t.tel.Err()
 }
 
@@ -61,6 +73,7 @@ func (t *telemetry) observe(g *group, b *budget, waiting func(int, error) int) e
 	t.tel.Gauge("msk_receiver_paused_partitions", func(record record) { _, n := b.usage(); record(int64(n), t.group) })
 	t.tel.Gauge("msk_receiver_in_flight_bytes", func(record record) { n, _ := b.usage(); record(n, t.group) })
 	t.tel.Gauge("msk_receiver_waiting_partitions", func(record record) { record(int64(waiting(0, nil)), t.group) })
+	t.tel.Gauge("msk_receiver_warming_partitions", func(record record) { record(t.warming.Load(), t.group) })
 	return t.tel.Err()
 }
 
@@ -73,16 +86,21 @@ func (t *telemetry) ofSignal(s signal.Signal) componentmeta.Attributes {
 }
 
 // closed records a block that will be delivered.
-func (t *telemetry) closed(p *partition, blk []*entry, now time.Time) {
+func (t *telemetry) closed(p *partition, s span, now time.Time) {
 	events, bytes := 0, 0
-	for _, e := range blk {
+	for _, e := range s.entries {
 		events += e.events
 		bytes += len(e.record.Value)
 	}
 	ctx, attrs := context.Background(), t.ofSignal(p.signal)
 	t.blockEvents.Record(ctx, float64(events), attrs)
 	t.blockBytes.Record(ctx, float64(bytes), attrs)
-	t.blockAge.Record(ctx, now.Sub(blk[0].arrived).Seconds(), attrs)
+	if len(s.entries) > 0 {
+		t.blockAge.Record(ctx, now.Sub(s.entries[0].arrived).Seconds(), attrs)
+	}
+	if s.redo {
+		t.redone.Add(ctx, 1, attrs)
+	}
 }
 
 func (t *telemetry) deliveryTook(p *partition, took time.Duration, err error) {
@@ -98,9 +116,9 @@ func (t *telemetry) deliveryTook(p *partition, took time.Duration, err error) {
 }
 
 // delivered records how old each delivered record is.
-func (t *telemetry) delivered(p *partition, part []*entry, now time.Time) {
+func (t *telemetry) delivered(p *partition, entries []*entry, now time.Time) {
 	ctx, attrs := context.Background(), t.ofSignal(p.signal)
-	for _, e := range part {
+	for _, e := range entries {
 		if e.refusal != nil {
 			continue
 		}
@@ -126,4 +144,22 @@ func (t *telemetry) lost(p *partition, offsets int64) {
 
 func (t *telemetry) rebalanced(event string, partitions int) {
 	t.rebalances.Add(context.Background(), int64(partitions), t.with(attribute.String("event", event)))
+}
+
+func (t *telemetry) committed(took time.Duration) {
+	t.commits.Record(context.Background(), took.Seconds(), t.with())
+}
+
+func (t *telemetry) sentBack(p *partition) {
+	t.sendBacks.Add(context.Background(), 1, t.with(p.attributes()...))
+}
+
+func (t *telemetry) unreadable(p *partition) {
+	t.unreadables.Add(context.Background(), 1, t.with(p.attributes()...))
+}
+
+func (t *telemetry) remembered(p *partition, events int) {
+	ctx, attrs := context.Background(), t.ofSignal(p.signal)
+	t.warmRecords.Add(ctx, 1, attrs)
+	t.warmEvents.Add(ctx, int64(events), attrs)
 }

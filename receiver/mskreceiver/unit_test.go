@@ -32,12 +32,12 @@ func testDeps(t *testing.T) *deps {
 	t.Helper()
 	tel, err := newTelemetry(component.NewID(metadata.Type()), componenttest.NewNopTelemetrySettings(), "group")
 	require.NoError(t, err)
-	b := newBudget(1<<20, 1<<18)
+	b := newBudget(1<<20, 1<<19)
 	b.pause, b.resume = func(string, int32) {}, func(string, int32) {}
 	cfg := createDefaultConfig().(*Config)
 	return &deps{
 		cfg: cfg, tel: tel, budget: b, now: time.Now, waiting: func(int, error) int { return 0 },
-		committer: newCommitter(cfg.Retry, zap.NewNop(), func() {}),
+		committer: newCommitter(cfg.Retry, zap.NewNop(), tel),
 	}
 }
 
@@ -52,8 +52,8 @@ func gatherOf(limits BlockConfig, events ...int) *gathering {
 	return g
 }
 
-func offsets(blk []*entry) (out []int64) {
-	for _, e := range blk {
+func offsets(s span) (out []int64) {
+	for _, e := range s.entries {
 		out = append(out, e.record.Offset)
 	}
 	return out
@@ -64,46 +64,38 @@ func TestABlockIsClosedByWhicheverBoundComesFirst(t *testing.T) {
 	limits := BlockConfig{MaxBytes: 1000, MaxEvents: 10, MaxAge: time.Second}
 	t.Run("events", func(t *testing.T) {
 		g := gatherOf(limits, 4, 4, 4, 4)
-		blk, _ := g.cut(young, false)
-		require.Equal(t, []int64{0, 1}, offsets(blk))
-		blk, wait := g.cut(young, false)
-		require.Nil(t, blk)
+		s, _, ok := g.cut(young, false)
+		require.True(t, ok)
+		require.Equal(t, []int64{0, 1}, offsets(s))
+		_, wait, ok := g.cut(young, false)
+		require.False(t, ok)
 		require.Equal(t, time.Second, wait)
 	})
 	t.Run("exactly full", func(t *testing.T) {
-		blk, _ := gatherOf(limits, 5, 5).cut(young, false)
-		require.Equal(t, []int64{0, 1}, offsets(blk))
+		s, _, _ := gatherOf(limits, 5, 5).cut(young, false)
+		require.Equal(t, []int64{0, 1}, offsets(s))
 	})
 	t.Run("bytes", func(t *testing.T) {
 		l := limits
 		l.MaxBytes = 25
-		blk, _ := gatherOf(l, 1, 1, 1).cut(young, false)
-		require.Equal(t, []int64{0, 1}, offsets(blk))
+		s, _, _ := gatherOf(l, 1, 1, 1).cut(young, false)
+		require.Equal(t, []int64{0, 1}, offsets(s))
 	})
 	t.Run("age", func(t *testing.T) {
-		blk, _ := gatherOf(limits, 1, 1, 1).cut(old, false)
-		require.Equal(t, []int64{0, 1, 2}, offsets(blk))
+		s, _, _ := gatherOf(limits, 1, 1, 1).cut(old, false)
+		require.Equal(t, []int64{0, 1, 2}, offsets(s))
 	})
 	t.Run("paused", func(t *testing.T) {
-		blk, _ := gatherOf(limits, 1).cut(young, true)
-		require.Equal(t, []int64{0}, offsets(blk))
+		s, _, _ := gatherOf(limits, 1).cut(young, true)
+		require.Equal(t, []int64{0}, offsets(s))
 	})
 	t.Run("one record above the bound", func(t *testing.T) {
-		g := gatherOf(limits, 99, 1)
-		blk, _ := g.cut(young, false)
-		require.Equal(t, []int64{0}, offsets(blk))
-	})
-	t.Run("offsets that go back", func(t *testing.T) {
-		g := gatherOf(limits, 1, 1, 1)
-		g.add(gatherOf(limits, 1, 1).entries)
-		blk, _ := g.cut(young, false)
-		require.Equal(t, []int64{0, 1, 2}, offsets(blk))
-		blk, _ = g.cut(old, false)
-		require.Equal(t, []int64{0, 1}, offsets(blk))
+		s, _, _ := gatherOf(limits, 99, 1).cut(young, false)
+		require.Equal(t, []int64{0}, offsets(s))
 	})
 	t.Run("nothing", func(t *testing.T) {
-		blk, wait := gatherOf(limits).cut(old, true)
-		require.Nil(t, blk)
+		_, wait, ok := gatherOf(limits).cut(old, true)
+		require.False(t, ok)
 		require.Zero(t, wait)
 	})
 }
@@ -111,7 +103,7 @@ func TestABlockIsClosedByWhicheverBoundComesFirst(t *testing.T) {
 func TestASlowPartitionCannotTakeTheOthersShare(t *testing.T) {
 	d := testDeps(t)
 	paused := map[int32]bool{}
-	b := newBudget(1000, 300)
+	b := newBudget(1000, 600)
 	b.pause = func(_ string, id int32) { paused[id] = true }
 	b.resume = func(_ string, id int32) { delete(paused, id) }
 	var ps []*partition
@@ -270,8 +262,8 @@ func FuzzRecord(f *testing.F) {
 		e := &entry{record: &kgo.Record{Topic: s.Topic(), Key: []byte(key), Value: value}}
 		inspector{signal: s, defaultTenant: "d"}.inspect(e)
 		if e.refusal != nil {
-			q := newQuarantine("q").record(e)
-			if string(q.Value) != string(value) || len(q.Headers) != 6 {
+			q := newQuarantine("q", "g").record(e)
+			if string(q.Value) != string(value) || len(q.Headers) != 7 {
 				t.Fatalf("quarantine changed the record: %v", q)
 			}
 			return
@@ -286,21 +278,22 @@ func FuzzRecord(f *testing.F) {
 	})
 }
 
-// Guarantees of the committer: marks of a partition that was forgotten count for nothing, forget waits for a commit that is on its
-// way, and a failed commit never overwrites a later mark.
+// Guarantees of the committer: statements of a partition that was forgotten count for nothing, forget waits for a commit that is
+// on its way, a failed commit never overwrites a later statement, and its owner hears of none but those that are committed.
 func TestCommitterGivesUpWhatWasForgotten(t *testing.T) {
 	d := testDeps(t)
 	c := d.committer
 	c.retry = RetryConfig{InitialInterval: time.Millisecond, MaxInterval: time.Millisecond}
 	p := newPartition(topicPartition{logsTopic, 0}, signal.Logs, d, zap.NewNop(), nil)
 	defer p.cancel()
-	c.mark(p, kgo.EpochOffset{Offset: 1})
+	state := func(number uint64, next int64) { c.state(p, statement{position: position{next: next}, number: number}) }
+	state(1, 1)
 	require.Empty(t, c.dirty, "not owned yet")
 	c.own(p)
 
-	requests := make(chan map[topicPartition]kgo.EpochOffset, 10)
+	requests := make(chan map[topicPartition]position, 10)
 	answer := make(chan error)
-	c.commit = func(ctx context.Context, o map[topicPartition]kgo.EpochOffset) map[topicPartition]error {
+	c.commit = func(ctx context.Context, o map[topicPartition]position) map[topicPartition]error {
 		requests <- o
 		var err error
 		select {
@@ -315,15 +308,17 @@ func TestCommitterGivesUpWhatWasForgotten(t *testing.T) {
 	go func() { defer close(ended); c.run(ctx) }()
 	defer func() { cancel(); <-ended }()
 
-	c.mark(p, kgo.EpochOffset{Offset: 5})
-	require.EqualValues(t, 5, (<-requests)[p.topicPartition].Offset)
-	c.mark(p, kgo.EpochOffset{Offset: 8})
+	state(2, 5)
+	require.EqualValues(t, 5, (<-requests)[p.topicPartition].next)
+	state(3, 8)
 	answer <- errors.New("not now")
-	require.EqualValues(t, 8, (<-requests)[p.topicPartition].Offset)
+	require.EqualValues(t, 8, (<-requests)[p.topicPartition].next)
+	require.Zero(t, p.acked.Load(), "the first was not committed, the second not yet")
 	answer <- nil
 	require.NoError(t, c.flush(t.Context(), []*partition{p}))
+	require.EqualValues(t, 3, p.acked.Load())
 
-	c.mark(p, kgo.EpochOffset{Offset: 9})
+	state(4, 9)
 	<-requests
 	short, stop := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer stop()
@@ -331,6 +326,7 @@ func TestCommitterGivesUpWhatWasForgotten(t *testing.T) {
 	c.forget([]*partition{p})
 	require.Nil(t, c.flight)
 	require.Empty(t, c.dirty)
-	c.mark(p, kgo.EpochOffset{Offset: 10})
+	state(5, 10)
 	require.Empty(t, c.dirty)
+	require.EqualValues(t, 3, p.acked.Load())
 }

@@ -1,0 +1,118 @@
+package mskreceiver
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// position is what the group's committed offset says of a partition: everything before next is finished, and behind it lie the
+// blocks that were decided and are not finished. Its text is the commit's metadata (docs/formats/kafka.md).
+type position struct {
+	next  int64 // the committed offset; not part of the text
+	epoch int32 // leader epoch of the last finished record, -1: unknown; not part of the text
+
+	appended time.Time // when the last finished record was appended; zero: unknown
+	intended time.Time // when the first of ends was decided; zero where there are none
+	fresh    bool      // nothing is finished yet: next is where initial_offset began
+	ends     []int64   // the offset behind each unfinished block, in order; the first block begins at next
+}
+
+const (
+	intentVersion = "v1"
+	// maxMetadataBytes is what Kafka stores with an offset (offset.metadata.max.bytes); one byte more and it refuses the commit.
+	maxMetadataBytes = 4096
+	// maxEnds keeps the longest text far below that: 20 bytes an end and less than 64 for all else.
+	maxEnds = 128
+)
+
+var errNotOurs = errors.New("it is not the text of a mskreceiver")
+
+// text returns the metadata, for example "v1 t=1790000000000 i=1790000000950 e=120,240". Milliseconds count.
+func (p position) text() string {
+	b := append(make([]byte, 0, 64+20*len(p.ends)), intentVersion...)
+	if !p.appended.IsZero() {
+		b = strconv.AppendInt(append(b, " t="...), p.appended.UnixMilli(), 10)
+	}
+	if p.fresh {
+		b = append(b, " fresh"...)
+	}
+	if len(p.ends) > 0 {
+		b = strconv.AppendInt(append(b, " i="...), p.intended.UnixMilli(), 10)
+		for i, end := range p.ends {
+			b = append(b, ',')
+			if i == 0 {
+				b = append(b[:len(b)-1], " e="...)
+			}
+			b = strconv.AppendInt(b, end, 10)
+		}
+	}
+	return string(b)
+}
+
+// parsePosition is text's inverse. It accepts nothing that text would not have written: what is damaged must not be guessed.
+func parsePosition(next int64, text string) (position, error) {
+	p := position{next: next, epoch: -1}
+	fields := strings.Split(text, " ")
+	if len(text) > maxMetadataBytes || fields[0] != intentVersion {
+		return position{}, errNotOurs
+	}
+	for _, f := range fields[1:] {
+		key, value, _ := strings.Cut(f, "=")
+		var err error
+		switch key {
+		case "t":
+			p.appended, err = parseMillis(value)
+		case "fresh":
+			p.fresh = true
+		case "i":
+			p.intended, err = parseMillis(value)
+		case "e":
+			p.ends, err = parseEnds(next, value)
+		default:
+			err = errors.New("unknown field")
+		}
+		if err != nil {
+			return position{}, fmt.Errorf("field %q: %w", f, err)
+		}
+	}
+	if p.text() != text {
+		return position{}, errors.New("it is damaged")
+	}
+	return p, nil
+}
+
+func parseMillis(s string) (time.Time, error) {
+	ms, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return time.UnixMilli(ms), nil
+}
+
+func parseEnds(next int64, s string) ([]int64, error) {
+	if strings.Count(s, ",") >= maxEnds {
+		return nil, fmt.Errorf("more than %d blocks", maxEnds)
+	}
+	var ends []int64
+	last := next
+	for item := range strings.SplitSeq(s, ",") {
+		end, err := strconv.ParseInt(item, 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		if end <= last {
+			return nil, fmt.Errorf("a block ends at %d and begins at %d", end, last)
+		}
+		ends, last = append(ends, end), end
+	}
+	return ends, nil
+}
+
+// equal compares all that is committed.
+func (p position) equal(o position) bool {
+	return p.next == o.next && p.text() == o.text() && slices.Equal(p.ends, o.ends)
+}
