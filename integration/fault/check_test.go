@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/pulsegrid/pulsegrid/integration/fault/outcome"
 	"github.com/pulsegrid/pulsegrid/integration/rig/agents"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 	"github.com/pulsegrid/pulsegrid/internal/testkit/pytest"
@@ -18,7 +19,7 @@ var lakeScript string
 // tables: where the events of a signal are, and how ClickHouse finds their number.
 var tables = map[signal.Signal]struct{ name, number string }{
 	signal.Logs:    {"logs", "toInt64(substring(body, 7))"},
-	signal.Traces:  {"spans", "toInt64(substring(name, 7))"},
+	signal.Traces:  {"spans", "toInt64(reinterpretAsUInt64(reverse(span_id))) - 1"},
 	signal.Metrics: {"metrics", "value_int"},
 }
 
@@ -32,7 +33,7 @@ type copies struct {
 type contents map[int]copies
 
 // check compares the stores with what the fleet knows.
-func (r *run) check(requests []*agents.Request, out *result) {
+func (r *run) check(requests []*agents.Request, out *outcome.Run) {
 	r.t.Helper()
 	for _, q := range requests {
 		out.Events += agents.PerRequest
@@ -47,48 +48,46 @@ func (r *run) check(requests []*agents.Request, out *result) {
 	hot := r.hot()
 	lake, late := r.lake()
 	out.LakeLongest = late
-	out.HotLost, out.HotDoubled = r.compare("ClickHouse", requests, hot)
-	out.LakeLost, out.LakeDoubled = r.compare("the lake", requests, lake)
+	out.Hot = r.compare("ClickHouse", requests, hot)
+	out.Lake = r.compare("the lake", requests, lake)
+	out.Rollups = r.checkRollups()
 }
 
-// compare returns how many acknowledged events a store lacks, and how many rows it has too many.
-func (r *run) compare(store string, requests []*agents.Request, found map[signal.Signal]contents) (lost, doubled int) {
+// compare counts what is wrong in a store, and names some of it.
+func (r *run) compare(store string, requests []*agents.Request, found map[signal.Signal]contents) (c outcome.Counts) {
 	r.t.Helper()
 	var missing, twice []string
-	samePlace := 0
-	known := 0
+	for _, events := range found {
+		c.Unknown += len(events)
+	}
 	for _, q := range requests {
 		for n := q.First(); n < q.First()+agents.PerRequest; n++ {
-			c, ok := found[q.Signal][n]
-			if ok {
-				known++
-			}
-			if c.rows == 0 && q.Acked {
-				lost++
+			is, ok := found[q.Signal][n]
+			switch {
+			case ok:
+				c.Unknown--
+			case q.Acked:
+				c.Lost++
 				missing = append(missing, fmt.Sprintf("%v %d", q.Signal, n))
 			}
-			if c.rows > 1 {
-				doubled += c.rows - 1
-				samePlace += c.rows - c.places
-				twice = append(twice, fmt.Sprintf("%v %d: %d rows of %d places", q.Signal, n, c.rows, c.places))
+			if is.rows > 1 {
+				c.Doubled += is.rows - 1
+				c.Sink += is.rows - is.places
+				twice = append(twice, fmt.Sprintf("%v %d: %d rows of %d places", q.Signal, n, is.rows, is.places))
 			}
 		}
 	}
-	all := 0
-	for _, c := range found {
-		all += len(c)
+	if c.Unknown > 0 {
+		r.t.Errorf("%s has %d events of %s that nobody sent", store, c.Unknown, r.service)
 	}
-	if all != known {
-		r.t.Errorf("%s has %d events of %s that nobody sent", store, all-known, r.service)
+	if c.Lost > 0 {
+		r.t.Errorf("%s lacks %d acknowledged events: %s", store, c.Lost, some(missing))
 	}
-	if lost > 0 {
-		r.t.Errorf("%s lacks %d acknowledged events: %s", store, lost, some(missing))
-	}
-	if doubled > 0 {
+	if c.Doubled > 0 {
 		r.t.Errorf("%s has %d rows too many; %d of them of a place in Kafka that is stored already (the sink doubled it), the others of a further copy in Kafka (dedupe let it pass): %s",
-			store, doubled, samePlace, some(twice))
+			store, c.Doubled, c.Sink, some(twice))
 	}
-	return lost, doubled
+	return c
 }
 
 func some(list []string) string {

@@ -11,6 +11,7 @@ import (
 // rollups and audit that agree.
 type fault struct {
 	name   string
+	does   string                // to a reader of docs/faults.md
 	events int                   // sent at least, at -scale 1
 	short  bool                  // also part of `make test`
 	agents func(*agents.Options) // changes how the fleet behaves; nil: not at all
@@ -37,45 +38,47 @@ var faults = allFaults()
 
 func allFaults() []fault {
 	out := []fault{
-		{name: "none", inject: (*run).nothing},
+		{name: "none", does: "nothing; the load itself, with its retries and duplicates", inject: (*run).nothing},
 
 		// A process dies at any moment.
-		{name: "kill-gateway", inject: (*run).killGateway},
-		{name: "kill-aggregator", short: true, inject: (*run).killAggregator},
-		{name: "kill-both-aggregators", inject: (*run).killBothAggregators},
-		{name: "kill-clickhouse", inject: (*run).killClickHouse},
-		{name: "kill-kafka-node", inject: (*run).killKafkaNode},
-		{name: "kill-kafka-coordinator", inject: (*run).killCoordinator},
-		{name: "kill-kafka-leader", inject: (*run).killLeader},
-		{name: "kafka-unclean-log", inject: (*run).uncleanLog},
+		{name: "kill-gateway", does: "SIGKILL of a gateway, started again within 3 s", inject: (*run).killGateway},
+		{name: "kill-aggregator", does: "SIGKILL of an aggregator, started again within 3 s", short: true, inject: (*run).killAggregator},
+		{name: "kill-both-aggregators", does: "SIGKILL of both aggregators at once", inject: (*run).killBothAggregators},
+		{name: "kill-clickhouse", does: "SIGKILL of ClickHouse, started again within 3 s", inject: (*run).killClickHouse},
+		{name: "kill-kafka-node", does: "SIGKILL of any of the 3 Kafka nodes, started again within 3 s", inject: (*run).killKafkaNode},
+		{name: "kill-kafka-coordinator", does: "SIGKILL of the node that coordinates a consumer group", inject: (*run).killCoordinator},
+		{name: "kill-kafka-leader", does: "SIGKILL of the node that leads a partition", inject: (*run).killLeader},
+		{name: "kafka-unclean-log", does: "SIGKILL of a leader; the ends of its logs are torn off and overwritten with nonsense before it starts again; unclean election is allowed", inject: (*run).uncleanLog},
 
 		// A store is away, or misbehaves.
-		{name: "clickhouse-down", inject: (*run).clickHouseDown},
-		{name: "clickhouse-answers-lost", short: true, inject: (*run).clickHouseAnswersLost},
-		{name: "objects-500", inject: objects(rig.InternalError, 0.5, false)},
-		{name: "objects-503-slow-down", inject: objects(rig.SlowDown, 0.7, false)},
-		{name: "objects-500-after-the-work", inject: objects(rig.DoesButErrs, 0.5, true)},
-		{name: "objects-silent-after-the-work", short: true, inject: objects(rig.NeverAnswers, 0.2, true)},
-		{name: "objects-silent", inject: objects(rig.AnswersNothing, 0.2, false)},
-		{name: "objects-refusing", inject: (*run).objectsRefusing},
+		{name: "clickhouse-down", does: "ClickHouse is down for 3 minutes", inject: (*run).clickHouseDown},
+		{name: "clickhouse-answers-lost", does: "for 30 s ClickHouse gets every insert, and no answer comes back", short: true, inject: (*run).clickHouseAnswersLost},
+		{name: "objects-500", does: "for 1 minute the object store answers every second request with 500", inject: objects(rig.InternalError, 0.5, false)},
+		{name: "objects-503-slow-down", does: "for 1 minute the object store answers 7 of 10 requests with 503 SlowDown", inject: objects(rig.SlowDown, 0.7, false)},
+		{name: "objects-500-after-the-work", does: "for 1 minute the object store does every second write, and answers 500", inject: objects(rig.DoesButErrs, 0.5, true)},
+		{name: "objects-silent-after-the-work", does: "for 1 minute the object store does every fifth write, and never answers", short: true, inject: objects(rig.NeverAnswers, 0.2, true)},
+		{name: "objects-silent", does: "for 1 minute the object store neither does nor answers every fifth request", inject: objects(rig.AnswersNothing, 0.2, false)},
+		{name: "objects-refusing", does: "for 1 minute the object store takes no connection", inject: (*run).objectsRefusing},
 
 		// Who owns a partition.
-		{name: "rebalance-storm", inject: (*run).rebalanceStorm},
-		{name: "zombie", inject: (*run).zombie},
-		{name: "two-owners", inject: (*run).twoOwners},
+		{name: "rebalance-storm", does: "for 1 minute a third aggregator joins and leaves every 2 s, one time in four by SIGKILL", inject: (*run).rebalanceStorm},
+		{name: "zombie", does: "an aggregator is frozen (SIGSTOP) at any moment for longer than its session, and goes on", inject: (*run).zombie},
+		{name: "two-owners", does: "an aggregator loses Kafka but not the stores, which it reaches slowly: it delivers what it has while the other takes its partitions over", inject: (*run).twoOwners},
 
 		// Agents and the network.
-		{name: "agents-time-out", inject: (*run).badWhile, agents: func(o *agents.Options) { o.Impatient, o.Duplicates, o.Deserters = 0.4, 0.15, 0.05 }},
-		{name: "kafka-answers-lost", inject: (*run).kafkaAnswersLost},
-		{name: "latency-and-resets", inject: (*run).latencyAndResets},
+		{name: "agents-time-out", does: "for 1 minute 40 % of the requests are given up after 2 to 20 ms and sent to the other gateway; 15 % are sent twice; 5 % of the agents go away", inject: (*run).badWhile, agents: func(o *agents.Options) { o.Impatient, o.Duplicates, o.Deserters = 0.4, 0.15, 0.05 }},
+		{name: "kafka-answers-lost", does: "for 1 minute, 2 s in 5, Kafka gets what the gateways send, and no answer comes back", inject: (*run).kafkaAnswersLost},
+		{name: "latency-and-resets", does: "for 1 minute every link, those between Kafka nodes too, takes 200 ms there and back, and each connection is reset with 5 % probability a second", inject: (*run).latencyAndResets},
 
 		// Disks.
-		{name: "disk-full-clickhouse", inject: diskFull("clickhouse")},
-		{name: "disk-full-lake", inject: diskFull("lake")},
-		{name: "disk-full-kafka", inject: diskFull("kafka")},
+		{name: "disk-full-clickhouse", does: "for 1 minute ClickHouse's disk is full to the last byte", inject: diskFull("clickhouse")},
+		{name: "disk-full-lake", does: "for 1 minute the disk of the object store and the catalog is full", inject: diskFull("lake")},
+		{name: "disk-full-kafka", does: "for 1 minute a Kafka node's disk is full; the node ends, and is started again when there is room", inject: diskFull("kafka")},
 	}
 	for _, g := range gaps {
-		out = append(out, fault{name: "kill-at-" + g, inject: killAt(g)}, fault{name: "zombie-at-" + g, inject: zombieAt(g)})
+		out = append(out,
+			fault{name: "kill-at-" + g, does: "SIGKILL of an aggregator at failpoint " + g, inject: killAt(g)},
+			fault{name: "zombie-at-" + g, does: "an aggregator is frozen at failpoint " + g + " for longer than its session, and goes on", inject: zombieAt(g)})
 	}
 	for i := range out {
 		if out[i].events == 0 {

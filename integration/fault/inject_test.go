@@ -43,19 +43,37 @@ func (r *run) killGateway() error {
 	return g.Start(startTimeout)
 }
 
+// killAggregator tries several moments: most of them lie between two blocks.
 func (r *run) killAggregator() error {
-	a := r.anAggregator()
-	a.Kill()
-	r.shortly()
-	return a.Start(startTimeout)
+	for range kills() {
+		a := r.anAggregator()
+		a.Kill()
+		r.shortly()
+		if err := a.Start(startTimeout); err != nil {
+			return err
+		}
+		time.Sleep(sessionTimeout) // it has partitions again
+		r.shortly()
+	}
+	return nil
 }
 
+// kills is how many moments are tried.
+func kills() int { return max(1, int(5**scale)) }
+
 func (r *run) killBothAggregators() error {
-	for _, a := range r.Aggregators[:2] {
-		a.Kill()
+	for range kills() {
+		for _, a := range r.Aggregators[:2] {
+			a.Kill()
+		}
+		r.shortly()
+		if err := errors.Join(r.Aggregators[0].Start(startTimeout), r.Aggregators[1].Start(startTimeout)); err != nil {
+			return err
+		}
+		time.Sleep(sessionTimeout)
+		r.shortly()
 	}
-	r.shortly()
-	return errors.Join(r.Aggregators[0].Start(startTimeout), r.Aggregators[1].Start(startTimeout))
+	return nil
 }
 
 func (r *run) killClickHouse() error {

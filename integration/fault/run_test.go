@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/pulsegrid/pulsegrid/integration/fault/outcome"
 	"github.com/pulsegrid/pulsegrid/integration/rig"
 	"github.com/pulsegrid/pulsegrid/integration/rig/agents"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
@@ -44,26 +45,6 @@ type run struct {
 	fresh   *freshness
 }
 
-// result is what a run adds to -results.
-type result struct {
-	Fault        string  `json:"fault"`
-	Seed         uint64  `json:"seed"`
-	Scale        float64 `json:"scale"`
-	Events       int     `json:"events"`     // distinct, sent
-	Acked        int     `json:"acked"`      // of these, acknowledged
-	Resent       int     `json:"resent"`     // requests sent more than once because an answer did not come
-	Duplicates   int     `json:"duplicates"` // copies of events that were acknowledged once more
-	HotLost      int     `json:"hot_lost"`
-	HotDoubled   int     `json:"hot_doubled"` // rows too many
-	LakeLost     int     `json:"lake_lost"`
-	LakeDoubled  int     `json:"lake_doubled"`
-	HotLongest   float64 `json:"hot_longest_freshness_seconds"`
-	LakeLongest  float64 `json:"lake_longest_freshness_seconds"`
-	FaultSeconds float64 `json:"fault_seconds"`
-	Seconds      float64 `json:"seconds"`
-	Passed       bool    `json:"passed"`
-}
-
 func inject(t *testing.T, f fault) {
 	t.Logf("seed %d; again: go test ./integration/fault -run 'TestFault/%s$' -args -seed %d -scale %v", *seed, f.name, *seed, *scale)
 	r := &run{Rig: rigFor(t), t: t, fault: f, rng: random(f.name), started: time.Now()}
@@ -75,18 +56,27 @@ func inject(t *testing.T, f fault) {
 	t.Cleanup(client.Close)
 	r.admin = kadm.NewClient(client)
 
-	out := result{Fault: f.name, Seed: *seed, Scale: *scale}
-	defer r.report(&out) // of a run that breaks off, too
+	out := outcome.Run{Fault: f.name, Does: f.does, Seed: *seed, Scale: *scale}
+	whole := false
+	defer func() { // of a run that breaks off, too
+		r.report(&out)
+		if t.Failed() {
+			t.Log(logs(r.Rig))
+		}
+		if !whole {
+			closeShared()
+		}
+	}()
 	requests, err := r.underLoad(&out)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.waitQuiet()
 	r.check(requests, &out)
-	out.Passed = !t.Failed()
+	whole, out.Passed = true, !t.Failed()
 }
 
-func (r *run) report(out *result) {
+func (r *run) report(out *outcome.Run) {
 	out.Seconds = time.Since(r.started).Seconds()
 	text, err := json.Marshal(out)
 	if err == nil && *results != "" {
@@ -108,7 +98,7 @@ func appendLine(path string, line []byte) error {
 }
 
 // underLoad sends events, injects the fault in the midst of them, and goes on until the hot store is fresh again.
-func (r *run) underLoad(out *result) ([]*agents.Request, error) {
+func (r *run) underLoad(out *outcome.Run) ([]*agents.Request, error) {
 	o := agents.Options{
 		Service: r.service, Seed: *seed, Rate: *rate, Events: *events, Impatient: 0.02, Duplicates: 0.05, Deserters: 0.01,
 	}

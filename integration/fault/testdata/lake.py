@@ -16,7 +16,7 @@ from pyiceberg.expressions import EqualTo
 
 uri, warehouse, properties, objects, service = sys.argv[1:6]
 catalog = SqlCatalog("pulsegrid", uri=uri, warehouse=warehouse, **json.loads(properties))
-numbers = {"logs": "substr(body, 7)::bigint", "spans": "substr(name, 7)::bigint", "metrics": "value_int"}
+numbers = {"logs": "substr(body, 7)::bigint", "spans": "('0x' || hex(span_id))::bigint - 1", "metrics": "value_int"}
 found = {}
 for name, number in numbers.items():
     try:

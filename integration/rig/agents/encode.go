@@ -17,11 +17,11 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
-// Where an event's number is found again.
-const (
-	NumberPrefix = "event " // a log record's body and a span's name are this and the number; a data point's value is the number
-	MetricName   = "fleet.events"
-)
+// Where an event's number is found again: a log record's body is NumberPrefix and the number; a span's id is the number and one, big
+// endian; a data point's value is the number.
+const NumberPrefix = "event "
+
+const spanNames = 8
 
 // encode makes the request whose events have the numbers from first on.
 func encode(service string, sig signal.Signal, first, sources int, now time.Time) ([]byte, error) {
@@ -54,7 +54,7 @@ func encode(service string, sig signal.Signal, first, sources int, now time.Time
 			id := xxh3.HashString128Seed(service, uint64(n)).Bytes()
 			s.SetTraceID(id)
 			s.SetSpanID(pcommon.SpanID(binary.BigEndian.AppendUint64(nil, uint64(n)+1)))
-			s.SetName(fmt.Sprint(NumberPrefix, n))
+			s.SetName(fmt.Sprint("operation ", n%spanNames))
 			s.SetKind(ptrace.SpanKindServer)
 			s.SetStartTimestamp(at)
 			s.SetEndTimestamp(at + pcommon.Timestamp(n%1000)*1e6)
@@ -65,7 +65,7 @@ func encode(service string, sig signal.Signal, first, sources int, now time.Time
 	rm := md.ResourceMetrics().AppendEmpty()
 	resource(rm.Resource())
 	m := rm.ScopeMetrics().AppendEmpty().Metrics().AppendEmpty()
-	m.SetName(MetricName)
+	m.SetName("fleet.events")
 	points := m.SetEmptyGauge().DataPoints()
 	for n := first; n < first+PerRequest; n++ {
 		p := points.AppendEmpty()
