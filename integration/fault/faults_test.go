@@ -70,6 +70,8 @@ func allFaults() []fault {
 		{name: "kafka-answers-lost", does: "for 1 minute, 2 s in 5, Kafka gets what the gateways send, and no answer comes back", inject: (*run).kafkaAnswersLost},
 		{name: "latency-and-resets", does: "for 1 minute every link, those between Kafka nodes too, takes 200 ms there and back, and each connection is reset with 5 % probability a second", inject: (*run).latencyAndResets},
 
+		{name: "clock-10-minutes-off", does: "for 1 minute an aggregator's clock is 10 minutes ahead or behind", inject: (*run).wrongClock},
+
 		// Disks.
 		{name: "disk-full-clickhouse", does: "for 1 minute ClickHouse's disk is full to the last byte", inject: diskFull("clickhouse")},
 		{name: "disk-full-lake", does: "for 1 minute the disk of the object store and the catalog is full", inject: diskFull("lake")},

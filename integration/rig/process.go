@@ -43,8 +43,11 @@ func NewProcess(env map[string]string, ready []string, argv ...string) *Process 
 }
 
 // Start runs the program, which dies with this one, and returns when its addresses accept connections.
-func (p *Process) Start(timeout time.Duration) error {
-	cmd := exec.Command(p.argv[0], p.argv[1:]...)
+func (p *Process) Start(timeout time.Duration) error { return p.StartAs(p.argv[0], timeout) }
+
+// StartAs is Start with another build of the program, this once.
+func (p *Process) StartAs(program string, timeout time.Duration) error {
+	cmd := exec.Command(program, p.argv[1:]...)
 	cmd.Env, cmd.Stdout, cmd.Stderr = append(slices.Clone(p.env), p.armed...), &p.log, &p.log
 	p.armed = nil
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
