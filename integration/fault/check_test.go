@@ -53,9 +53,18 @@ func (r *run) check(requests []*agents.Request, out *outcome.Run) {
 	out.Rollups = r.checkRollups()
 }
 
-// compare counts what is wrong in a store, and names some of it.
-func (r *run) compare(store string, requests []*agents.Request, found map[signal.Signal]contents) (c outcome.Counts) {
+// compare fails the test if anything is wrong in a store, and counts it.
+func (r *run) compare(store string, requests []*agents.Request, found map[signal.Signal]contents) outcome.Counts {
 	r.t.Helper()
+	c, wrong := compare(requests, found)
+	for _, w := range wrong {
+		r.t.Errorf("%s %s", store, w)
+	}
+	return c
+}
+
+// compare counts what is wrong in a store, and says it.
+func compare(requests []*agents.Request, found map[signal.Signal]contents) (c outcome.Counts, wrong []string) {
 	var missing, twice []string
 	for _, events := range found {
 		c.Unknown += len(events)
@@ -78,16 +87,16 @@ func (r *run) compare(store string, requests []*agents.Request, found map[signal
 		}
 	}
 	if c.Unknown > 0 {
-		r.t.Errorf("%s has %d events of %s that nobody sent", store, c.Unknown, r.service)
+		wrong = append(wrong, fmt.Sprintf("has %d events that nobody sent", c.Unknown))
 	}
 	if c.Lost > 0 {
-		r.t.Errorf("%s lacks %d acknowledged events: %s", store, c.Lost, some(missing))
+		wrong = append(wrong, fmt.Sprintf("lacks %d acknowledged events: %s", c.Lost, some(missing)))
 	}
 	if c.Doubled > 0 {
-		r.t.Errorf("%s has %d rows too many; %d of them of a place in Kafka that is stored already (the sink doubled it), the others of a further copy in Kafka (dedupe let it pass): %s",
-			store, c.Doubled, c.Sink, some(twice))
+		wrong = append(wrong, fmt.Sprintf("has %d rows too many; %d of them of a place in Kafka that is stored already (the sink doubled it), the others of a further copy in Kafka (dedupe let it pass): %s",
+			c.Doubled, c.Sink, some(twice)))
 	}
-	return c
+	return c, wrong
 }
 
 func some(list []string) string {
