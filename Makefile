@@ -21,6 +21,9 @@ PKG      ?= ./...#  what `make test`, fuzz and bench take
 # Packages tested at a time: each may run a broker, an engine and compilers of its own.
 TEST_P   ?= 2
 TEST_TIMEOUT ?= 20m#  a package
+SCALE    ?= 1#  of test-fault: how long faults last that last minutes
+FAULT    ?= .#  of test-fault: regular expression
+SEED     ?= 0#  of test-fault: of every random choice; 0: a new one
 FUZZTIME ?= 10m#  a fuzz target
 FUZZMINIMIZETIME ?= 10s#  of that, an input that is new or fails is made smaller for no longer
 BENCH    ?= .#  regular expression
@@ -66,6 +69,15 @@ tools: ## Install every part that the tests run against
 .PHONY: test
 test: tools build check lint ## What CI runs: tools, build, gofmt, vet, lint, every test under the race detector
 	go test -race -p $(TEST_P) -timeout $(TEST_TIMEOUT) $(PKG)
+
+.PHONY: test-fault
+test-fault: tools build ## Every fault of docs/faults.md (FAULT=regexp SEED=n SCALE=0.1); outcomes go to _build/faults.jsonl
+	rm -f _build/faults.jsonl
+	go test ./integration/fault -run 'TestFault/$(FAULT)' -count 1 -timeout 4h -v -args -all -seed $(SEED) -scale $(SCALE) -results $(CURDIR)/_build/faults.jsonl
+
+.PHONY: fault-table
+fault-table: ## Write the outcomes of test-fault into docs/faults.md
+	go run ./integration/fault/faulttable
 
 .PHONY: check
 check: ## gofmt and go vet

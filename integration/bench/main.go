@@ -1,6 +1,9 @@
 // Command bench measures PulseGrid's gateway and aggregator against the stock Collector's, side by side in one run, and prints ratios.
 //
-//	make bench [ARGS="-only gateway|aggregator -rounds N -duration D"]
+//	make bench [ARGS="-only gateway|aggregator|freshness|restart -rounds N -duration D"]
+//
+// freshness and restart are of PulseGrid alone, a whole cell on one machine: how long an event takes from its agent to each store, and
+// how long an aggregator that was killed takes until it is fresh again.
 //
 // Both gateways write to one real Kafka with acks=all; both aggregators read one topic into one real ClickHouse. What counts is events
 // per core-second: acknowledged events (gateway) or stored rows (aggregator) by CPU seconds of the process under test, as the
@@ -32,13 +35,15 @@ type settings struct {
 	duration    time.Duration // of load on a gateway, after the warm-up
 	senders     int           // requests in flight
 	events      int           // in the topic that the aggregators read
+	rate        int           // events a second of freshness and restart; 0: half of what the machine can do
+	steady      time.Duration // of load in freshness, and before the kill in restart
 }
 
 func main() {
 	chengine.RunChildIfAsked()
 	var s settings
 	var only string
-	flag.StringVar(&only, "only", "", "gateway or aggregator; empty: both")
+	flag.StringVar(&only, "only", "", "gateway, aggregator, freshness or restart; empty: all")
 	flag.StringVar(&s.collector, "collector", "_build/collector/pulsegrid-collector", "PulseGrid's collector")
 	flag.StringVar(&s.peers, "peers", "", "directory of the stock Collectors, peer-gateway and peer-aggregator (make bench builds them)")
 	flag.StringVar(&s.configs, "configs", "distributions", "directory of PulseGrid's configs")
@@ -47,6 +52,8 @@ func main() {
 	flag.DurationVar(&s.duration, "duration", 8*time.Second, "of load on a gateway")
 	flag.IntVar(&s.senders, "senders", 8, "requests in flight")
 	flag.IntVar(&s.events, "events", 400_000, "events that the aggregators store")
+	flag.IntVar(&s.rate, "rate", 0, "events a second of freshness and restart; 0: half of what this machine can do")
+	flag.DurationVar(&s.steady, "steady", time.Minute, "of load in freshness, and before the kill in restart")
 	flag.Parse()
 
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -57,21 +64,35 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, only string, s settings) (err error) {
+func run(ctx context.Context, only string, s settings) error {
+	type part struct {
+		name string
+		run  func() error
+	}
+	for _, p := range []part{
+		{"gateway", func() error { return withKafka(func(k *kafkatest.Cluster) error { return benchGateways(ctx, k, s) }) }},
+		{"aggregator", func() error {
+			return withKafka(func(k *kafkatest.Cluster) error { return benchAggregators(ctx, k, s) })
+		}},
+		{"freshness", func() error { return benchFreshness(ctx, s) }},
+		{"restart", func() error { return benchRestart(ctx, s) }},
+	} {
+		if only == "" || only == p.name {
+			if err := p.run(); err != nil {
+				return fmt.Errorf("%s: %w", p.name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func withKafka(measure func(*kafkatest.Cluster) error) (err error) {
 	kafka, err := kafkatest.New(kafkatest.Options{Nodes: 1})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, kafka.Close()) }()
-	if only == "" || only == "gateway" {
-		if err := benchGateways(ctx, kafka, s); err != nil {
-			return err
-		}
-	}
-	if only == "" || only == "aggregator" {
-		return benchAggregators(ctx, kafka, s)
-	}
-	return nil
+	return measure(kafka)
 }
 
 // median of an odd or even number of figures.

@@ -418,7 +418,7 @@ func lakeBatches(t *testing.T, r *rig.Rig, table string, n int) []arrow.RecordBa
 	file := filepath.Join(t.TempDir(), "rows.arrows")
 	eventually(t, fmt.Sprintf("%d %s in the lake", n, table), func() bool {
 		var rows int
-		pytest.RunJSON(t, &rows, rowsScript, r.Catalog(), "file://"+r.Warehouse(), "pulsegrid."+table, fieldsService, file)
+		pytest.RunJSON(t, &rows, rowsScript, r.Catalog(), r.Warehouse(), "pulsegrid."+table, fieldsService, file)
 		return rows >= n
 	})
 	f, err := os.Open(file)

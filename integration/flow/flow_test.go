@@ -124,7 +124,7 @@ type lakeCount struct {
 func lakeRows(t *testing.T, r *rig.Rig, table, service string, distinct ...string) lakeCount {
 	t.Helper()
 	var c lakeCount
-	pytest.RunJSON(t, &c, countScript, append([]string{r.Catalog(), "file://" + r.Warehouse(), "pulsegrid." + table, service}, distinct...)...)
+	pytest.RunJSON(t, &c, countScript, append([]string{r.Catalog(), r.Warehouse(), "pulsegrid." + table, service}, distinct...)...)
 	return c
 }
 

@@ -6,12 +6,14 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,6 +26,7 @@ type Process struct {
 	argv  []string
 	env   []string
 	ready []string // addresses that accept connections once it is up
+	armed []string // variables of the next start only
 
 	cmd  *exec.Cmd
 	done chan struct{}
@@ -40,9 +43,13 @@ func NewProcess(env map[string]string, ready []string, argv ...string) *Process 
 }
 
 // Start runs the program, which dies with this one, and returns when its addresses accept connections.
-func (p *Process) Start(timeout time.Duration) error {
-	cmd := exec.Command(p.argv[0], p.argv[1:]...)
-	cmd.Env, cmd.Stdout, cmd.Stderr = p.env, &p.log, &p.log
+func (p *Process) Start(timeout time.Duration) error { return p.StartAs(p.argv[0], timeout) }
+
+// StartAs is Start with another build of the program, this once.
+func (p *Process) StartAs(program string, timeout time.Duration) error {
+	cmd := exec.Command(program, p.argv[1:]...)
+	cmd.Env, cmd.Stdout, cmd.Stderr = append(slices.Clone(p.env), p.armed...), &p.log, &p.log
+	p.armed = nil
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	done, started := make(chan struct{}), make(chan error, 1)
 	go func() {
@@ -105,6 +112,37 @@ func (p *Process) Stop(grace time.Duration) bool {
 	}
 }
 
+// Arm sets a variable for the next start, and only for that.
+func (p *Process) Arm(name, value string) { p.armed = append(p.armed, name+"="+value) }
+
+// Freeze stops the program where it is (SIGSTOP): its connections stay open, and nothing answers. Undo it with Thaw.
+func (p *Process) Freeze() error { return p.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// Thaw undoes Freeze, or a stop of its own.
+func (p *Process) Thaw() error { return p.cmd.Process.Signal(syscall.SIGCONT) }
+
+// Ended tells whether the program has ended, or was never started.
+func (p *Process) Ended() bool {
+	if p.cmd == nil {
+		return true
+	}
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// Frozen tells whether the program stands still.
+func (p *Process) Frozen() bool {
+	if p.Ended() {
+		return false
+	}
+	fields, err := statOf(p.PID())
+	return err == nil && fields[0] == "T"
+}
+
 // PID of the running program.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
@@ -142,15 +180,23 @@ type Usage struct {
 
 const clockTick = 10 * time.Millisecond // USER_HZ is 100 on every Linux that Go runs on
 
+// statOf returns the fields of /proc/PID/stat from field 3, the state, on: the name before it may hold spaces.
+func statOf(pid int) ([]string, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil, err
+	}
+	return strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])), nil
+}
+
 // UsageOf reads /proc.
 func UsageOf(pid int) (Usage, error) {
 	var u Usage
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	fields, err := statOf(pid)
 	if err != nil {
 		return u, err
 	}
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // from field 3 on: the name before may hold spaces
-	for _, f := range fields[11:13] {                                         // utime, stime
+	for _, f := range fields[11:13] { // utime, stime
 		n, err := strconv.ParseInt(f, 10, 64)
 		if err != nil {
 			return u, err
@@ -173,14 +219,33 @@ func UsageOf(pid int) (Usage, error) {
 	return u, nil
 }
 
-// FreeAddr returns a loopback address that nobody listens on.
+var addrs struct {
+	mu    sync.Mutex
+	given map[int]bool // guarded by mu
+}
+
+// FreeAddr returns a loopback address that nobody listens on, and that this function has not returned before. It lies below the
+// ports that the kernel gives to clients, so that a program that is started again finds its address free.
 func FreeAddr() string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		panic(err) // a machine without a free loopback port runs no test
+	const low, high = 10000, 32000
+	addrs.mu.Lock()
+	defer addrs.mu.Unlock()
+	if addrs.given == nil {
+		addrs.given = map[int]bool{}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	for range 10_000 {
+		port := low + rand.IntN(high-low)
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+		if addrs.given[port] {
+			continue
+		}
+		if l, err := net.Listen("tcp", addr); err == nil {
+			_ = l.Close()
+			addrs.given[port] = true
+			return addr
+		}
+	}
+	panic("no free loopback port") // such a machine runs no test
 }
 
 // Root is the repository's directory.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/internal/chengine"
 	"github.com/pulsegrid/pulsegrid/internal/testkit/kafkatest"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/s3test"
 )
 
 const (
@@ -24,27 +25,51 @@ const (
 
 // Options of a rig.
 type Options struct {
-	KafkaNodes     int               // 0: 1
-	Dir            string            // where everything lies; it stays
-	Collector      string            // empty: _build/collector/pulsegrid-collector
-	Env            map[string]string // further variables of the configs, see distributions/*/config.yaml
-	GatewayConfigs []string          // files merged over distributions/gateway/config.yaml, in this order
+	KafkaNodes        int               // 0: 1
+	Gateways          int               // 0: 1
+	Aggregators       int               // 0: 1
+	Spares            int               // further aggregators, which Start does not start
+	Dir               string            // where everything lies; it stays
+	Collector         string            // empty: _build/collector/pulsegrid-collector
+	Env               map[string]string // further variables of the configs, see distributions/*/config.yaml
+	GatewayConfigs    []string          // files merged over distributions/gateway/config.yaml, in this order
+	AggregatorConfigs []string          // the same for the aggregators. They may use the variables PULSEGRID_S3_*
+
+	// Faulty puts every connection between two parts through a proxy (Rig.Links), and the lake into an object store (Rig.Objects)
+	// whose address AggregatorConfigs must use.
+	Faulty bool
+	// SmallDisks gives ClickHouse, the lake and the last Kafka node a small file system each (Rig.Disks), which can be filled.
+	SmallDisks bool
 }
 
-// Rig is a cell of real parts: Apache Kafka, the ClickHouse engine, a directory with a SQLite catalog as the lake, and the gateway
-// and the aggregator as users run them: the ocb-built collector with the configs of distributions/.
+// Rig is a cell of real parts: Apache Kafka, the ClickHouse engine, a lake with a SQLite catalog, and gateways and aggregators as
+// users run them: the ocb-built collector with the configs of distributions/.
 type Rig struct {
-	opts       Options
-	Kafka      *kafkatest.Cluster
-	ClickHouse *chengine.Engine
-	Gateway    *Process
-	Aggregator *Process
-	GRPC, HTTP string // the gateway's OTLP addresses
-	chHTTP     string // stays the same when the engine is started again
-	metrics    map[string]string
+	opts        Options
+	Kafka       *kafkatest.Cluster
+	ClickHouse  *chengine.Engine
+	Links       *Links           // nil unless Faulty
+	Objects     *ObjectStore     // nil unless Faulty: the lake is a directory
+	Disks       map[string]*Disk // "clickhouse", "lake", "kafka"; nil unless SmallDisks
+	Gateways    []*Tier
+	Aggregators []*Tier // the spares come last
+
+	// The first of each, for those who have no more.
+	Gateway, Aggregator *Process
+	GRPC, HTTP          string
+
+	chHTTP string // stays the same when the engine is started again
 }
 
-// New starts the stores and Kafka and describes gateway and aggregator, which the caller starts. The calling program's main or
+// Tier is a gateway or an aggregator.
+type Tier struct {
+	*Process
+	Name       string // "gateway0"
+	GRPC, HTTP string // of a gateway: where agents reach it
+	metrics    string
+}
+
+// New starts the stores and Kafka and describes gateways and aggregators, which the caller starts. The calling program's main or
 // TestMain begins with chengine.RunChildIfAsked.
 func New(o Options) (r *Rig, err error) {
 	if o.Collector == "" {
@@ -53,26 +78,189 @@ func New(o Options) (r *Rig, err error) {
 	if _, err := os.Stat(o.Collector); err != nil {
 		return nil, fmt.Errorf("the collector is not built (run `make build`): %w", err)
 	}
-	r = &Rig{opts: o, GRPC: FreeAddr(), HTTP: FreeAddr(), chHTTP: FreeAddr(), metrics: map[string]string{"gateway": FreeAddr(), "aggregator": FreeAddr()}}
+	o.KafkaNodes, o.Gateways, o.Aggregators = max(1, o.KafkaNodes), max(1, o.Gateways), max(1, o.Aggregators)
+	r = &Rig{opts: o, chHTTP: FreeAddr()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.Close())
 		}
 	}()
-	for _, d := range []string{r.Warehouse(), filepath.Join(o.Dir, "clickhouse"), filepath.Join(o.Dir, "kafka")} {
+	for _, d := range []string{r.lake(), r.ClickHouseDir(), filepath.Join(o.Dir, "kafka")} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return r, err
 		}
 	}
-	if r.Kafka, err = kafkatest.New(kafkatest.Options{Nodes: o.KafkaNodes, Dir: filepath.Join(o.Dir, "kafka")}); err != nil {
+	if o.SmallDisks {
+		if err := r.mountDisks(); err != nil {
+			return r, err
+		}
+	}
+	if o.Faulty {
+		r.Links = newLinks()
+		if r.Objects, err = startObjectStore(filepath.Join(r.lake(), "objects")); err != nil {
+			return r, err
+		}
+	} else if err := os.MkdirAll(filepath.Join(r.lake(), "warehouse"), 0o755); err != nil {
+		return r, err
+	}
+	if r.Kafka, err = kafkatest.New(r.kafkaOptions()); err != nil {
 		return r, err
 	}
 	if err := r.StartClickHouse(); err != nil {
 		return r, err
 	}
-	r.Gateway = r.collector("gateway", []string{r.GRPC, r.HTTP}, o.GatewayConfigs...)
-	r.Aggregator = r.collector("aggregator", nil)
-	return r, nil
+	return r, r.describeTiers()
+}
+
+// Sizes of the small disks, in bytes: what some hundred thousand events need, several times over. A Kafka node maps 20 MB of index
+// for each partition, most of which is never touched.
+var diskSizes = map[string]int64{"clickhouse": 512 << 20, "lake": 512 << 20, "kafka": 2 << 30}
+
+func (r *Rig) mountDisks() error {
+	r.Disks = map[string]*Disk{}
+	for name, dir := range map[string]string{
+		"clickhouse": r.ClickHouseDir(), "lake": r.lake(), "kafka": filepath.Join(r.opts.Dir, "kafka", "node"+strconv.Itoa(r.opts.KafkaNodes-1)),
+	} {
+		d, err := newDisk(dir, diskSizes[name])
+		if err != nil {
+			return err
+		}
+		r.Disks[name] = d
+	}
+	return nil
+}
+
+// gatewayName and aggregatorName name the parts, in links, logs and listeners.
+func gatewayName(i int) string    { return "gateway" + strconv.Itoa(i) }
+func aggregatorName(i int) string { return "aggregator" + strconv.Itoa(i) }
+
+const interBroker = "kafka"
+
+// kafkaOptions give every client of a faulty rig a listener of its own, which the brokers advertise by the address of that
+// client's proxy: so one client's links can be hurt without the others'.
+func (r *Rig) kafkaOptions() kafkatest.Options {
+	o := kafkatest.Options{Nodes: r.opts.KafkaNodes, Dir: filepath.Join(r.opts.Dir, "kafka")}
+	if !r.opts.Faulty {
+		return o
+	}
+	o.Listeners = map[string]func(int, string) (string, error){}
+	for _, client := range append(r.clients(), interBroker) {
+		o.Listeners[strings.ToUpper(client)] = func(node int, address string) (string, error) {
+			l, err := r.Links.open(fmt.Sprintf("%s-kafka%d", client, node), address)
+			if err != nil {
+				return "", err
+			}
+			return l.Addr, nil
+		}
+	}
+	o.InterBroker = strings.ToUpper(interBroker)
+	o.Properties = map[string]string{
+		"num.network.threads":          "1", // of each listener; there are many
+		"num.io.threads":               "4",
+		"group.min.session.timeout.ms": "1000",
+	}
+	return o
+}
+
+func (r *Rig) clients() []string {
+	var out []string
+	for i := range r.opts.Gateways {
+		out = append(out, gatewayName(i))
+	}
+	for i := range r.opts.Aggregators + r.opts.Spares {
+		out = append(out, aggregatorName(i))
+	}
+	return out
+}
+
+func (r *Rig) describeTiers() error {
+	for i := range r.opts.Gateways {
+		t, listens, err := r.gateway(i)
+		if err != nil {
+			return err
+		}
+		r.describe(t, "gateway", listens, r.opts.GatewayConfigs, map[string]string{"PULSEGRID_GRPC_ENDPOINT": listens[0], "PULSEGRID_HTTP_ENDPOINT": listens[1]})
+		r.Gateways = append(r.Gateways, t)
+	}
+	for i := range r.opts.Aggregators + r.opts.Spares {
+		t := &Tier{Name: aggregatorName(i)}
+		env, err := r.stores(t.Name)
+		if err != nil {
+			return err
+		}
+		r.describe(t, "aggregator", nil, r.opts.AggregatorConfigs, env)
+		r.Aggregators = append(r.Aggregators, t)
+	}
+	r.Gateway, r.GRPC, r.HTTP = r.Gateways[0].Process, r.Gateways[0].GRPC, r.Gateways[0].HTTP
+	r.Aggregator = r.Aggregators[0].Process
+	return nil
+}
+
+// gateway names a gateway's addresses: where agents reach it, and where it listens.
+func (r *Rig) gateway(i int) (*Tier, []string, error) {
+	t := &Tier{Name: gatewayName(i), GRPC: FreeAddr(), HTTP: FreeAddr()}
+	listens := []string{t.GRPC, t.HTTP}
+	if !r.opts.Faulty {
+		return t, listens, nil
+	}
+	link, err := r.Links.open("agents-"+t.Name, t.HTTP)
+	if err != nil {
+		return nil, nil, err
+	}
+	t.HTTP = link.Addr
+	return t, listens, nil
+}
+
+// stores are the variables by which an aggregator finds the stores.
+func (r *Rig) stores(name string) (map[string]string, error) {
+	env := map[string]string{"PULSEGRID_CLICKHOUSE_HTTP": r.chHTTP, "PULSEGRID_LAKE_CATALOG": r.catalogFile(), "PULSEGRID_LAKE_WAREHOUSE": r.Warehouse()}
+	if !r.opts.Faulty {
+		return env, nil
+	}
+	hot, err := r.Links.open(name+"-clickhouse", r.chHTTP)
+	if err != nil {
+		return nil, err
+	}
+	lake, err := r.Links.open(name+"-objects", r.Objects.front.Addr().String())
+	if err != nil {
+		return nil, err
+	}
+	env["PULSEGRID_CLICKHOUSE_HTTP"] = hot.Addr
+	env["PULSEGRID_S3_ENDPOINT"] = "http://" + lake.Addr
+	env["PULSEGRID_S3_REGION"], env["PULSEGRID_S3_ACCESS_KEY_ID"], env["PULSEGRID_S3_SECRET_ACCESS_KEY"] = s3test.Region, s3test.AccessKey, s3test.SecretKey
+	return env, nil
+}
+
+func (r *Rig) describe(t *Tier, kind string, listens, overlays []string, own map[string]string) {
+	health := FreeAddr()
+	t.metrics = FreeAddr()
+	_, metricsPort, err := net.SplitHostPort(t.metrics)
+	if err != nil {
+		panic(err) // FreeAddr's answer has a port
+	}
+	brokers := r.Kafka.Brokers()
+	if r.opts.Faulty {
+		brokers = r.Kafka.BrokersOn(strings.ToUpper(t.Name))
+	}
+	env := map[string]string{
+		"PULSEGRID_KAFKA_BROKERS":      strings.Join(brokers, ","),
+		"PULSEGRID_REPLICATION_FACTOR": strconv.Itoa(min(3, r.opts.KafkaNodes)),
+		"PULSEGRID_MIN_INSYNC":         strconv.Itoa(min(2, r.opts.KafkaNodes)),
+		"PULSEGRID_PARTITIONS":         "4",
+		"PULSEGRID_HEALTH_ENDPOINT":    health,
+		"PULSEGRID_METRICS_HOST":       "127.0.0.1",
+		"PULSEGRID_METRICS_PORT":       metricsPort,
+	}
+	for _, more := range []map[string]string{own, r.opts.Env} {
+		for k, v := range more {
+			env[k] = v
+		}
+	}
+	argv := []string{r.opts.Collector, "--config", filepath.Join(Root(), "distributions", kind, "config.yaml")}
+	for _, c := range overlays {
+		argv = append(argv, "--config", c)
+	}
+	t.Process = NewProcess(env, append(listens, health), argv...)
 }
 
 // StartClickHouse starts the engine, again where it was before.
@@ -85,51 +273,28 @@ func (r *Rig) StartClickHouse() error {
 	if err != nil {
 		return err
 	}
-	r.ClickHouse, err = chengine.Start(context.Background(), chengine.Options{Dir: filepath.Join(r.opts.Dir, "clickhouse"), HTTPPort: n})
+	r.ClickHouse, err = chengine.Start(context.Background(), chengine.Options{Dir: r.ClickHouseDir(), HTTPPort: n})
 	return err
 }
 
-func (r *Rig) collector(tier string, ready []string, overlays ...string) *Process {
-	health := FreeAddr()
-	_, metricsPort, err := net.SplitHostPort(r.metrics[tier])
-	if err != nil {
-		panic(err) // FreeAddr's answer has a port
-	}
-	env := map[string]string{
-		"PULSEGRID_GRPC_ENDPOINT":      r.GRPC,
-		"PULSEGRID_HTTP_ENDPOINT":      r.HTTP,
-		"PULSEGRID_KAFKA_BROKERS":      strings.Join(r.Kafka.Brokers(), ","),
-		"PULSEGRID_REPLICATION_FACTOR": strconv.Itoa(min(3, max(1, r.opts.KafkaNodes))),
-		"PULSEGRID_MIN_INSYNC":         strconv.Itoa(min(2, max(1, r.opts.KafkaNodes))),
-		"PULSEGRID_PARTITIONS":         "4",
-		"PULSEGRID_HEALTH_ENDPOINT":    health,
-		"PULSEGRID_METRICS_HOST":       "127.0.0.1",
-		"PULSEGRID_METRICS_PORT":       metricsPort,
-		"PULSEGRID_CLICKHOUSE_HTTP":    r.chHTTP,
-		"PULSEGRID_LAKE_WAREHOUSE":     "file://" + r.Warehouse(),
-		"PULSEGRID_LAKE_CATALOG":       r.catalogFile(),
-	}
-	for k, v := range r.opts.Env {
-		env[k] = v
-	}
-	argv := []string{r.opts.Collector, "--config", filepath.Join(Root(), "distributions", tier, "config.yaml")}
-	for _, c := range overlays {
-		argv = append(argv, "--config", c)
-	}
-	return NewProcess(env, append(ready, health), argv...)
-}
+// ClickHouseDir is where the engine keeps its data.
+func (r *Rig) ClickHouseDir() string { return filepath.Join(r.opts.Dir, "clickhouse") }
 
-// Start starts gateway and aggregator.
+// Start starts gateways and aggregators, but not the spares.
 func (r *Rig) Start() error {
-	return errors.Join(r.Gateway.Start(startTimeout), r.Aggregator.Start(startTimeout))
+	var errs []error
+	for _, t := range append(r.Gateways[:len(r.Gateways):len(r.Gateways)], r.Aggregators[:r.opts.Aggregators]...) {
+		errs = append(errs, t.Start(startTimeout))
+	}
+	return errors.Join(errs...)
 }
 
 // Close stops everything that runs.
 func (r *Rig) Close() error {
 	var errs []error
-	for _, p := range []*Process{r.Gateway, r.Aggregator} {
-		if p != nil && !p.Stop(stopGrace) {
-			errs = append(errs, fmt.Errorf("%v did not stop within %v:\n%s", p.argv, stopGrace, p.Log()))
+	for _, t := range append(r.Gateways, r.Aggregators...) {
+		if !t.Stop(stopGrace) {
+			errs = append(errs, fmt.Errorf("%s did not stop within %v:\n%s", t.Name, stopGrace, t.Log()))
 		}
 	}
 	if r.ClickHouse != nil {
@@ -140,19 +305,50 @@ func (r *Rig) Close() error {
 	if r.Kafka != nil {
 		errs = append(errs, r.Kafka.Close())
 	}
+	if r.Objects != nil {
+		errs = append(errs, r.Objects.close())
+	}
+	if r.Links != nil {
+		r.Links.close()
+	}
+	for _, d := range r.Disks {
+		errs = append(errs, d.close())
+	}
 	return errors.Join(errs...)
 }
 
-// Warehouse is the lake's directory.
-func (r *Rig) Warehouse() string { return filepath.Join(r.opts.Dir, "lake", "warehouse") }
+func (r *Rig) lake() string { return filepath.Join(r.opts.Dir, "lake") }
 
-func (r *Rig) catalogFile() string { return filepath.Join(r.opts.Dir, "lake", "catalog.db") }
+// Warehouse is where the lake's tables lie.
+func (r *Rig) Warehouse() string {
+	if r.opts.Faulty {
+		return "s3://" + bucket + "/tables"
+	}
+	return "file://" + filepath.Join(r.lake(), "warehouse")
+}
+
+func (r *Rig) catalogFile() string { return filepath.Join(r.lake(), "catalog.db") }
 
 // Catalog is the lake's catalog as pyiceberg's SqlCatalog takes it.
 func (r *Rig) Catalog() string { return "sqlite:///" + r.catalogFile() }
 
-// Metrics scrapes a tier ("gateway", "aggregator").
-func (r *Rig) Metrics(tier string) (string, error) { return Scrape(r.metrics[tier]) }
+// CatalogProperties are further properties that a reader of the lake needs. They name the store itself, not the proxies.
+func (r *Rig) CatalogProperties() map[string]string {
+	if !r.opts.Faulty {
+		return nil
+	}
+	return map[string]string{
+		"s3.endpoint": "http://" + r.Objects.addr, "s3.region": s3test.Region, "s3.access-key-id": s3test.AccessKey, "s3.secret-access-key": s3test.SecretKey,
+	}
+}
+
+// Metrics scrapes the first of a tier ("gateway", "aggregator").
+func (r *Rig) Metrics(tier string) (string, error) {
+	if tier == "gateway" {
+		return Scrape(r.Gateways[0].metrics)
+	}
+	return Scrape(r.Aggregators[0].metrics)
+}
 
 // Query asks ClickHouse and returns its answer as it came, in TSV unless the query says otherwise.
 func (r *Rig) Query(sql string) (string, error) {

@@ -8,10 +8,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -32,6 +34,11 @@ type Options struct {
 	Secure bool
 	// Properties are added to every node's server.properties.
 	Properties map[string]string
+	// Listeners are further plaintext listeners, by name (capital letters and digits). Each one's function is given a node and the
+	// address that it listens on, and returns the address that the node advertises: a proxy's, for instance.
+	Listeners map[string]func(node int, address string) (advertised string, err error)
+	// InterBroker is which of Listeners the nodes talk to each other by. Empty: the one that Brokers names.
+	InterBroker string
 }
 
 // Credentials of the SCRAM listener.
@@ -134,12 +141,17 @@ func (c *Cluster) up() error {
 	if err := os.WriteFile(c.path("log4j2.yaml"), log4j2, 0o600); err != nil {
 		return err
 	}
-	ports, err := freePorts(c.opts.Nodes * portsPerNode)
+	each := portsPerNode + len(c.opts.Listeners)
+	ports, err := freePorts(c.opts.Nodes * each)
 	if err != nil {
 		return err
 	}
 	for i := range c.opts.Nodes {
-		c.nodes = append(c.nodes, &node{id: i, dir: c.path("node" + strconv.Itoa(i)), ports: [portsPerNode]int(ports[i*portsPerNode:])})
+		n := &node{id: i, dir: c.path("node" + strconv.Itoa(i)), ports: [portsPerNode]int(ports[i*each:])}
+		if err := c.advertise(n, ports[i*each+portsPerNode:(i+1)*each]); err != nil {
+			return err
+		}
+		c.nodes = append(c.nodes, n)
 	}
 	if err := c.forEach(func(n *node) error { return c.format(n) }); err != nil {
 		return err
@@ -150,6 +162,19 @@ func (c *Cluster) up() error {
 		}
 		return c.ready(n, c.opts.Nodes)
 	})
+}
+
+// advertise gives each of Options.Listeners a port of node n and asks what the node is to advertise for it.
+func (c *Cluster) advertise(n *node, ports []int) error {
+	for i, name := range slices.Sorted(maps.Keys(c.opts.Listeners)) {
+		l := listener{name: name, address: net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[i]))}
+		var err error
+		if l.advertised, err = c.opts.Listeners[name](n.id, l.address); err != nil {
+			return fmt.Errorf("listener %s of kafka node %d: %w", name, n.id, err)
+		}
+		n.listeners = append(n.listeners, l)
+	}
+	return nil
 }
 
 func (c *Cluster) path(name string) string { return filepath.Join(c.dir, name) }
@@ -166,6 +191,22 @@ func (c *Cluster) forEach(do func(*node) error) error {
 
 // Brokers are the plaintext addresses.
 func (c *Cluster) Brokers() []string { return c.addresses(portClient) }
+
+// BrokersOn are the addresses that the nodes advertise on one of Options.Listeners.
+func (c *Cluster) BrokersOn(name string) []string {
+	var out []string
+	for _, n := range c.nodes {
+		for _, l := range n.listeners {
+			if l.name == name {
+				out = append(out, l.advertised)
+			}
+		}
+	}
+	return out
+}
+
+// DataDir is where node i keeps its logs: a directory "topic-partition" each.
+func (c *Cluster) DataDir(i int) string { return c.nodes[i].data() }
 
 // ScramBrokers are the addresses of the SASL_SSL listener for SCRAM-SHA-512; with Options.Secure only.
 func (c *Cluster) ScramBrokers() []string { return c.addresses(portScram) }

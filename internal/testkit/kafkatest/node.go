@@ -30,13 +30,23 @@ const (
 )
 
 type node struct {
-	id    int
-	dir   string
-	ports [portsPerNode]int
+	id        int
+	dir       string
+	ports     [portsPerNode]int
+	listeners []listener // by name
 
 	process *os.Process
 	exited  chan struct{} // closed when the process has been waited for; nil: never started
 }
+
+// listener is one of Options.Listeners.
+type listener struct {
+	name       string
+	address    string // that the node listens on
+	advertised string
+}
+
+func (n *node) data() string { return filepath.Join(n.dir, "data") }
 
 func (n *node) address(port int) string {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(n.ports[port]))
@@ -168,7 +178,7 @@ func (c *Cluster) serverProperties(n *node) string {
 		"controller.quorum.voters":         strings.Join(voters, ","),
 		"inter.broker.listener.name":       "CLIENT",
 		"controller.listener.names":        "CONTROLLER",
-		"log.dirs":                         filepath.Join(n.dir, "data"),
+		"log.dirs":                         n.data(),
 		"broker.rack":                      fmt.Sprintf("rack%d", n.id),
 		"replica.selector.class":           "org.apache.kafka.common.replica.RackAwareReplicaSelector",
 		"default.replication.factor":       strconv.Itoa(replicas),
@@ -194,8 +204,17 @@ func (c *Cluster) serverProperties(n *node) string {
 		protocols += ",SCRAM:SASL_SSL,IAM:SASL_SSL"
 		maps.Copy(p, c.secureProperties())
 	}
-	p["listeners"] = client + ",CONTROLLER://" + n.address(portController) + secure
-	p["advertised.listeners"] = client + secure
+	further, advertised := "", ""
+	for _, l := range n.listeners {
+		further += "," + l.name + "://" + l.address
+		advertised += "," + l.name + "://" + l.advertised
+		protocols += "," + l.name + ":PLAINTEXT"
+	}
+	if c.opts.InterBroker != "" {
+		p["inter.broker.listener.name"] = c.opts.InterBroker
+	}
+	p["listeners"] = client + ",CONTROLLER://" + n.address(portController) + secure + further
+	p["advertised.listeners"] = client + secure + advertised
 	p["listener.security.protocol.map"] = protocols
 	maps.Copy(p, c.opts.Properties)
 	var b strings.Builder

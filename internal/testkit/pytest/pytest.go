@@ -22,24 +22,33 @@ const timeout = 2 * time.Minute
 // Python is the interpreter's path. A missing one fails the test: an independent check that silently does not run is none.
 func Python(t testing.TB) string {
 	t.Helper()
+	path, err := Find()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// Find is Python for programs that are no tests.
+func Find() (string, error) {
 	_, self, _, _ := runtime.Caller(0)
 	requirements, err := os.ReadFile(filepath.Join(filepath.Dir(self), "..", "..", "..", "tools", "python", "requirements.txt"))
 	if err != nil {
-		t.Fatalf("pytest: %v", err)
+		return "", fmt.Errorf("pytest: %w", err)
 	}
 	cache := os.Getenv("PULSEGRID_CACHE")
 	if cache == "" {
 		base, err := os.UserCacheDir()
 		if err != nil {
-			t.Fatalf("pytest: %v", err)
+			return "", fmt.Errorf("pytest: %w", err)
 		}
 		cache = filepath.Join(base, "pulsegrid")
 	}
 	venv := filepath.Join(cache, fmt.Sprintf("python-%x", sha256.Sum256(requirements))[:len("python-")+12])
 	if _, err := os.Stat(filepath.Join(venv, "installed")); err != nil {
-		t.Fatalf("pytest: the Python packages of tools/python are not installed: run `make tools` (tools/install.sh python): %v", err)
+		return "", fmt.Errorf("pytest: the Python packages of tools/python are not installed: run `make tools` (tools/install.sh python): %w", err)
 	}
-	return filepath.Join(venv, "bin", "python")
+	return filepath.Join(venv, "bin", "python"), nil
 }
 
 // Run runs a script with arguments (sys.argv[1:]) and returns its standard output. A script that exits with another status than

@@ -52,7 +52,11 @@ type Server struct {
 // Start runs a server until the test ends. A missing binary fails the test.
 func Start(t testing.TB) *Server {
 	t.Helper()
-	s := &Server{t: t, Dir: t.TempDir(), binary: binary(t)}
+	path, err := Binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{t: t, Dir: t.TempDir(), binary: path}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatalf("s3test: %v", err)
@@ -141,29 +145,28 @@ func (s *Server) CreateBucket(name string) string {
 
 var versionLine = regexp.MustCompile(`(?m)^VERSITYGW_VERSION=(.+)$`)
 
-// binary finds the installed server.
-func binary(t testing.TB) string {
-	t.Helper()
+// Binary is the path of the installed server.
+func Binary() (string, error) {
 	_, self, _, _ := runtime.Caller(0)
 	env, err := os.ReadFile(filepath.Join(filepath.Dir(self), "..", "..", "..", "tools", "versions.env"))
 	if err != nil {
-		t.Fatalf("s3test: %v", err)
+		return "", fmt.Errorf("s3test: %w", err)
 	}
 	version := versionLine.FindSubmatch(env)
 	if version == nil {
-		t.Fatal("s3test: tools/versions.env names no VERSITYGW_VERSION")
+		return "", errors.New("s3test: tools/versions.env names no VERSITYGW_VERSION")
 	}
 	cache := os.Getenv("PULSEGRID_CACHE")
 	if cache == "" {
 		base, err := os.UserCacheDir()
 		if err != nil {
-			t.Fatalf("s3test: %v", err)
+			return "", fmt.Errorf("s3test: %w", err)
 		}
 		cache = filepath.Join(base, "pulsegrid")
 	}
 	path := filepath.Join(cache, fmt.Sprintf("versitygw-%s", strings.TrimSpace(string(version[1]))), "versitygw")
 	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("s3test: versitygw is not installed: run `make tools` (tools/install.sh versitygw): %v", err)
+		return "", fmt.Errorf("s3test: versitygw is not installed: run `make tools` (tools/install.sh versitygw): %w", err)
 	}
-	return path
+	return path, nil
 }

@@ -1,0 +1,60 @@
+package fault
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pulsegrid/pulsegrid/integration/fault/outcome"
+	"github.com/pulsegrid/pulsegrid/integration/rig"
+	"github.com/pulsegrid/pulsegrid/integration/rig/agents"
+	"github.com/pulsegrid/pulsegrid/internal/signal"
+)
+
+func TestACountThatIsWrongInAnyWayIsFound(t *testing.T) {
+	requests := []*agents.Request{{Number: 0, Signal: signal.Logs, Acked: true}, {Number: 1, Signal: signal.Traces, Acked: true}, {Number: 2, Signal: signal.Logs}}
+	right := func() map[signal.Signal]contents {
+		out := map[signal.Signal]contents{signal.Logs: {}, signal.Traces: {}, signal.Metrics: {}}
+		for n := range agents.PerRequest {
+			out[signal.Logs][n], out[signal.Traces][agents.PerRequest+n] = copies{1, 1}, copies{1, 1}
+		}
+		return out
+	}
+	for name, c := range map[string]struct {
+		spoil func(map[signal.Signal]contents)
+		want  outcome.Counts
+	}{
+		"all is right":                             {func(map[signal.Signal]contents) {}, outcome.Counts{}},
+		"an event that was not acknowledged":       {func(f map[signal.Signal]contents) { f[signal.Logs][2*agents.PerRequest] = copies{1, 1} }, outcome.Counts{}},
+		"that one twice":                           {func(f map[signal.Signal]contents) { f[signal.Logs][2*agents.PerRequest] = copies{2, 1} }, outcome.Counts{Doubled: 1, Sink: 1}},
+		"an acknowledged event is missing":         {func(f map[signal.Signal]contents) { delete(f[signal.Logs], 7) }, outcome.Counts{Lost: 1}},
+		"it is there as an event of another kind":  {func(f map[signal.Signal]contents) { delete(f[signal.Logs], 7); f[signal.Metrics][7] = copies{1, 1} }, outcome.Counts{Lost: 1, Unknown: 1}},
+		"three rows of one place":                  {func(f map[signal.Signal]contents) { f[signal.Logs][7] = copies{3, 1} }, outcome.Counts{Doubled: 2, Sink: 2}},
+		"rows of two copies":                       {func(f map[signal.Signal]contents) { f[signal.Traces][agents.PerRequest] = copies{2, 2} }, outcome.Counts{Doubled: 1}},
+		"an event that nobody sent":                {func(f map[signal.Signal]contents) { f[signal.Logs][1_000_000] = copies{1, 1} }, outcome.Counts{Unknown: 1}},
+		"nothing is there of what was sent at all": {func(f map[signal.Signal]contents) { clear(f[signal.Logs]); clear(f[signal.Traces]) }, outcome.Counts{Lost: 2 * agents.PerRequest}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			found := right()
+			c.spoil(found)
+			got, wrong := compare(requests, found)
+			require.Equal(t, c.want, got)
+			require.Equal(t, c.want != outcome.Counts{}, len(wrong) > 0)
+		})
+	}
+}
+
+func TestEveryFaultIsInTheDocumentAndHasANameOfItsOwn(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(rig.Root(), "docs", "faults.md"))
+	require.NoError(t, err)
+	names := map[string]bool{}
+	for _, f := range faults {
+		require.False(t, names[f.name], f.name)
+		names[f.name] = true
+		require.NotEmpty(t, f.does, f.name)
+		require.True(t, strings.Contains(string(text), "`"+f.name+"`"), "docs/faults.md has no row for %s: run `make test-fault fault-table`", f.name)
+	}
+}

@@ -1,0 +1,134 @@
+package fault
+
+import (
+	"flag"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pulsegrid/pulsegrid/integration/rig"
+	"github.com/pulsegrid/pulsegrid/internal/chengine"
+)
+
+var (
+	all     = flag.Bool("all", false, "run every fault of the table, not only the short ones")
+	seed    = flag.Uint64("seed", 0, "of every run's random choices; 0: a new one")
+	scale   = flag.Float64("scale", 0.1, "how long faults last that last minutes in full: 1 is full length")
+	events  = flag.Int("events", 0, "events of a run, at least; 0: what the fault's row says, times -scale, but 4,000 at least")
+	rate    = flag.Int("rate", 1500, "events a second")
+	results = flag.String("results", "", "file to which each run adds a line of JSON")
+)
+
+// runsPerRig bounds how many runs share a rig: the tables grow, and so does what one run's wreckage can do to the next.
+const runsPerRig = 12
+
+func TestMain(m *testing.M) {
+	chengine.RunChildIfAsked()
+	flag.Parse()
+	if *seed == 0 {
+		*seed = uint64(time.Now().UnixNano()) % 1_000_000
+	}
+	code := m.Run()
+	closeShared()
+	os.Exit(code)
+}
+
+// Scenario: a fleet sends events that it knows to two gateways, with time-outs, retries and duplicates, while one fault is injected.
+// Guarantees: when the stores are quiet again, every acknowledged event is in ClickHouse once and in the lake once, every other at
+// most once, and what the stores derive from the rows (rollups) says the same.
+func TestFault(t *testing.T) {
+	for _, f := range faults {
+		if !f.short && !*all && !named(f.name) {
+			continue
+		}
+		t.Run(f.name, func(t *testing.T) { inject(t, f) })
+	}
+}
+
+// named tells whether -run asks for that very fault.
+func named(name string) bool {
+	_, asked, _ := strings.Cut(flag.Lookup("test.run").Value.String(), "/")
+	return strings.Trim(asked, "^$") == name
+}
+
+// random is a run's: a function of the seed and the fault's name, so that a run is repeated without those before it.
+func random(name string) *rand.Rand {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(name)) // a hash takes everything
+	return rand.New(rand.NewPCG(*seed, h.Sum64()))
+}
+
+// shared is the rig that runs use one after another. A run that broke off leaves none behind.
+var shared struct {
+	rig  *rig.Rig
+	dir  string
+	runs int
+}
+
+func rigFor(t *testing.T) *rig.Rig {
+	t.Helper()
+	if shared.runs >= runsPerRig {
+		closeShared()
+	}
+	if shared.rig == nil {
+		dir, err := os.MkdirTemp("", "pulsegrid-fault-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		shared.dir = dir
+		here := filepath.Join(rig.Root(), "integration", "fault", "testdata")
+		shared.rig, err = rig.New(rig.Options{
+			KafkaNodes: 3, Gateways: 2, Aggregators: 2, Spares: 1, Dir: dir, Faulty: true, SmallDisks: os.Geteuid() == 0,
+			GatewayConfigs: []string{filepath.Join(here, "gateway.yaml")}, AggregatorConfigs: []string{filepath.Join(here, "aggregator.yaml")},
+		})
+		if err == nil {
+			err = shared.rig.Start()
+		}
+		if err != nil {
+			if shared.rig != nil {
+				err = fmt.Errorf("%w\n%s", err, logs(shared.rig))
+			}
+			closeShared()
+			t.Fatal(err)
+		}
+	}
+	shared.runs++
+	return shared.rig
+}
+
+func closeShared() {
+	if shared.rig != nil {
+		if err := shared.rig.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
+	if shared.dir != "" {
+		_ = os.RemoveAll(shared.dir) // a temporary directory
+	}
+	shared.rig, shared.dir, shared.runs = nil, "", 0
+}
+
+// logs are the last warnings and errors of every gateway and aggregator, and the last lines that are not the Collector's own.
+func logs(r *rig.Rig) string {
+	const most = 15 // lines of a process
+	var b strings.Builder
+	for _, tier := range append(r.Gateways[:len(r.Gateways):len(r.Gateways)], r.Aggregators...) {
+		var lines []string
+		for line := range strings.Lines(tier.Log()) {
+			if !strings.Contains(line, `"level":"info"`) {
+				lines = append(lines, resource.ReplaceAllString(line, ""))
+			}
+		}
+		fmt.Fprintf(&b, "%s:\n%s\n", tier.Name, strings.Join(lines[max(0, len(lines)-most):], ""))
+	}
+	return b.String()
+}
+
+// resource is the same in every line of a process.
+var resource = regexp.MustCompile(`"resource":\{[^}]*\},|,"resource":\{[^}]*\}`)

@@ -1,0 +1,91 @@
+// Package outcome is what a fault run says of itself, a line of JSON a run, and the table that documents make of it.
+package outcome
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// Run is the outcome of one run.
+type Run struct {
+	Fault        string  `json:"fault"`
+	Does         string  `json:"does"`
+	Seed         uint64  `json:"seed"`
+	Scale        float64 `json:"scale"`
+	Events       int     `json:"events"`     // distinct ones that were sent
+	Acked        int     `json:"acked"`      // of these, acknowledged
+	Resent       int     `json:"resent"`     // requests sent more than once because an answer did not come
+	Duplicates   int     `json:"duplicates"` // copies of events that were acknowledged once more
+	Hot          Counts  `json:"hot"`        // ClickHouse
+	Lake         Counts  `json:"lake"`
+	Rollups      int     `json:"rollups"`                        // rollups that differ from their rows
+	HotLongest   float64 `json:"hot_longest_freshness_seconds"`  // the oldest that the newest row of the slowest partition got
+	LakeLongest  float64 `json:"lake_longest_freshness_seconds"` // from an event's time to the commit that shows it
+	FaultSeconds float64 `json:"fault_seconds"`
+	Seconds      float64 `json:"seconds"`
+	Passed       bool    `json:"passed"`
+}
+
+// Counts are what is wrong in a store. All of them are to be 0.
+type Counts struct {
+	Lost    int `json:"lost"`    // acknowledged events that it has no row of
+	Doubled int `json:"doubled"` // rows too many
+	Sink    int `json:"sink"`    // of these, rows of a place in Kafka of which it had a row; the others are of a further copy in Kafka
+	Unknown int `json:"unknown"` // events that nobody sent
+}
+
+// Read reads lines of JSON.
+func Read(r io.Reader) ([]Run, error) {
+	var out []Run
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		var run Run
+		if err := json.Unmarshal(lines.Bytes(), &run); err != nil {
+			return nil, fmt.Errorf("line %d: %w", len(out)+1, err)
+		}
+		out = append(out, run)
+	}
+	return out, lines.Err()
+}
+
+// Markdown is a table with a row for each fault, in the order of its first run, and a last row that adds everything up.
+func Markdown(runs []Run) string {
+	var order []string
+	byFault := map[string][]Run{}
+	for _, r := range runs {
+		if byFault[r.Fault] == nil {
+			order = append(order, r.Fault)
+		}
+		byFault[r.Fault] = append(byFault[r.Fault], r)
+	}
+	var b strings.Builder
+	b.WriteString("| fault | what it does | runs | events | acknowledged | sent again | lost | doubled | longest freshness: hot, lake (s) |\n|---|---|---|---|---|---|---|---|---|\n")
+	for _, name := range order {
+		row(&b, "`"+name+"`", byFault[name][0].Does, byFault[name])
+	}
+	row(&b, "all", "", runs)
+	return b.String()
+}
+
+// row adds runs up. Lost and doubled are of both stores; a run that broke off has no counts, and says so.
+func row(b *strings.Builder, name, does string, runs []Run) {
+	var events, acked, copies, lost, doubled, failed int
+	var hot, lake float64
+	for _, r := range runs {
+		events, acked, copies = events+r.Events, acked+r.Acked, copies+r.Duplicates
+		lost += r.Hot.Lost + r.Lake.Lost
+		doubled += r.Hot.Doubled + r.Lake.Doubled
+		hot, lake = max(hot, r.HotLongest), max(lake, r.LakeLongest)
+		if !r.Passed {
+			failed++
+		}
+	}
+	count := fmt.Sprint(len(runs))
+	if failed > 0 {
+		count += fmt.Sprintf(", **%d failed**", failed)
+	}
+	fmt.Fprintf(b, "| %s | %s | %s | %d | %d | %d | %d | %d | %.0f, %.0f |\n", name, does, count, events, acked, copies, lost, doubled, hot, lake)
+}

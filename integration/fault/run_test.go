@@ -1,0 +1,246 @@
+package fault
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/pulsegrid/pulsegrid/integration/fault/outcome"
+	"github.com/pulsegrid/pulsegrid/integration/rig"
+	"github.com/pulsegrid/pulsegrid/integration/rig/agents"
+	"github.com/pulsegrid/pulsegrid/internal/signal"
+)
+
+const (
+	eventsMin    = 4000
+	settled      = 5 * time.Second // as fresh as that, the cell is itself again
+	freshTimeout = 5 * time.Minute
+	quietTimeout = 5 * time.Minute
+	rest         = 4 * time.Second // after the last commit, for whoever comes late
+)
+
+// groups of the aggregators' two sinks.
+var groups = []string{"pulsegrid-hot", "pulsegrid-lake"}
+
+// run is one fault in one rig.
+type run struct {
+	*rig.Rig
+	t       *testing.T
+	fault   fault
+	rng     *rand.Rand
+	service string
+	started time.Time
+	fleet   *agents.Fleet
+	admin   *kadm.Client // on the brokers' own listener, which no proxy hurts
+	fresh   *freshness
+}
+
+func inject(t *testing.T, f fault) {
+	t.Logf("seed %d; again: go test ./integration/fault -run 'TestFault/%s$' -args -seed %d -scale %v", *seed, f.name, *seed, *scale)
+	r := &run{Rig: rigFor(t), t: t, fault: f, rng: random(f.name), started: time.Now()}
+	r.service = fmt.Sprintf("%s-%d", f.name, r.started.UnixNano())
+	client, err := kgo.NewClient(kgo.SeedBrokers(r.Kafka.Brokers()...), kgo.MetadataMinAge(250*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	r.admin = kadm.NewClient(client)
+
+	out := outcome.Run{Fault: f.name, Does: f.does, Seed: *seed, Scale: *scale}
+	whole := false
+	defer func() { // of a run that breaks off, too
+		r.report(&out)
+		if t.Failed() {
+			t.Log(logs(r.Rig))
+		}
+		if !whole {
+			closeShared()
+		}
+	}()
+	requests, err := r.underLoad(&out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.waitQuiet()
+	r.check(requests, &out)
+	whole, out.Passed = true, !t.Failed()
+}
+
+func (r *run) report(out *outcome.Run) {
+	out.Seconds = time.Since(r.started).Seconds()
+	text, err := json.Marshal(out)
+	if err == nil && *results != "" {
+		err = appendLine(*results, text)
+	}
+	if err != nil {
+		r.t.Error(err)
+	}
+	r.t.Logf("%s", text)
+}
+
+func appendLine(path string, line []byte) error {
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(line, '\n'))
+	return errors.Join(err, f.Close())
+}
+
+// underLoad sends events, injects the fault in the midst of them, and goes on until the hot store is fresh again.
+func (r *run) underLoad(out *outcome.Run) ([]*agents.Request, error) {
+	o := agents.Options{
+		Service: r.service, Seed: *seed, Rate: *rate, Events: *events, Impatient: 0.02, Duplicates: 0.05, Deserters: 0.01,
+	}
+	if o.Events == 0 {
+		o.Events = max(eventsMin, int(float64(r.fault.events)**scale))
+	}
+	for _, g := range r.Gateways {
+		o.Gateways = append(o.Gateways, g.HTTP)
+	}
+	if r.fault.agents != nil {
+		r.fault.agents(&o)
+	}
+	r.fleet = agents.Start(o)
+	r.fresh = watchFreshness(r.Rig, r.service)
+	defer r.fresh.stop()
+	// A random time, so that faults meet blocks and commits at every stage.
+	time.Sleep(2*time.Second + time.Duration(r.rng.IntN(3000))*time.Millisecond)
+	began := time.Now()
+	faultErr := r.fault.inject(r)
+	out.FaultSeconds = time.Since(began).Seconds()
+	if r.Links != nil {
+		faultErr = errors.Join(faultErr, r.Links.Heal())
+	}
+	if faultErr == nil {
+		faultErr = r.fresh.wait(settled, freshTimeout)
+	}
+	requests, err := r.fleet.Stop()
+	out.HotLongest = r.fresh.longest().Seconds()
+	return requests, errors.Join(faultErr, err)
+}
+
+// waitQuiet waits until both groups have committed everything that is in Kafka, and then a little for whoever comes late.
+func (r *run) waitQuiet() {
+	r.t.Helper()
+	deadline := time.Now().Add(quietTimeout)
+	for lag := "unknown"; lag != ""; {
+		if time.Now().After(deadline) {
+			r.t.Fatalf("the stores are not quiet after %v: %s", quietTimeout, lag)
+		}
+		time.Sleep(500 * time.Millisecond)
+		lag = r.lag()
+	}
+	time.Sleep(rest)
+}
+
+// lag says what a group has not committed yet; empty: nothing.
+func (r *run) lag() string {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	var topics []string
+	for _, s := range signal.All {
+		topics = append(topics, s.Topic())
+	}
+	ends, err := r.admin.ListEndOffsets(ctx, topics...)
+	if err == nil {
+		err = ends.Error()
+	}
+	if err != nil {
+		return err.Error()
+	}
+	for _, group := range groups {
+		done, err := r.admin.FetchOffsets(ctx, group)
+		if err != nil {
+			return err.Error()
+		}
+		for _, e := range ends.Offsets().Sorted() {
+			if o, ok := done.Lookup(e.Topic, e.Partition); e.At > 0 && (!ok || o.At < e.At) {
+				return fmt.Sprintf("group %s has committed %d of topic %s, partition %d, which ends at %d", group, o.At, e.Topic, e.Partition, e.At)
+			}
+		}
+	}
+	return ""
+}
+
+// freshness watches how old the newest row of the slowest partition of logs is in ClickHouse.
+type freshness struct {
+	rig     *rig.Rig
+	sql     string
+	quit    chan struct{}
+	done    chan struct{}
+	samples chan time.Duration // the newest one, for wait
+	most    time.Duration      // valid after done
+}
+
+func watchFreshness(r *rig.Rig, service string) *freshness {
+	f := &freshness{rig: r, quit: make(chan struct{}), done: make(chan struct{}), samples: make(chan time.Duration, 1)}
+	f.sql = fmt.Sprintf("SELECT toUnixTimestamp64Milli(min(newest)) FROM (SELECT max(time) AS newest FROM logs WHERE service_name = '%s' GROUP BY kafka_partition)", service)
+	go f.watch()
+	return f
+}
+
+func (f *freshness) watch() {
+	defer close(f.done)
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	newest := time.Now() // before the first row: nothing is late yet
+	for {
+		select {
+		case <-f.quit:
+			return
+		case <-tick.C:
+		}
+		if text, err := f.rig.Query(f.sql); err == nil {
+			if ms, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64); err == nil && ms > 0 {
+				newest = time.UnixMilli(ms)
+			}
+		}
+		age := time.Since(newest)
+		f.most = max(f.most, age)
+		select {
+		case <-f.samples:
+		default:
+		}
+		f.samples <- age
+	}
+}
+
+// wait returns when the store is that fresh.
+func (f *freshness) wait(want, timeout time.Duration) error {
+	deadline := time.After(timeout)
+	for {
+		select {
+		case age := <-f.samples:
+			if age <= want {
+				return nil
+			}
+		case <-deadline:
+			return fmt.Errorf("ClickHouse is not fresh %v after the fault", timeout)
+		}
+	}
+}
+
+func (f *freshness) stop() {
+	select {
+	case <-f.quit:
+	default:
+		close(f.quit)
+	}
+	<-f.done
+}
+
+func (f *freshness) longest() time.Duration {
+	f.stop()
+	return f.most
+}

@@ -1,0 +1,278 @@
+// Package agents sends events that it knows: a fleet of agents that behave as agents do in the field. They give up waiting, send
+// again to another gateway, send twice what was taken long ago, and sometimes go away in the middle. Every event has a number,
+// by which it is found again in the stores, and the fleet knows of each whether it was acknowledged.
+package agents
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/pulsegrid/pulsegrid/internal/signal"
+)
+
+// Options of a fleet.
+type Options struct {
+	Service  string   // service.name of every event: what tells this fleet's events from all others
+	Seed     uint64   // what is in a request, and what its agent does with it, is a function of the seed and the request's number
+	Gateways []string // "host:port" of OTLP/HTTP
+	Rate     int      // events a second
+	Events   int      // at least; a fleet that is asked to stop goes on until it has begun this many
+
+	// Timeout of one attempt; then the agent tries another gateway. Default 10s.
+	Timeout time.Duration
+	// Impatient is the share of attempts whose agent waits 2 to 20 ms only: often the work is done and the answer not heard.
+	Impatient float64
+	// Duplicates is the share of requests that are sent again after they were acknowledged: half of them within two seconds, the
+	// others after LateAfter. Twice acknowledged, they are the same events all the same.
+	Duplicates float64
+	// LateAfter is when the later duplicates are sent. Default 8s.
+	LateAfter time.Duration
+	// Deserters is the share of requests whose agent goes away after its first attempt failed or, at random, even before it is
+	// answered: such a request may be in the stores or not.
+	Deserters float64
+}
+
+const (
+	// PerRequest is how many events a request has.
+	PerRequest = 50
+	sources    = 24 // agents in the fleet's eyes, whose keys spread over the partitions
+	senders    = 64 // requests at a time
+
+	retryPause  = 200 * time.Millisecond
+	giveUpAfter = 10 * time.Minute // of retrying a request: the run has failed
+)
+
+// Request is a request that was begun.
+type Request struct {
+	Number     int
+	Signal     signal.Signal
+	Sent       time.Time // of the first attempt, and the time of its events
+	Attempts   int
+	Acked      bool
+	Duplicates int // further copies that were acknowledged
+}
+
+// First number of its events; they have PerRequest numbers from there on.
+func (r Request) First() int { return r.Number * PerRequest }
+
+// Fleet is a running fleet.
+type Fleet struct {
+	opts    Options
+	client  *http.Client
+	stop    chan struct{} // closed: begin no more than Options.Events
+	stopped sync.Once
+	drain   chan struct{} // closed: no further request is begun
+	done    chan struct{}
+	later   sync.WaitGroup // duplicates under way
+	acked   atomic.Int64   // events
+
+	mu       sync.Mutex
+	requests []*Request // guarded by mu, by number
+	err      error      // guarded by mu: the first request that could not be sent at all
+}
+
+// Start begins to send.
+func Start(o Options) *Fleet {
+	if o.Timeout == 0 {
+		o.Timeout = 10 * time.Second
+	}
+	if o.LateAfter == 0 {
+		o.LateAfter = 8 * time.Second
+	}
+	f := &Fleet{
+		opts: o, stop: make(chan struct{}), drain: make(chan struct{}), done: make(chan struct{}),
+		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: senders, DisableCompression: true}},
+	}
+	go f.run()
+	return f
+}
+
+// Acked is how many events are acknowledged by now.
+func (f *Fleet) Acked() int { return int(f.acked.Load()) }
+
+// Stop ends the fleet as soon as it has begun Options.Events, waits until every request is acknowledged or deserted and every
+// duplicate is sent, and returns all requests.
+func (f *Fleet) Stop() ([]*Request, error) {
+	f.stopped.Do(func() { close(f.stop) })
+	<-f.done
+	f.client.CloseIdleConnections()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.requests, f.err
+}
+
+// run paces the requests. Those that cannot be sent at their time, because all senders wait, are sent later.
+func (f *Fleet) run() {
+	defer close(f.done)
+	work := make(chan *Request)
+	var wg sync.WaitGroup
+	for range senders {
+		wg.Go(func() {
+			for r := range work {
+				f.carry(r)
+			}
+		})
+	}
+	tick := time.NewTicker(time.Duration(float64(time.Second) * PerRequest / float64(f.opts.Rate)))
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		if n*PerRequest >= f.opts.Events {
+			select {
+			case <-f.stop:
+				close(work)
+				wg.Wait()
+				close(f.drain)
+				f.later.Wait()
+				return
+			default:
+			}
+		}
+		r := &Request{Number: n, Signal: f.signalOf(n)}
+		f.mu.Lock()
+		f.requests = append(f.requests, r)
+		f.mu.Unlock()
+		work <- r
+		<-tick.C
+	}
+}
+
+func (f *Fleet) random(request int) *rand.Rand {
+	return rand.New(rand.NewPCG(f.opts.Seed, uint64(request)))
+}
+
+// signalOf: half of the requests are logs, the others spans and metrics.
+func (f *Fleet) signalOf(request int) signal.Signal {
+	return [...]signal.Signal{signal.Logs, signal.Logs, signal.Traces, signal.Metrics}[f.random(request).IntN(4)]
+}
+
+// carry sends a request until it is acknowledged, or its agent deserts.
+func (f *Fleet) carry(r *Request) {
+	rng := f.random(r.Number)
+	rng.IntN(4) // signalOf's
+	sent := time.Now()
+	body, err := encode(f.opts.Service, r.Signal, r.First(), sources, sent)
+	if err != nil {
+		f.fail(fmt.Errorf("request %d: %w", r.Number, err))
+		return
+	}
+	encoding := ""
+	if rng.IntN(2) == 0 { // such a frame goes into Kafka as it is
+		encoding, body = "zstd", compressor.EncodeAll(body, nil)
+	}
+	post := func(timeout time.Duration, gateway int) error {
+		return f.post(timeout, f.opts.Gateways[gateway%len(f.opts.Gateways)], r.Signal, encoding, body)
+	}
+	deserts, duplicated, late := rng.Float64() < f.opts.Deserters, rng.Float64() < f.opts.Duplicates, rng.IntN(2) == 0
+	gateway := rng.IntN(len(f.opts.Gateways))
+	f.record(func() { r.Sent = sent })
+	var last error
+	for deadline := sent.Add(giveUpAfter); time.Now().Before(deadline); gateway++ {
+		timeout := f.opts.Timeout
+		if rng.Float64() < f.opts.Impatient || deserts {
+			timeout = time.Duration(2+rng.IntN(19)) * time.Millisecond
+		}
+		f.record(func() { r.Attempts++ })
+		if last = post(timeout, gateway); last == nil {
+			f.acked.Add(PerRequest)
+			f.record(func() { r.Acked = true })
+			break
+		}
+		var refused *refusedError
+		if errors.As(last, &refused) {
+			f.fail(fmt.Errorf("request %d was refused for good: %w", r.Number, last))
+			return
+		}
+		if deserts {
+			return
+		}
+		time.Sleep(retryPause)
+	}
+	if last != nil {
+		f.fail(fmt.Errorf("request %d is not acknowledged after %v: %w", r.Number, giveUpAfter, last))
+		return
+	}
+	if !duplicated {
+		return
+	}
+	wait := time.Duration(rng.IntN(2000)) * time.Millisecond
+	if late {
+		wait = f.opts.LateAfter + wait
+	}
+	f.later.Go(func() {
+		select {
+		case <-time.After(wait):
+		case <-f.drain: // a duplicate is one at any time
+		}
+		if post(f.opts.Timeout, gateway) == nil { // an unanswered duplicate is no worse than one that was never sent
+			f.record(func() { r.Duplicates++ })
+		}
+	})
+}
+
+func (f *Fleet) record(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
+
+func (f *Fleet) fail(err error) {
+	f.record(func() {
+		if f.err == nil {
+			f.err = err
+		}
+	})
+}
+
+// compressor's EncodeAll may be called by several goroutines.
+var compressor, _ = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest)) // it fails only for bad options
+
+// refusedError is an answer after which an agent drops its data: a fleet whose events are good must never get one.
+type refusedError struct {
+	status int
+	text   string
+}
+
+func (e *refusedError) Error() string { return fmt.Sprintf("status %d: %s", e.status, e.text) }
+
+var paths = map[signal.Signal]string{signal.Logs: "/v1/logs", signal.Traces: "/v1/traces", signal.Metrics: "/v1/metrics"}
+
+func (f *Fleet) post(timeout time.Duration, gateway string, sig signal.Signal, encoding string, body []byte) error {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+gateway+paths[sig], bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/x-protobuf")
+	if encoding != "" {
+		req.Header.Set("Content-Encoding", encoding)
+	}
+	resp, err := f.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	switch {
+	case err != nil:
+		return err
+	case resp.StatusCode == http.StatusOK && len(answer) == 0:
+		return nil
+	case resp.StatusCode == http.StatusOK: // partial_success: some were refused
+		return &refusedError{resp.StatusCode, strings.ToValidUTF8(string(answer), "?")}
+	case resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode >= http.StatusBadGateway:
+		return fmt.Errorf("status %d: %s", resp.StatusCode, strings.ToValidUTF8(string(answer), "?"))
+	}
+	return &refusedError{resp.StatusCode, strings.ToValidUTF8(string(answer), "?")}
+}
