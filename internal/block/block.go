@@ -73,8 +73,8 @@ func FromContext(ctx context.Context) (Block, bool) {
 // ResumeError is a store's answer to a block that lies beyond what the store holds of its partition, though the group takes what is
 // before it for finished: the store was restored, or replaced, and its own offsets say where to go on. The receiver goes to Next,
 // which may also lie within the block (one that straddles what the ledger holds), and delivers blocks from there: the first one's
-// First, and Oldest, are Next. If the log no longer has Next, or after FromStart, it begins at the start of the log, and those
-// blocks are Fresh.
+// First, and Oldest, are Next, even if the log no longer has it. After FromStart they are the start of the log, and the blocks are
+// Fresh.
 type ResumeError struct {
 	Topic     string
 	Partition int32
