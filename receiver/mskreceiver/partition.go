@@ -37,6 +37,7 @@ import (
 type partition struct {
 	topicPartition
 	signal signal.Signal
+	member string // member id that it was assigned to
 	deps   *deps
 	log    *zap.Logger
 
@@ -54,7 +55,7 @@ type partition struct {
 
 	plan   plan          // set once, before placed is closed
 	placed chan struct{} // closed: plan is set
-	frozen bool          // not fetched because it is being sent back; guarded by the group
+	frozen bool          // not fetched because it is being begun anew; guarded by the group
 
 	// Owned by run.
 	warm     *warmup // nil: the memories know all that they need
@@ -133,6 +134,15 @@ func (p *partition) place(pl plan) {
 	p.oldest.Store(pl.next)
 	p.position.Store(pl.next)
 	close(p.placed)
+}
+
+func (p *partition) isPlaced() bool {
+	select {
+	case <-p.placed:
+		return true
+	default:
+		return false
+	}
 }
 
 // push hands over fetched records in the order of their offsets. It never waits. Records for a stopped partition are dropped:
