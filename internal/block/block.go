@@ -34,9 +34,10 @@ type Block struct {
 	// Oldest is the least offset that the group has not finished in this partition: everything before it is, as far as the
 	// group knows, in the store. A store that knows better answers with a ResumeError.
 	Oldest int64
-	// Fresh: the group had nothing committed for the partition when it was assigned; where it began was initial_offset's choice.
+	// Fresh: the group has finished nothing of the partition yet, and Oldest is where initial_offset, or a ResumeError's FromStart,
+	// made it begin. It stays so over crashes until the first block is finished.
 	Fresh bool
-	// Intended is when the range was first decided. Redo: by an owner before this one, so it may have been stored already.
+	// Intended is when the range was first decided, or, for a redone block, when the oldest of those redone with it was. Redo: by an owner before this one, so it may have been stored already.
 	Intended time.Time
 	Redo     bool
 	// Account collects what became of the block's events in this delivery, for the ledger; never nil in a delivered block.

@@ -364,8 +364,8 @@ func TestAStoreSendsItsPartitionBack(t *testing.T) {
 			cl := testClient(t, c.ListenAddrs())
 			produce(t, cl, "x", 40, 2)
 			var restored atomic.Bool
-			var held sync.Map // partition -> next offset that the store holds
 			var mu sync.Mutex
+			held := tc.back // what the store holds up to, of partition 0, once it is restored; FromStart: nothing
 			var after []block.Block
 			s := newStore(func(_ context.Context, b block.Block, _ plog.Logs) error {
 				if b.Partition != 0 || !restored.Load() {
@@ -373,20 +373,15 @@ func TestAStoreSendsItsPartitionBack(t *testing.T) {
 				}
 				mu.Lock()
 				defer mu.Unlock()
-				next, ok := held.Load(b.Partition)
 				switch {
-				case !ok && b.Fresh && b.First == tc.from, ok && b.First == next.(int64):
-					held.Store(b.Partition, b.Next())
+				case b.First == held, held == block.FromStart && b.Fresh && b.First == b.Oldest:
+					held = b.Next()
 					after = append(after, b)
 					return nil
-				case !ok && tc.back >= 0 && b.First == tc.back:
-					held.Store(b.Partition, b.Next())
-					after = append(after, b)
-					return nil
-				case ok:
-					return errors.New("not its turn") // a later block of several in flight
+				case b.Oldest > held && !(held == block.FromStart && b.Fresh):
+					return &block.ResumeError{Topic: b.Topic, Partition: b.Partition, Next: held}
 				}
-				return &block.ResumeError{Topic: b.Topic, Partition: b.Partition, Next: tc.back}
+				return errors.New("not its turn") // it came before the block before it
 			})
 			cfg := testConfig(c.ListenAddrs(), "g")
 			cfg.Block.MaxEvents = 4

@@ -66,6 +66,7 @@ type partition struct {
 
 	acked   atomic.Uint64 // number of the last statement that is committed
 	oldest  atomic.Int64  // first offset of the oldest block that is not finished
+	fresh   atomic.Bool   // no block has been finished by anybody
 	mustCut atomic.Bool   // it gathers a range that is cut again, and may not be paused before that is complete
 	resumes int           // how often in a row its store has sent it back
 
@@ -132,6 +133,7 @@ func newPartition(tp topicPartition, s signal.Signal, d *deps, log *zap.Logger, 
 func (p *partition) place(pl plan) {
 	p.plan = pl
 	p.oldest.Store(pl.next)
+	p.fresh.Store(pl.fresh)
 	p.position.Store(pl.next)
 	close(p.placed)
 }
