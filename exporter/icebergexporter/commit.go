@@ -32,6 +32,7 @@ const (
 	outcomeHeld      = "held"
 	outcomeEmpty     = "empty"
 	outcomeFailed    = "failed"
+	outcomeSwept     = "swept" // of a sweep
 )
 
 // stage is what a store does with the calls of a group. It answers each of them exactly once.
@@ -83,6 +84,7 @@ const noSnapshot int64 = -1
 // commitGroup sees to it that every call of a group is passed, held or answered.
 func (s *store) commitGroup(st stage, g []*call) {
 	began := time.Now()
+	defer s.unuseFiles()
 	w := &commitment{store: s, stage: st, open: g, id: uuid.NewString()}
 	outcome, err := w.run()
 	for _, c := range w.open {
@@ -144,7 +146,7 @@ func failurePause(failures int) time.Duration {
 	return d/2 + rand.N(d/2+1)
 }
 
-// conflictPause spreads those who lost over about the time that an attempt takes.
+// conflictPause spreads those who lost over about the time that an attempt takes. It does not grow: who has lost often would lose more.
 func conflictPause(attempt time.Duration) time.Duration { return rand.N(attempt + 1) }
 
 func (w *commitment) sleep(d time.Duration) {
@@ -392,7 +394,7 @@ const cleanupTimeout = 5 * time.Second
 func (s *store) writeParquet(ctx context.Context, tbl *table.Table, sc *arrow.Schema, records iter.Seq2[arrow.RecordBatch, error]) (files []iceberg.DataFile, err error) {
 	// The writer's scratch memory is left to the Go allocator: iceberg-go does not release all of it, and there it is collected.
 	for f, err := range table.WriteRecords(ctx, tbl, sc, records,
-		table.WithTargetFileSize(s.cfg.TargetFileSizeBytes), table.WithMaxWriteWorkers(1), table.WithRecordBatchBufferSize(1)) {
+		table.WithWriteUUID(s.useFiles()), table.WithTargetFileSize(s.cfg.TargetFileSizeBytes), table.WithMaxWriteWorkers(1), table.WithRecordBatchBufferSize(1)) {
 		if err != nil {
 			s.remove(ctx, tbl, files)
 			return nil, fmt.Errorf("writing data files: %w", err)

@@ -36,6 +36,8 @@ const (
 	defaultCommitTimeout    = time.Minute
 	defaultTargetFileSize   = 128 << 20
 	defaultMaxBuffered      = 256 << 20
+	defaultSweepInterval    = 24 * time.Hour
+	defaultOrphanAge        = 24 * time.Hour
 )
 
 // Limits on what can be configured, so that one wrong digit does not become an outage.
@@ -44,6 +46,7 @@ const (
 	maxCommitAttempts   = 100
 	minBuffered         = 1 << 20
 	minTargetFileSize   = 1 << 20
+	minSweepInterval    = time.Minute
 )
 
 // Config of the exporter.
@@ -66,6 +69,19 @@ type Config struct {
 	// MaxBufferedBytes bounds the Arrow memory of calls that are not yet answered, for each signal's table. Calls beyond it wait,
 	// and the open group is committed early. One call larger than the bound is let in alone. Default: 256 MiB.
 	MaxBufferedBytes int64 `mapstructure:"max_buffered_bytes"`
+	// Orphans says when data files that failed commits left behind are removed.
+	Orphans OrphansConfig `mapstructure:"orphans"`
+}
+
+// OrphansConfig is about data files that this exporter wrote and that no snapshot names.
+type OrphansConfig struct {
+	// Interval at which they are looked for, by one of the table's writers. Default: 24h. Zero: never.
+	Interval time.Duration `mapstructure:"interval"`
+	// MinAge of a file, by the object store's clock, to be removed. Default: 24h. At least twice commit::timeout times
+	// commit::max_attempts, the longest that a commit may take to name its files.
+	MinAge time.Duration `mapstructure:"min_age"`
+	// DryRun counts and logs them, and removes nothing. Default: false.
+	DryRun bool `mapstructure:"dry_run"`
 }
 
 // CatalogConfig names an Iceberg catalog.
@@ -106,7 +122,8 @@ type CommitConfig struct {
 	MaxBytes int64 `mapstructure:"max_bytes"`
 	// MaxRows close a group. Default: 1,000,000.
 	MaxRows int64 `mapstructure:"max_rows"`
-	// MaxAttempts at a commit before its calls are given a retryable error. Default: 8.
+	// MaxAttempts at a commit that may fail before its calls are given a retryable error. Default: 8. An attempt that loses against
+	// another writer does not count, until Timeout times MaxAttempts have passed.
 	MaxAttempts int `mapstructure:"max_attempts"`
 	// Timeout of one attempt: loading the table, writing the files, committing. Default: 1m.
 	Timeout time.Duration `mapstructure:"timeout"`
@@ -155,6 +172,12 @@ func (c *Config) Validate() error {
 	}
 	if c.Commit.Timeout <= 0 {
 		fail("commit::timeout: %s must be positive", c.Commit.Timeout)
+	}
+	if c.Orphans.Interval != 0 && c.Orphans.Interval < minSweepInterval {
+		fail("orphans::interval: %s is less than %s", c.Orphans.Interval, minSweepInterval)
+	}
+	if least := 2 * c.Commit.Timeout * time.Duration(c.Commit.MaxAttempts); c.Orphans.MinAge < least {
+		fail("orphans::min_age: %s is less than twice commit::timeout times commit::max_attempts, %s", c.Orphans.MinAge, least)
 	}
 	return errors.Join(errs...)
 }

@@ -60,6 +60,8 @@ func TestAnErrorNamesTheKeyAndTheValue(t *testing.T) {
 		`commit::max_bytes: 0`:        func(c *Config) { c.Commit.MaxBytes = 0 },
 		`commit::max_rows: 0`:         func(c *Config) { c.Commit.MaxRows = 0 },
 		`commit::max_attempts: 0`:     func(c *Config) { c.Commit.MaxAttempts = 0 },
+		`orphans::interval: 1s`:       func(c *Config) { c.Orphans.Interval = time.Second },
+		`orphans::min_age: 1m0s`:      func(c *Config) { c.Orphans.MinAge = time.Minute },
 		`commit::timeout: 0s`:         func(c *Config) { c.Commit.Timeout = 0 },
 	} {
 		cfg := lake(t)

@@ -36,6 +36,7 @@ func createDefaultConfig() component.Config {
 		},
 		TargetFileSizeBytes: defaultTargetFileSize,
 		MaxBufferedBytes:    defaultMaxBuffered,
+		Orphans:             OrphansConfig{Interval: defaultSweepInterval, MinAge: defaultOrphanAge},
 	}
 }
 

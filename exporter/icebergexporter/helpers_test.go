@@ -40,7 +40,7 @@ var received = time.Date(2026, 3, 4, 5, 6, 7, 89_123, time.UTC)
 const topic = "otlp.logs.v1"
 
 // lake is a warehouse folder with a SQLite catalog.
-func lake(t *testing.T) *Config {
+func lake(t testing.TB) *Config {
 	t.Helper()
 	dir := t.TempDir()
 	cfg := createDefaultConfig().(*Config)
@@ -101,9 +101,10 @@ func (h *harness) shutdown() {
 // metric is a counter's value for the sink's table.
 func (h *harness) metric(name string) int64 { return h.metricOf(name, h.name()) }
 
-func (h *harness) metricOf(name, table string) (sum int64) {
-	h.t.Helper()
-	m, err := h.tel.GetMetric("otelcol_" + name)
+func (h *harness) metricOf(name, table string) int64 { return counter(h.tel, name, table) }
+
+func counter(tel *componenttest.Telemetry, name, table string) (sum int64) {
+	m, err := tel.GetMetric("otelcol_" + name)
 	if err != nil {
 		return 0
 	}

@@ -47,6 +47,7 @@ type store struct {
 	openError atomic.Value           // error of the last try at opening, as openFailure
 
 	mu       sync.Mutex
+	inUse    map[string]bool        // guarded by mu; ids of the files of the group that is being committed
 	hosts    []component.Host       // guarded by mu; one of each component that writes here
 	status   componentstatus.Status // guarded by mu; what was last reported to the hosts
 	started  bool                   // guarded by mu
@@ -66,7 +67,7 @@ type openFailure struct{ err error }
 
 func newStore(cfg *Config, name string, log *zap.Logger, tel *telemetry) *store {
 	s := &store{
-		cfg: cfg, table: name, log: log, tel: tel, openCatalog: cfg.openCatalog,
+		cfg: cfg, table: name, log: log, tel: tel, openCatalog: cfg.openCatalog, inUse: map[string]bool{},
 		status: componentstatus.StatusOK, // what the Collector takes a started component for
 		quit:   make(chan struct{}), stopped: make(chan struct{}), tried: make(chan struct{}),
 	}
@@ -90,9 +91,15 @@ func (s *store) start(host component.Host, run func()) {
 	s.started = true
 	go func() {
 		defer close(s.stopped)
-		if s.open() {
-			run()
+		if !s.open() {
+			return
 		}
+		ctx, cancel := context.WithCancel(s.ctx)
+		var sweeper sync.WaitGroup
+		sweeper.Go(func() { s.sweepEvery(ctx) })
+		run()
+		cancel()
+		sweeper.Wait()
 	}()
 }
 

@@ -29,6 +29,7 @@ type telemetry struct {
 	tableAttr attribute.KeyValue
 
 	commitCount, attempts, rows, replayed, rejected, files, fileBytes, orphans, held, resumes, conflicts, entries componentmeta.Counter
+	sweeps, orphansFound, orphansRemoved                                                                          componentmeta.Counter
 	commitDuration, groupAge, freshness                                                                           componentmeta.Histogram
 }
 
@@ -52,6 +53,9 @@ func newTelemetry(id component.ID, set component.TelemetrySettings, tableName st
 		resumes:        m.Counter("iceberg_resumes"),
 		conflicts:      m.Counter("iceberg_conflicts"),
 		entries:        m.Counter("iceberg_ledger_entries"),
+		sweeps:         m.Counter("iceberg_sweeps"),
+		orphansFound:   m.Counter("iceberg_orphans_found"),
+		orphansRemoved: m.Counter("iceberg_orphans_removed"),
 	}
 	if buffered != nil { // the ledger holds next to nothing
 		m.Gauge("iceberg_buffered_bytes", func(record func(int64, ...attribute.KeyValue)) { record(buffered(), attr) })
@@ -63,6 +67,10 @@ func (t *telemetry) commits(ctx context.Context, outcome string, took time.Durat
 	attrs := t.meta.With(t.tableAttr, attribute.String("outcome", outcome))
 	t.commitCount.Add(ctx, 1, attrs)
 	t.commitDuration.Record(ctx, took.Seconds(), attrs)
+}
+
+func (t *telemetry) sweep(ctx context.Context, outcome string) {
+	t.sweeps.Add(ctx, 1, t.meta.With(t.tableAttr, attribute.String("outcome", outcome)))
 }
 
 func (t *telemetry) reject(ctx context.Context, rows int64, reason string) {

@@ -34,9 +34,10 @@ type Block struct {
 	// Oldest is the least offset that the group has not finished in this partition: everything before it is, as far as the
 	// group knows, in the store. A store that knows better answers with a ResumeError.
 	Oldest int64
-	// Fresh: the group had nothing committed for the partition when it was assigned; where it began was initial_offset's choice.
+	// Fresh: the group has finished nothing of the partition yet, and Oldest is where initial_offset, or a ResumeError's FromStart,
+	// made it begin. It stays so over crashes until the first block is finished.
 	Fresh bool
-	// Intended is when the range was first decided. Redo: by an owner before this one, so it may have been stored already.
+	// Intended is when the range was first decided, or, for a redone block, when the oldest of those redone with it was. Redo: by an owner before this one, so it may have been stored already.
 	Intended time.Time
 	Redo     bool
 	// Account collects what became of the block's events in this delivery, for the ledger; never nil in a delivered block.
@@ -73,8 +74,8 @@ func FromContext(ctx context.Context) (Block, bool) {
 // ResumeError is a store's answer to a block that lies beyond what the store holds of its partition, though the group takes what is
 // before it for finished: the store was restored, or replaced, and its own offsets say where to go on. The receiver goes to Next,
 // which may also lie within the block (one that straddles what the ledger holds), and delivers blocks from there: the first one's
-// First, and Oldest, are Next. If the log no longer has Next, or after FromStart, it begins at the start of the log, and those
-// blocks are Fresh.
+// First, and Oldest, are Next, even if the log no longer has it. After FromStart they are the start of the log, and the blocks are
+// Fresh.
 type ResumeError struct {
 	Topic     string
 	Partition int32

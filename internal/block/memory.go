@@ -26,7 +26,8 @@ type Memory interface {
 type introKey struct{}
 
 // Introduction is how a receiver finds the Memories of its pipelines: it sends an empty batch whose context carries an
-// Introduction, to which each Memory adds itself. It is safe for concurrent use.
+// Introduction, to which each Memory adds itself before it passes the batch on. A store answers nil at once. It is safe for
+// concurrent use.
 type Introduction struct {
 	mu       sync.Mutex
 	memories []Memory

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,15 +39,17 @@ type statement struct {
 //   - a partition's commits are made in the order of its statements;
 //   - the owner hears that a statement is committed (partition.committed) only after the group has it: no block is delivered
 //     before its intent is safe;
-//   - when forget has returned, no commit of those partitions is on its way. The client stamps a request with the generation
-//     that it has when the request is made, and the broker checks the generation, not who owns the partition: a commit that
-//     outlived its ownership could be taken for the next generation's.
+//   - a commit carries the member id that the partition was assigned to. The broker checks the id and the generation, not who
+//     owns the partition; and a client that the group has expelled joins again under a new id, takes itself for the owner until
+//     the join has ended, and would then commit with a generation that is good (commitWith);
+//   - when forget has returned, no commit of those partitions is on its way, for the same reason.
 //
 // A commit that failed, for whatever reason, is made again for as long as the partition is owned. That goes for a stale generation
-// too: the group has given the partition away, nothing more of it begins here, and the client is about to say so (group.lost).
+// too: the group has given the partition away, nothing more of it begins here, and the client is about to say so (group.lost,
+// group.revoked or group.rejoined).
 type committer struct {
 	// commit sends one commit and returns what became of each partition.
-	commit func(context.Context, map[topicPartition]position) map[topicPartition]error
+	commit func(context.Context, map[topicPartition]statement) map[topicPartition]error
 	retry  RetryConfig
 	log    *zap.Logger
 	tel    *telemetry
@@ -230,16 +233,14 @@ func (c *committer) once(ctx context.Context) error {
 	statements := c.dirty
 	c.dirty = map[topicPartition]statement{}
 	c.flight = map[topicPartition]struct{}{}
-	positions := make(map[topicPartition]position, len(statements))
-	for tp, s := range statements {
+	for tp := range statements {
 		c.flight[tp] = struct{}{}
-		positions[tp] = s.position
 	}
 	c.cancel = cancel
 	c.mu.Unlock()
 
 	begun := c.now()
-	results := c.commit(ctx, positions)
+	results := c.commit(ctx, statements)
 	c.tel.committed(c.now().Sub(begun))
 
 	c.mu.Lock()
@@ -277,7 +278,7 @@ func (c *committer) once(ctx context.Context) error {
 
 // explainCommit says what the errors mean that fence a member off.
 func explainCommit(err error) error {
-	for _, fenced := range []error{kerr.IllegalGeneration, kerr.UnknownMemberID, kerr.FencedInstanceID, kerr.FencedMemberEpoch, kerr.StaleMemberEpoch} {
+	for _, fenced := range []error{errExpelled, kerr.IllegalGeneration, kerr.UnknownMemberID, kerr.FencedInstanceID, kerr.FencedMemberEpoch, kerr.StaleMemberEpoch} {
 		if errors.Is(err, fenced) {
 			return fmt.Errorf("the group has given the partition to another member, this one joins again: %w", err)
 		}
@@ -292,26 +293,37 @@ func explainCommit(err error) error {
 const commitTimeout = 30 * time.Second
 
 // commitWith commits through the group member cl.
-func commitWith(cl *kgo.Client) func(context.Context, map[topicPartition]position) map[topicPartition]error {
-	return func(ctx context.Context, positions map[topicPartition]position) map[topicPartition]error {
+func commitWith(cl *kgo.Client) func(context.Context, map[topicPartition]statement) map[topicPartition]error {
+	return func(ctx context.Context, statements map[topicPartition]statement) map[topicPartition]error {
 		ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 		defer cancel()
 		request := map[string]map[int32]kgo.EpochOffset{}
 		results := map[topicPartition]error{}
-		for tp, p := range positions {
+		for tp, s := range statements {
 			if request[tp.topic] == nil {
 				request[tp.topic] = map[int32]kgo.EpochOffset{}
 			}
-			request[tp.topic][tp.id] = kgo.EpochOffset{Epoch: p.epoch, Offset: p.next}
+			request[tp.topic][tp.id] = kgo.EpochOffset{Epoch: s.epoch, Offset: s.next}
 			results[tp] = errNoAnswer
 		}
+		// The client calls this when it has stamped the request with its member id and generation.
 		ctx = kgo.PreCommitFnContext(ctx, func(req *kmsg.OffsetCommitRequest) error {
-			for _, t := range req.Topics {
-				for i := range t.Partitions {
-					text := positions[topicPartition{t.Topic, t.Partitions[i].Partition}].text()
-					t.Partitions[i].Metadata = &text
+			for i := range req.Topics {
+				t := &req.Topics[i]
+				t.Partitions = slices.DeleteFunc(t.Partitions, func(p kmsg.OffsetCommitRequestTopicPartition) bool {
+					tp := topicPartition{t.Topic, p.Partition}
+					if statements[tp].owner.member == req.MemberID {
+						return false
+					}
+					results[tp] = errExpelled
+					return true
+				})
+				for j := range t.Partitions {
+					text := statements[topicPartition{t.Topic, t.Partitions[j].Partition}].text()
+					t.Partitions[j].Metadata = &text
 				}
 			}
+			req.Topics = slices.DeleteFunc(req.Topics, func(t kmsg.OffsetCommitRequestTopic) bool { return len(t.Partitions) == 0 })
 			return nil
 		})
 		cl.CommitOffsetsSync(ctx, request, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
@@ -331,4 +343,7 @@ func commitWith(cl *kgo.Client) func(context.Context, map[topicPartition]positio
 	}
 }
 
-var errNoAnswer = errors.New("the coordinator's answer does not mention the partition")
+var (
+	errNoAnswer = errors.New("the coordinator's answer does not mention the partition")
+	errExpelled = errors.New("the group has expelled the member that the partition was assigned to")
+)

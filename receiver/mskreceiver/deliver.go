@@ -176,7 +176,7 @@ func (p *partition) decode(f *flight, tries *tries) (*batch, bool) {
 func (p *partition) offer(f *flight, b *batch) error {
 	blk := block.Block{
 		Topic: p.topic, Partition: p.id, Signal: p.signal, First: f.first, Last: f.last, Events: b.events,
-		Oldest: p.oldest.Load(), Fresh: p.plan.fresh, Intended: f.intended, Redo: f.redo, Account: &block.Account{},
+		Oldest: p.oldest.Load(), Fresh: p.fresh.Load(), Intended: f.intended, Redo: f.redo, Account: &block.Account{},
 	}
 	for _, e := range f.entries {
 		blk.Bytes += len(e.record.Value)

@@ -165,6 +165,7 @@ func (p *partition) settle(l landing) {
 		p.deps.budget.add(p, -freed)
 	}
 	p.oldest.Store(fs.done.next)
+	p.fresh.Store(fs.done.fresh)
 	p.position.Store(fs.done.next)
 }
 

@@ -26,7 +26,7 @@ import (
 // its tag names, and a worker that has been stopped drops it.
 //
 // A partition's worker begins when it is known where (position): the client asks after it has announced the assignment and before
-// it fetches. A worker whose store sends it back is replaced by one that begins where the store says (sendBack).
+// it fetches. A worker whose store sends it back, or whose member was expelled, is replaced by one that begins anew (restart).
 //
 // Lock order: moves, then the client's own locks, then mu, which is a leaf but for the client's lock on paused partitions.
 type group struct {
@@ -34,6 +34,8 @@ type group struct {
 	log     *zap.Logger
 	signals map[string]signal.Signal // by topic
 	locate  func(context.Context, map[topicPartition]query) (map[topicPartition]plan, error)
+	// fetch asks the group for what it has committed of a partition; false: nothing.
+	fetch func(context.Context, topicPartition) (committedOffset, bool, error)
 	// seek makes the client fetch a partition from another offset; it drops what it has fetched of it.
 	seek func(topic string, partition int32, offset int64)
 
@@ -46,6 +48,7 @@ type group struct {
 	owned   map[topicPartition]*partition
 	leaving map[topicPartition]*partition // stopped, but perhaps still delivering
 	fetched map[topicPartition]committedOffset
+	member  string // this member's id, as of the last join
 	closed  bool
 }
 
@@ -73,16 +76,41 @@ func (g *group) OnFetchRecordBuffered(r *kgo.Record) {
 	}
 }
 
-// assigned starts a worker for each new partition, before the client fetches from it.
-func (g *group) assigned(_ context.Context, _ *kgo.Client, added map[string][]int32) {
+// assigned starts a worker for each new partition, before the client fetches from it. The client calls it after every join, also
+// where it brought nothing new.
+func (g *group) assigned(_ context.Context, cl *kgo.Client, added map[string][]int32) {
 	g.moves.Lock()
 	defer g.moves.Unlock()
+	member := ""
+	if cl != nil {
+		member, _ = cl.GroupMetadata()
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return
+	}
+	g.member = member
+	for _, p := range g.owned {
+		switch {
+		case p.member == member:
+		case p.isPlaced():
+			go g.rejoined(p)
+		default:
+			p.member = member // it has stated nothing yet, and the client will ask where it begins
+		}
+	}
 	n := 0
 	for topic, ids := range added {
 		for _, id := range ids {
-			if g.start(topicPartition{topic, id}) {
-				n++
+			tp := topicPartition{topic, id}
+			var after <-chan struct{}
+			if old := g.leaving[tp]; old != nil {
+				after = old.done
+				delete(g.leaving, tp)
 			}
+			g.own(newPartition(tp, g.signals[topic], g.deps, g.log, after))
+			n++
 		}
 	}
 	if n > 0 {
@@ -91,23 +119,9 @@ func (g *group) assigned(_ context.Context, _ *kgo.Client, added map[string][]in
 	}
 }
 
-func (g *group) start(tp topicPartition) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed {
-		return false
-	}
-	var after <-chan struct{}
-	if old := g.leaving[tp]; old != nil {
-		after = old.done
-		delete(g.leaving, tp)
-	}
-	g.own(newPartition(tp, g.signals[tp.topic], g.deps, g.log, after))
-	return true
-}
-
 // own makes p the partition's worker.
 func (g *group) own(p *partition) {
+	p.member = g.member
 	g.owned[p.topicPartition] = p
 	g.deps.committer.own(p)
 	g.deps.budget.attach(p)
@@ -181,6 +195,11 @@ func (g *group) committed(p *partition, start int64) position {
 	if !ok {
 		return position{next: start, epoch: -1, fresh: true}
 	}
+	return g.read(p, c)
+}
+
+// read returns what a committed offset says.
+func (g *group) read(p *partition, c committedOffset) position {
 	at, err := parsePosition(c.next, c.text)
 	if err != nil {
 		at = position{next: c.next}
@@ -218,16 +237,16 @@ func (g *group) lostOffsets(p *partition, from, to int64) {
 // sendBack replaces old, which has ended, by a worker that begins where its store says.
 func (g *group) sendBack(old *partition, back *block.ResumeError) {
 	g.deps.committer.forget([]*partition{old}) // what it stated is not so
-	resumes := old.resumes + 1
-	if old.flights.finished {
-		resumes = 1
-	}
 	if !g.freeze(old) {
 		return
 	}
 	g.deps.tel.sentBack(old)
+	times := old.resumes + 1
+	if old.flights.finished {
+		times = 1
+	}
 	wait := newBackoff(g.deps.cfg.Retry)
-	for range resumes - 1 {
+	for range times - 1 {
 		wait.next()
 	}
 	if !sleep(g.ctx, old.gone, wait.next()) {
@@ -237,6 +256,43 @@ func (g *group) sendBack(old *partition, back *block.ResumeError) {
 	if back.Next == block.FromStart {
 		q.next, q.fresh = atStart, true
 	}
+	g.restart(old, q, times)
+}
+
+// rejoined replaces a worker that the group had assigned to another member id of this client: the group expelled this member and
+// let it join again. The client takes the partition for kept, but somebody else may have owned it meanwhile: where it is, only the
+// group knows.
+func (g *group) rejoined(old *partition) {
+	g.log.Warn("the group had expelled this member; the partition is begun anew from what is committed",
+		zap.String("topic", old.topic), zap.Int32("partition", old.id))
+	old.abandon()
+	g.deps.committer.forget([]*partition{old})
+	<-old.done
+	if !g.freeze(old) {
+		return
+	}
+	wait := newBackoff(g.deps.cfg.Retry)
+	for {
+		c, ok, err := g.fetch(g.ctx, old.topicPartition)
+		if err == nil {
+			q := query{position: position{next: atStart, epoch: -1, fresh: true}, window: g.deps.window(old.signal)}
+			switch {
+			case ok:
+				q.position = g.read(old, c)
+			case g.deps.cfg.InitialOffset == Latest:
+				q.next = atEnd
+			}
+			g.restart(old, q, 0)
+			return
+		}
+		if !sleep(g.ctx, old.gone, wait.next()) {
+			return
+		}
+	}
+}
+
+// restart replaces old, which has ended and is frozen, by a worker that begins where q says, if the partition is still ours.
+func (g *group) restart(old *partition, q query, resumes int) {
 	plans, err := g.locate(g.ctx, map[topicPartition]query{old.topicPartition: q})
 	if err != nil {
 		return // closed
@@ -254,21 +310,20 @@ func (g *group) sendBack(old *partition, back *block.ResumeError) {
 	g.seek(old.topic, old.id, pl.from) // nothing is fetched of it meanwhile: it is frozen
 	p := newPartition(old.topicPartition, old.signal, g.deps, g.log, old.done)
 	p.resumes = resumes
-	g.reportPlan(p, pl, back.Next >= 0)
+	g.reportPlan(p, pl, q.next >= 0)
 	p.place(pl)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.own(p)
-	old.frozen = false
 	g.deps.budget.resume(old.topic, old.id)
-	p.log.Info("the partition goes on where its store says", zap.Int64("first_offset", pl.next))
+	p.log.Info("the partition is begun anew", zap.Int64("first_offset", pl.next))
 }
 
-// freeze ends the fetching of a partition until it is sent back; false: it is no longer ours.
+// freeze ends the fetching of a partition until it is begun anew; false: it is no longer ours, or that is being done.
 func (g *group) freeze(p *partition) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.owned[p.topicPartition] != p {
+	if g.owned[p.topicPartition] != p || p.frozen {
 		return false
 	}
 	p.frozen = true

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -56,6 +57,7 @@ type store struct {
 	events map[place]string // body
 	count  map[place]int    // how often it was stored
 	blocks []block.Block    // stored
+	offers []block.Block    // offered, stored or not
 	faults []string         // what must never happen
 }
 
@@ -74,6 +76,12 @@ func (s *store) ConsumeLogs(ctx context.Context, ld plog.Logs) error {
 	if !ok {
 		return errors.New("no block in the context")
 	}
+	s.mu.Lock()
+	s.offers = append(s.offers, b)
+	if b.Account == nil || b.Oldest > b.First || b.Last < b.First || b.Intended.IsZero() {
+		s.faults = append(s.faults, fmt.Sprintf("block %s is not filled in: %+v", b, b))
+	}
+	s.mu.Unlock()
 	if s.script != nil {
 		if err := s.script(ctx, b, ld); err != nil {
 			return err
@@ -137,6 +145,52 @@ func (s *store) check(t *testing.T) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	require.Empty(t, s.faults[:min(len(s.faults), 3)])
+}
+
+// offered returns the distinct ranges that were offered of a partition, in the order of their first offsets.
+func (s *store) offered(partition int32) (out []block.Block) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seen := map[string]bool{}
+	for _, b := range s.offers {
+		if b.Partition == partition && !seen[b.String()] {
+			seen[b.String()] = true
+			out = append(out, b)
+		}
+	}
+	slices.SortFunc(out, func(a, b block.Block) int { return int(a.First - b.First) })
+	return out
+}
+
+// requireTiles checks that ranges follow each other without a gap or an overlap, from an offset to another.
+func requireTiles(t *testing.T, ranges []block.Block, from, to int64) {
+	t.Helper()
+	for _, b := range ranges {
+		require.Equal(t, from, b.First, "%v", ranges)
+		from = b.Next()
+	}
+	require.Equal(t, to, from)
+}
+
+// crash ends a receiver so that the group hears nothing more of what it has done: its committer ends first, then its pipelines.
+func crash(r *mskReceiver, stop func() error) {
+	r.finish()
+	r.final.Wait()
+	for _, p := range r.group.partitions() {
+		p.abandon()
+	}
+	_ = stop()
+}
+
+// metadataOf returns the text that the group has committed for a partition of the logs topic.
+func metadataOf(t *testing.T, cl *kgo.Client, group string, partition int32) string {
+	t.Helper()
+	resp, err := kadm.NewClient(cl).FetchOffsets(context.Background(), group)
+	if err != nil {
+		return ""
+	}
+	o, _ := resp.Lookup(logsTopic, partition)
+	return o.Metadata
 }
 
 func logsRequest(bodies ...string) []byte {

@@ -37,6 +37,7 @@ import (
 type partition struct {
 	topicPartition
 	signal signal.Signal
+	member string // member id that it was assigned to
 	deps   *deps
 	log    *zap.Logger
 
@@ -54,7 +55,7 @@ type partition struct {
 
 	plan   plan          // set once, before placed is closed
 	placed chan struct{} // closed: plan is set
-	frozen bool          // not fetched because it is being sent back; guarded by the group
+	frozen bool          // not fetched because it is being begun anew; guarded by the group
 
 	// Owned by run.
 	warm     *warmup // nil: the memories know all that they need
@@ -65,6 +66,7 @@ type partition struct {
 
 	acked   atomic.Uint64 // number of the last statement that is committed
 	oldest  atomic.Int64  // first offset of the oldest block that is not finished
+	fresh   atomic.Bool   // no block has been finished by anybody
 	mustCut atomic.Bool   // it gathers a range that is cut again, and may not be paused before that is complete
 	resumes int           // how often in a row its store has sent it back
 
@@ -131,8 +133,18 @@ func newPartition(tp topicPartition, s signal.Signal, d *deps, log *zap.Logger, 
 func (p *partition) place(pl plan) {
 	p.plan = pl
 	p.oldest.Store(pl.next)
+	p.fresh.Store(pl.fresh)
 	p.position.Store(pl.next)
 	close(p.placed)
+}
+
+func (p *partition) isPlaced() bool {
+	select {
+	case <-p.placed:
+		return true
+	default:
+		return false
+	}
 }
 
 // push hands over fetched records in the order of their offsets. It never waits. Records for a stopped partition are dropped:

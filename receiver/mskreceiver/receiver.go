@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componentstatus"
@@ -123,6 +124,7 @@ func (r *mskReceiver) start(ctx context.Context, host component.Host) error {
 		client: client, retry: r.cfg.Retry, log: r.log,
 		options: func() ([]kgo.Opt, error) { return r.cfg.Options(context.Background(), r.log) },
 	}).locate
+	r.group.fetch = fetchWith(client, r.cfg.GroupID)
 	r.group.seek = seekWith(client)
 	d.budget.pause = func(topic string, id int32) { client.PauseFetchPartitions(map[string][]int32{topic: {id}}) }
 	d.budget.resume = func(topic string, id int32) { client.ResumeFetchPartitions(map[string][]int32{topic: {id}}) }
@@ -150,6 +152,20 @@ func (r *mskReceiver) introduce(ctx context.Context) map[signal.Signal][]block.M
 		memories[s] = found
 	}
 	return memories
+}
+
+// fetchWith asks a group for what it has committed.
+func fetchWith(cl *kgo.Client, group string) func(context.Context, topicPartition) (committedOffset, bool, error) {
+	return func(ctx context.Context, tp topicPartition) (committedOffset, bool, error) {
+		ctx, cancel := context.WithTimeout(ctx, locateTimeout)
+		defer cancel()
+		offsets, err := kadm.NewClient(cl).FetchOffsetsForTopics(ctx, group, tp.topic)
+		if err != nil {
+			return committedOffset{}, false, err
+		}
+		o, ok := offsets.Lookup(tp.topic, tp.id)
+		return committedOffset{next: o.At, epoch: o.LeaderEpoch, text: o.Metadata}, ok && o.At >= 0, o.Err
+	}
 }
 
 // seekWith makes cl fetch a partition, which is paused, from another offset.

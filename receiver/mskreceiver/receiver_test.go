@@ -3,6 +3,7 @@ package mskreceiver
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -116,6 +117,22 @@ func TestOneRefusedEventIsQuarantinedAndTheRestGoesOn(t *testing.T) {
 	require.Equal(t, "17", offset)
 	reason, _ := header(q, envelope.HeaderQuarantineReason)
 	require.Contains(t, reason, "this event is refused")
+	group, _ := header(q, envelope.HeaderOriginGroup)
+	require.Equal(t, "g", group)
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	slices.SortFunc(s.blocks, func(a, b block.Block) int { return int(a.First - b.First) })
+	requireTiles(t, s.blocks, 0, 33)
+	quarantined, events := int64(0), 0
+	for _, b := range s.blocks {
+		quarantined += b.Account.Quarantined.Load()
+		events += b.Events
+		if b.First == 17 && b.Last == 17 {
+			require.Zero(t, b.Events, "the refused record's block is delivered without it")
+		}
+	}
+	require.Equal(t, []int64{2, 64}, []int64{quarantined, int64(events)})
 }
 
 func TestPoisonIsQuarantinedBeforeItsOffsetIsCommitted(t *testing.T) {

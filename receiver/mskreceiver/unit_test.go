@@ -291,9 +291,9 @@ func TestCommitterGivesUpWhatWasForgotten(t *testing.T) {
 	require.Empty(t, c.dirty, "not owned yet")
 	c.own(p)
 
-	requests := make(chan map[topicPartition]position, 10)
+	requests := make(chan map[topicPartition]statement, 10)
 	answer := make(chan error)
-	c.commit = func(ctx context.Context, o map[topicPartition]position) map[topicPartition]error {
+	c.commit = func(ctx context.Context, o map[topicPartition]statement) map[topicPartition]error {
 		requests <- o
 		var err error
 		select {

@@ -1,0 +1,402 @@
+package mskreceiver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.opentelemetry.io/collector/pdata/plog"
+
+	"github.com/pulsegrid/pulsegrid/internal/block"
+)
+
+// Scenario: an owner crashes between any two steps of a block; the next one has other limits.
+// Guarantees: it delivers the same ranges under the same names, as redone, and goes on behind them.
+func TestAfterACrashTheSameBlocksAreDelivered(t *testing.T) {
+	const records = 40
+	for _, gap := range []string{"intended", "delivered", "committed"} {
+		t.Run(gap, func(t *testing.T) {
+			c := fakeCluster(t, 1)
+			cl := testClient(t, c.ListenAddrs())
+			produce(t, cl, "x", records, 1)
+			var first *store
+			first = newStore(func(context.Context, block.Block, plog.Logs) error {
+				if gap == "intended" {
+					return errors.New("not now")
+				}
+				return nil
+			})
+			cfg := testConfig(c.ListenAddrs(), "g")
+			cfg.Block.MaxEvents = 14 // 7 records
+			cfg.Block.MaxAge = time.Second
+			if gap != "committed" {
+				cfg.Block.MaxAge = time.Hour // so that only intents are in a hurry to be committed
+			}
+			r, stop := run(t, cfg, first)
+			want := int64(0)
+			switch gap {
+			case "intended", "delivered":
+				eventually(t, "four blocks were offered", func() bool { return len(first.offered(0)) >= 4 })
+				eventually(t, "their ranges are intents", func() bool { return strings.Contains(metadataOf(t, cl, "g", 0), "e=") })
+			case "committed":
+				eventually(t, "committed", func() bool { return committed(t, cl, "g")[0] >= 35 })
+			}
+			crash(r, stop)
+			at, err := parsePosition(committed(t, cl, "g")[0], metadataOf(t, cl, "g", 0))
+			require.NoError(t, err)
+			want = at.next
+			before := first.offered(0)
+
+			second := newStore(nil)
+			cfg = testConfig(c.ListenAddrs(), "g")
+			cfg.Block.MaxEvents = 6
+			run(t, cfg, second)
+			eventually(t, "all committed", func() bool { return committed(t, cl, "g")[0] == records })
+			after := second.offered(0)
+			requireTiles(t, after, want, records)
+			for i, end := range at.ends {
+				require.Equal(t, end, after[i].Next())
+				require.True(t, after[i].Redo)
+				require.Equal(t, at.intended.UnixMilli(), after[i].Intended.UnixMilli())
+			}
+			for _, b := range after[len(at.ends):] {
+				require.False(t, b.Redo)
+			}
+			for _, b := range before { // whatever was offered is finished, or an intent
+				if b.Next() <= want {
+					continue
+				}
+				require.Contains(t, at.ends, b.Next())
+			}
+			second.check(t)
+		})
+	}
+}
+
+// Scenario: the oldest block is stuck while those behind it are stored.
+// Guarantees: nothing behind it is committed, no more blocks than the bound begin, and the group knows all that did.
+func TestNothingIsCommittedBehindAnUnfinishedBlock(t *testing.T) {
+	c := fakeCluster(t, 1)
+	cl := testClient(t, c.ListenAddrs())
+	produce(t, cl, "x", 40, 1)
+	release := make(chan struct{})
+	s := newStore(func(ctx context.Context, b block.Block, _ plog.Logs) error {
+		if b.First == 0 {
+			select {
+			case <-release:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		return nil
+	})
+	cfg := testConfig(c.ListenAddrs(), "g")
+	cfg.Block.MaxEvents = 4 // 2 records
+	cfg.MaxInFlightBlocks = 3
+	r, _ := run(t, cfg, s)
+	stored := func() int { s.mu.Lock(); defer s.mu.Unlock(); return len(s.blocks) }
+	eventually(t, "two of three are stored", func() bool { return stored() == 2 })
+	time.Sleep(300 * time.Millisecond) // more would have begun by now
+	require.Len(t, s.offered(0), 3)
+	require.Zero(t, committed(t, cl, "g")[0])
+	at, err := parsePosition(0, metadataOf(t, cl, "g", 0))
+	require.NoError(t, err)
+	require.Equal(t, []int64{2, 4, 6}, at.ends)
+	require.True(t, at.fresh)
+	require.Zero(t, r.group.partitions()[0].position.Load())
+	close(release)
+	eventually(t, "all committed", func() bool { return committed(t, cl, "g")[0] == 40 })
+	requireTiles(t, s.offered(0), 0, 40)
+	at, err = parsePosition(40, metadataOf(t, cl, "g", 0))
+	require.NoError(t, err)
+	require.Empty(t, at.ends)
+	require.False(t, at.fresh)
+	require.False(t, at.appended.IsZero())
+	s.check(t)
+}
+
+// Scenario: a member goes on fetching after the group has given its partition away, and does not know it.
+// Guarantee: it cannot commit, and so begins no block.
+func TestAZombieBeginsNoBlock(t *testing.T) {
+	c := fakeCluster(t, 1)
+	cl := testClient(t, c.ListenAddrs())
+	var zombie atomic.Pointer[string] // its member id
+	c.ControlKey(int16(kmsg.Heartbeat), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		if id := zombie.Load(); id != nil && req.(*kmsg.HeartbeatRequest).MemberID == *id {
+			return req.ResponseKind(), nil, true // all is well, it hears, and the group hears nothing of it
+		}
+		return nil, nil, false
+	})
+	var fenced atomic.Int32 // commits of the zombie
+	c.ControlKey(int16(kmsg.OffsetCommit), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		if id := zombie.Load(); id != nil && req.(*kmsg.OffsetCommitRequest).MemberID == *id {
+			fenced.Add(1)
+		}
+		return nil, nil, false
+	})
+	s1, s2 := newStore(nil), newStore(nil)
+	cfg := testConfig(c.ListenAddrs(), "g")
+	cfg.SessionTimeout = time.Second
+	r1, stop1 := run(t, cfg, s1)
+	produce(t, cl, "x", 10, 1)
+	eventually(t, "committed", func() bool { return committed(t, cl, "g")[0] == 10 })
+	id, _ := r1.client.GroupMetadata()
+	zombie.Store(&id)
+	r2, _ := run(t, testConfig(c.ListenAddrs(), "g"), s2)
+	eventually(t, "the other has the partition", func() bool { return len(r2.group.partitions()) == 1 })
+	p := r1.group.partitions()
+	require.Len(t, p, 1, "the zombie takes itself for the owner")
+	more := produce(t, cl, "y", 10, 1)
+	eventually(t, "the other goes on", func() bool { return s2.hasAll(allBodies(more)) })
+	eventually(t, "the zombie has fetched too, and tried to commit", func() bool { return fenced.Load() > 0 })
+	eventually(t, "it has joined again", func() bool { id, _ := r1.client.GroupMetadata(); return id != *zombie.Load() })
+	for _, b := range s1.offered(0) {
+		require.Less(t, b.First, int64(10))
+	}
+	eventually(t, "all committed", func() bool { return committed(t, cl, "g")[0] == 20 })
+	ranges := append(s1.offered(0), s2.offered(0)...)
+	requireDisjoint(t, ranges)
+	_ = stop1()
+}
+
+// requireDisjoint checks that two ranges are the same or have no offset in common.
+func requireDisjoint(t *testing.T, ranges []block.Block) {
+	t.Helper()
+	for i, a := range ranges {
+		for _, b := range ranges[:i] {
+			require.True(t, a.String() == b.String() || a.Partition != b.Partition || a.First > b.Last || b.First > a.Last, "%s and %s", a, b)
+		}
+	}
+}
+
+// Scenario: three members come, go and crash under load while pipelines fail, and leaders and coordinators move.
+// Guarantees: every event is stored; all that was ever offered of a partition tiles it: whoever owned it delivered the same ranges.
+func TestARebalanceStormKeepsTheSameBlocks(t *testing.T) {
+	rnd := seeded(t)
+	const partitions, members, rounds = 4, 3, 10
+	c := fakeCluster(t, partitions)
+	cl := testClient(t, c.ListenAddrs())
+	var mu sync.Mutex
+	chance := func(n int) bool { mu.Lock(); defer mu.Unlock(); return rnd.IntN(n) == 0 }
+	s := newStore(func(ctx context.Context, _ block.Block, _ plog.Logs) error {
+		if chance(5) {
+			return errors.New("random failure")
+		}
+		if chance(5) {
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-ctx.Done():
+				if chance(2) {
+					return nil // it is stored, though nobody hears of it
+				}
+				return ctx.Err()
+			}
+		}
+		return nil
+	})
+	type member struct {
+		r    *mskReceiver
+		stop func() error
+	}
+	join := func() member {
+		cfg := testConfig(c.ListenAddrs(), "g")
+		mu.Lock()
+		cfg.Block.MaxEvents = 2 + rnd.IntN(12)
+		cfg.MaxInFlightBlocks = 1 + rnd.IntN(5)
+		mu.Unlock()
+		cfg.ShutdownTimeout = 500 * time.Millisecond
+		r, stop := run(t, cfg, s)
+		return member{r, stop}
+	}
+	var all []member
+	for range members {
+		all = append(all, join())
+	}
+	var sets []map[int32]map[int64][]string
+	for round := range rounds {
+		sets = append(sets, produce(t, cl, fmt.Sprintf("r%d", round), 60, partitions))
+		mu.Lock()
+		i := rnd.IntN(members)
+		mu.Unlock()
+		if chance(2) {
+			crash(all[i].r, all[i].stop)
+		} else {
+			_ = all[i].stop()
+		}
+		all[i] = join()
+		if chance(4) {
+			c.RehashCoordinators()
+		}
+		if chance(4) {
+			c.ShufflePartitionLeaders()
+		}
+		for p, next := range committed(t, cl, "g") {
+			for _, set := range sets {
+				require.Empty(t, s.missingBelow(p, next, set[p]), "partition %d is committed up to %d", p, next)
+			}
+		}
+	}
+	want := allBodies(sets...)
+	eventually(t, "all stored", func() bool { return s.hasAll(want) })
+	eventually(t, "all committed", func() bool { return sumOffsets(committed(t, cl, "g")) == int64(len(want)/2) })
+	for id, end := range committed(t, cl, "g") {
+		requireTiles(t, s.offered(id), 0, end)
+	}
+	s.check(t)
+}
+
+// Guarantee: blocks tile over transaction markers and what transactions aborted; a group that begins at the end begins fresh.
+func TestBlocksTileOverTransactions(t *testing.T) {
+	c := fakeCluster(t, 1)
+	cl := testClient(t, c.ListenAddrs())
+	tx := testClient(t, c.ListenAddrs(), kgo.TransactionalID("tx"))
+	s := newStore(nil)
+	cfg := testConfig(c.ListenAddrs(), "g")
+	cfg.Block.MaxEvents = 4
+	run(t, cfg, s)
+	for i := range 12 {
+		require.NoError(t, tx.BeginTransaction())
+		produce(t, tx, fmt.Sprintf("tx%d", i), 2, 1)
+		require.NoError(t, tx.EndTransaction(t.Context(), kgo.TransactionEndTry(i%3 != 0)))
+	}
+	last := produce(t, cl, "last", 1, 1) // behind the last marker
+	var end int64
+	for offset := range last[0] {
+		end = offset + 1
+	}
+	require.EqualValues(t, 12*3+1, end)
+	eventually(t, "all committed", func() bool { return committed(t, cl, "g")[0] == end })
+	requireTiles(t, s.offered(0), 0, end)
+	require.Len(t, s.stored(), 8*4+2)
+	require.True(t, s.offered(0)[0].Fresh)
+	s.check(t)
+}
+
+// Scenario: retention removes records of intended ranges, and of what no block was decided for, while nobody owns the partition.
+// Guarantees: the ranges are redone as they were, empty or in part; the next block spans what was lost.
+func TestIntendedRangesOutliveRetention(t *testing.T) {
+	c := fakeCluster(t, 1)
+	cl := testClient(t, c.ListenAddrs())
+	produce(t, cl, "x", 30, 1)
+	adm := testClient(t, c.ListenAddrs())
+	for _, tc := range []struct {
+		group    string
+		ends     string
+		logStart int64
+		want     []string
+	}{
+		{"in-part", " i=1 e=4,8,12", 6, []string{"0-3", "4-7", "8-11", "12-29"}},
+		{"beyond", " i=1 e=4,8", 9, []string{"0-3", "4-7", "8-29"}},
+		{"without", "", 10, []string{"0-29"}},
+	} {
+		t.Run(tc.group, func(t *testing.T) {
+			commitText(t, adm, tc.group, 0, 0, "v1"+tc.ends)
+			require.NoError(t, c.DeleteRecords(logsTopic, 0, tc.logStart))
+			s := newStore(nil)
+			_, stop := run(t, testConfig(c.ListenAddrs(), tc.group), s)
+			eventually(t, "all committed", func() bool { return committed(t, cl, tc.group)[0] == 30 })
+			var got []string
+			for _, b := range s.offered(0) {
+				got = append(got, fmt.Sprintf("%d-%d", b.First, b.Last))
+			}
+			require.Equal(t, tc.want, got)
+			require.Len(t, s.stored(), 2*int(30-tc.logStart))
+			require.NoError(t, stop())
+			s.check(t)
+		})
+	}
+}
+
+// commitText commits an offset and its metadata for a group without members.
+func commitText(t *testing.T, cl *kgo.Client, group string, partition int32, offset int64, text string) {
+	t.Helper()
+	var o kadm.Offsets
+	o.Add(kadm.Offset{Topic: logsTopic, Partition: partition, At: offset, LeaderEpoch: -1, Metadata: text})
+	require.NoError(t, kadm.NewClient(cl).CommitAllOffsets(t.Context(), group, o))
+}
+
+// Guarantee: metadata that is not ours, or damaged, is taken for none, whatever it holds.
+func TestForeignMetadataIsTakenForNone(t *testing.T) {
+	for _, text := range []string{"", "kgo-1234", "v2 e=5", "v1 e=3,3", "v1 i=1 e=1,2"} {
+		t.Run(text, func(t *testing.T) {
+			c := fakeCluster(t, 1)
+			cl := testClient(t, c.ListenAddrs())
+			produce(t, cl, "x", 10, 1)
+			commitText(t, cl, "g", 0, 2, text)
+			s := newStore(nil)
+			run(t, testConfig(c.ListenAddrs(), "g"), s)
+			eventually(t, "all committed", func() bool { return committed(t, cl, "g")[0] == 10 })
+			requireTiles(t, s.offered(0), 2, 10)
+			require.False(t, s.offered(0)[0].Redo)
+			require.False(t, s.offered(0)[0].Fresh)
+		})
+	}
+}
+
+// Scenario: a store finds that it holds less than the group takes for finished.
+// Guarantees: the partition goes back to where the store says, other blocks of it are cancelled first, and all before is redone;
+// what retention has removed of it by then is spanned.
+func TestAStoreSendsItsPartitionBack(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		back int64
+		from int64 // where it goes on
+		lost int64 // removed by retention before
+	}{
+		{"to an offset", 4, 4, 0},
+		{"to the start", block.FromStart, 0, 0},
+		{"to what retention removed", 4, 4, 10},
+		{"to the start that retention moved", block.FromStart, 10, 10},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c := fakeCluster(t, 2)
+			cl := testClient(t, c.ListenAddrs())
+			produce(t, cl, "x", 40, 2)
+			var restored atomic.Bool
+			var mu sync.Mutex
+			held := tc.back // what the store holds up to, of partition 0, once it is restored; FromStart: nothing
+			var after []block.Block
+			s := newStore(func(_ context.Context, b block.Block, _ plog.Logs) error {
+				if b.Partition != 0 || !restored.Load() {
+					return nil
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				switch {
+				case b.First == held, held == block.FromStart && b.Fresh && b.First == b.Oldest:
+					held = b.Next()
+					after = append(after, b)
+					return nil
+				case b.Oldest > held && !(held == block.FromStart && b.Fresh):
+					return &block.ResumeError{Topic: b.Topic, Partition: b.Partition, Next: held}
+				}
+				return errors.New("not its turn") // it came before the block before it
+			})
+			cfg := testConfig(c.ListenAddrs(), "g")
+			cfg.Block.MaxEvents = 4
+			run(t, cfg, s)
+			eventually(t, "all committed", func() bool { return sumOffsets(committed(t, cl, "g")) == 40 })
+			if tc.lost > 0 {
+				require.NoError(t, c.DeleteRecords(logsTopic, 0, tc.lost))
+			}
+			restored.Store(true)
+			produce(t, cl, "y", 20, 2)
+			eventually(t, "all committed again", func() bool { return sumOffsets(committed(t, cl, "g")) == 60 })
+			mu.Lock()
+			defer mu.Unlock()
+			requireTiles(t, after, tc.from, 30)
+			s.check(t)
+		})
+	}
+}
