@@ -87,7 +87,7 @@ func (a *audit) run(ctx context.Context) error {
 			return err
 		}
 	}
-	return a.rollups(ctx, topics)
+	return a.rollups(ctx, plans)
 }
 
 // open opens the stores. One that cannot be is a problem, not an error: the other one is audited all the same.
