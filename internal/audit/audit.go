@@ -280,6 +280,9 @@ func (t *topicAudit) exact(ctx context.Context, plans []*plan, content bool, res
 			return err
 		})
 	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	for n, pl := range plans {
 		var joins joinSink
 		for i := range t.stores {

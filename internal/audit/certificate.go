@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -249,7 +250,9 @@ type RollupResult struct {
 }
 
 func (c *Certificate) problem(format string, args ...any) {
-	c.Problems = append(c.Problems, fmt.Sprintf(format, args...))
+	if text := fmt.Sprintf(format, args...); !slices.Contains(c.Problems, text) {
+		c.Problems = append(c.Problems, text)
+	}
 }
 
 // conclude sums up and gives the verdict.

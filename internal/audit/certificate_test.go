@@ -19,7 +19,7 @@ import (
 func someCertificate(problems ...string) *Certificate {
 	c := &Certificate{
 		Format: CertificateFormat, Tool: "test", Started: time.Unix(1, 0).UTC(), Finished: time.Unix(2, 0).UTC(), Problems: problems,
-		Stores: []StoreInfo{{Store: Hot, Where: "<&>", Group: "g"}},
+		Stores:     []StoreInfo{{Store: Hot, Where: "<&>", Group: "g"}},
 		Partitions: []PartitionResult{{Topic: "otlp.logs.v1", Stores: []StoreResult{{Store: Hot, Expected: Sums{Rows: 3, IDs: 1 << 63}}}}},
 	}
 	c.conclude()

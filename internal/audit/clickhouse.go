@@ -23,6 +23,8 @@ import (
 const (
 	errorTextMax     = 1 << 10 // bytes of an answer that an error quotes
 	unknownTableCode = 60
+	answerTimeout    = 10 * time.Minute // until an answer begins: a sum over all of a table takes its time
+	silenceTimeout   = 2 * time.Minute  // between two parts of an answer
 )
 
 // clickhouse asks ClickHouse over HTTP.
@@ -38,7 +40,8 @@ func newClickHouse(c ClickHouseConfig) (*clickhouse, error) {
 		return nil, fmt.Errorf("ClickHouse URL %q: want http://HOST:PORT", c.URL)
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.ResponseHeaderTimeout = 10 * time.Minute // a sum over all of a table takes its time
+	transport.DisableCompression = true // Arrow streams are LZ4 already, and gzip would cost both sides more than the rest
+	transport.ResponseHeaderTimeout = answerTimeout
 	return &clickhouse{config: c, base: base, http: &http.Client{Transport: transport}}, nil
 }
 
@@ -67,8 +70,10 @@ func (c *clickhouse) ask(ctx context.Context, sql string, params map[string]stri
 	}
 	u := *c.base
 	u.RawQuery = values.Encode()
+	ctx, cancel := context.WithCancelCause(ctx)
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), strings.NewReader(sql))
 	if err != nil {
+		cancel(nil)
 		return nil, err
 	}
 	if c.config.Username != "" {
@@ -77,18 +82,48 @@ func (c *clickhouse) ask(ctx context.Context, sql string, params map[string]stri
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
+		cancel(nil)
 		if ue, ok := errors.AsType[*url.Error](err); ok {
 			err = ue.Err // the URL is long and says nothing new
 		}
 		return nil, fmt.Errorf("ClickHouse at %s does not answer: %w", c.base.Host, err)
 	}
+	answer := &answer{ReadCloser: resp.Body, ctx: ctx, cancel: cancel}
+	answer.silence = time.AfterFunc(silenceTimeout, func() { cancel(errSilent) })
 	if resp.StatusCode == http.StatusOK {
-		return resp.Body, nil
+		return answer, nil
 	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, errorTextMax))
+	defer answer.Close()
+	text, err := io.ReadAll(io.LimitReader(answer, errorTextMax))
 	code, _ := strconv.Atoi(resp.Header.Get("X-ClickHouse-Exception-Code")) // 0: it has none
 	return nil, &exceptionError{code, errors.Join(fmt.Errorf("ClickHouse at %s: status %d: %s", c.base.Host, resp.StatusCode, bytes.TrimSpace(text)), err).Error()}
+}
+
+var errSilent = fmt.Errorf("nothing came for %s", silenceTimeout)
+
+// answer is a body that must not fall silent.
+type answer struct {
+	io.ReadCloser
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	silence *time.Timer
+}
+
+func (a *answer) Read(b []byte) (int, error) {
+	a.silence.Reset(silenceTimeout)
+	n, err := a.ReadCloser.Read(b)
+	if err != nil && !errors.Is(err, io.EOF) {
+		if cause := context.Cause(a.ctx); cause != nil {
+			err = cause
+		}
+	}
+	return n, err
+}
+
+func (a *answer) Close() error {
+	a.silence.Stop()
+	defer a.cancel(nil)
+	return a.ReadCloser.Close()
 }
 
 // where is q's condition. Offsets and partitions are numbers of ours; text goes in parameters.

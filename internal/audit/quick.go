@@ -28,6 +28,9 @@ func (t *topicAudit) quick(ctx context.Context) error {
 			return err
 		})
 	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	var suspects []*plan
 	for n, pl := range t.plan.partitions {
 		var sinks quickSink

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 
@@ -208,6 +209,9 @@ func (p *planner) offsets(ctx context.Context, topic string) (o offsets, err err
 		if c, err = p.log.admin.FetchOffsetsForTopics(ctx, group, topic); err == nil {
 			err = c.Error()
 		}
+		if errors.Is(err, kerr.GroupIDNotFound) { // it has committed nothing
+			c, err = nil, nil
+		}
 		if err != nil {
 			return o, fmt.Errorf("topic %s, offsets of group %s: %w", topic, group, err)
 		}
@@ -277,10 +281,14 @@ func (p *planner) partition(ctx context.Context, t Topic, partition int32, o off
 	}
 	pl.Last = pl.First - 1
 	for i, c := range o.committed {
-		next := int64(0)
+		next := int64(-1)
 		if r, ok := c.Lookup(t.Name, partition); ok {
-			next = max(r.At, 0)
+			next = r.At
 		}
+		if next < 0 && pl.end > pl.start && wanted >= pl.First {
+			p.cert.problem("group %s has committed nothing of %s/%d: is that its name, and has it ever run?", p.groups[i], t.Name, partition)
+		}
+		next = max(next, 0)
 		last := min(wanted, next-1)
 		if bounded && last < wanted && wanted >= pl.First {
 			p.cert.problem("group %s has finished %s/%d only up to offset %d, and %d was asked for: wait for it, or see why it lags", p.groups[i], t.Name, partition, next-1, wanted)

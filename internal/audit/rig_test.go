@@ -40,7 +40,7 @@ import (
 
 func TestMain(m *testing.M) {
 	chengine.RunChildIfAsked()
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("internal/poll.runtime_pollWait"), goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"))
+	goleak.VerifyTestMain(m)
 }
 
 const (
@@ -51,7 +51,7 @@ const (
 // rig is a cell of which the test itself is the data path: it stores what the rule of the design says, in a few plain lines, and then
 // spoils it as a test wants.
 type rig struct {
-	t        *testing.T
+	t        testing.TB
 	kafka    *kfake.Cluster
 	client   *kgo.Client
 	admin    *kadm.Client
@@ -74,7 +74,7 @@ type rig struct {
 
 var databases int
 
-func newRig(t *testing.T, hot *clickhousetest.Server) *rig {
+func newRig(t testing.TB, hot *clickhousetest.Server) *rig {
 	t.Helper()
 	k, err := kfake.NewCluster(kfake.NumBrokers(1))
 	require.NoError(t, err)
@@ -82,6 +82,7 @@ func newRig(t *testing.T, hot *clickhousetest.Server) *rig {
 	client, err := kgo.NewClient(kgo.SeedBrokers(k.ListenAddrs()...), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchMaxBytes(32<<20))
 	require.NoError(t, err)
 	t.Cleanup(client.Close)
+	t.Cleanup(http.DefaultClient.CloseIdleConnections)
 	databases++
 	r := &rig{
 		t: t, kafka: k, client: client, admin: kadm.NewClient(client), hot: hot, database: "audit" + strconv.Itoa(databases), lakeDir: t.TempDir(),
@@ -223,11 +224,14 @@ func (r *rig) storePartition(group string, s signal.Signal, partition int32, qua
 			}
 			var drop []int
 			for i, id := range d.ids {
+				if r.noDedupe {
+					break
+				}
 				dup := slices.ContainsFunc(before, func(o seen) bool { return o.tenant == d.tenant && o.id == id && rec.Timestamp.Sub(o.at) <= r.window })
 				if occurs {
 					before = append(before, seen{d.tenant, id, rec.Timestamp})
 				}
-				if dup && !r.noDedupe {
+				if dup {
 					drop = append(drop, i)
 				}
 			}

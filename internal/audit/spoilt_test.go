@@ -3,7 +3,9 @@ package audit
 import (
 	_ "embed"
 	"fmt"
+	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -175,20 +177,21 @@ func TestQuarantinedRecordsAreExpectedInQuarantineOnly(t *testing.T) {
 	garbage := r.produce(logsTopic, 0, []byte("no protobuf"))
 	wrong := r.produce(logsTopic, 0, otlptest.Logs(2, 3), "signal", "metrics")
 	refused := r.produce(logsTopic, 0, otlptest.Logs(3, 3))
-	again := r.produce(logsTopic, 0, otlptest.Logs(3, 3)) // of the refused ones, which occurred
-	r.produce(logsTopic, 0, otlptest.Logs(4, 3))
-	_ = again
+	r.produce(logsTopic, 0, otlptest.Logs(3, 3)) // duplicates of the refused ones, which occurred
+	deep := r.produce(logsTopic, 0, otlptest.Logs(4, 3))
+	r.produce(logsTopic, 0, otlptest.Logs(4, 3)) // no duplicates: the data path has never decoded the others
 	r.quarantine(garbage, "undecodable", "")
 	r.quarantine(wrong, "wrong_signal", DefaultHotGroup)
 	r.quarantine(wrong, "wrong_signal", DefaultLakeGroup)
 	r.quarantine(refused, "refused", DefaultHotGroup)
-	r.store(quarantinedRecord{rec: garbage}, quarantinedRecord{rec: wrong, silent: true}, quarantinedRecord{rec: refused, group: DefaultHotGroup})
+	r.quarantine(deep, "limit_exceeded", "")
+	r.store(quarantinedRecord{rec: garbage}, quarantinedRecord{rec: wrong, silent: true}, quarantinedRecord{rec: deep, silent: true}, quarantinedRecord{rec: refused, group: DefaultHotGroup})
 
 	c := r.audit()
 	require.Equal(t, Equal, c.Verdict, shown(c), c.Problems)
 	p := c.Partitions[0]
-	require.Equal(t, []int64{6, 2, 3, 3}, []int64{p.Records, p.Unreadable, p.Quarantined, p.Duplicates})
-	require.Equal(t, []int64{3, 2}, []int64{p.Stores[0].QuarantinedRecords, p.Stores[1].QuarantinedRecords})
+	require.Equal(t, []int64{7, 2, 4, 3}, []int64{p.Records, p.Unreadable, p.Quarantined, p.Duplicates})
+	require.Equal(t, []int64{4, 3}, []int64{p.Stores[0].QuarantinedRecords, p.Stores[1].QuarantinedRecords})
 	require.Equal(t, []int64{6, 9}, []int64{p.Stores[0].Expected.Rows, p.Stores[1].Expected.Rows})
 
 	// A record that is refused silently, and one that is stored though it is in quarantine.
@@ -199,7 +202,7 @@ func TestQuarantinedRecordsAreExpectedInQuarantineOnly(t *testing.T) {
 		c = r.audit(func(c *Config) { c.SkipLedger, c.Quick = true, quick })
 		require.Equal(t, Faults{Lost: 1, Foreign: 3}, totals(c, Hot).Faults)
 		require.Equal(t, Faults{}, totals(c, Lake).Faults)
-		require.Contains(t, shown(c), "clickhouse: lost otlp.logs.v1/0/6: the record is not an OTLP request of the topic's signal, and it is not in quarantine")
+		require.Contains(t, shown(c), "clickhouse: lost otlp.logs.v1/0/7: the record is not an OTLP request of the topic's signal, and it is not in quarantine")
 		require.Contains(t, shown(c), "clickhouse: foreign otlp.logs.v1/0/3#0: its record is in quarantine, and stored all the same")
 	}
 }
@@ -214,6 +217,7 @@ func TestALedgerThatDoesNotTileOrDoesNotAgreeIsFound(t *testing.T) {
 	r.store()
 	r.hot.Exec("INSERT INTO " + r.database + ".ledger SELECT * REPLACE (now64(3) AS written_time) FROM " + r.database + ".ledger")
 	require.Equal(t, Equal, r.audit().Verdict)
+	require.Zero(t, r.documentedQuery())
 	r.alterHot("ledger DELETE WHERE first_offset = 5")
 	r.alterHot("ledger UPDATE rows = rows + 1, id_sum = id_sum + 1 WHERE first_offset = 10")
 	r.hot.Exec("INSERT INTO " + r.database + ".ledger SELECT * REPLACE (first_offset + 3 AS first_offset) FROM " + r.database + ".ledger FINAL WHERE last_offset = 19")
@@ -221,11 +225,25 @@ func TestALedgerThatDoesNotTileOrDoesNotAgreeIsFound(t *testing.T) {
 	require.Equal(t, Different, c.Verdict)
 	require.Empty(t, c.Differences)
 	require.Len(t, c.LedgerFaults, 4)
+	require.Positive(t, r.documentedQuery())
 	found := shown(c)
 	require.Contains(t, found, "clickhouse: ledger hole otlp.logs.v1/0/5-9: no entry covers it")
 	require.Contains(t, found, "clickhouse: ledger overlap otlp.logs.v1/0/18-19: entries otlp.logs.v1/0/15-19 and otlp.logs.v1/0/18-19 both cover it")
 	require.Contains(t, strings.Join(found, "\n"), "clickhouse: ledger wrong otlp.logs.v1/0/10-14: rows 16, must be 15; id_sum")
 	require.Zero(t, totals(c, Lake).LedgerFaults)
+}
+
+// documentedQuery counts what the query of docs/formats/ledger.md returns.
+func (r *rig) documentedQuery() int64 {
+	r.t.Helper()
+	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "formats", "ledger.md"))
+	require.NoError(r.t, err)
+	sql := regexp.MustCompile(`(?m)(^    .*\n)+`).FindString(string(doc))
+	require.Contains(r.t, sql, "FROM logs")
+	for _, table := range []string{"ledger", "logs"} {
+		sql = strings.ReplaceAll(sql, "FROM "+table, "FROM "+r.database+"."+table)
+	}
+	return r.hot.QueryInt("SELECT count() FROM (" + sql + ")")
 }
 
 // Scenario: Kafka's retention removes the first records.
@@ -296,11 +314,12 @@ func TestAStoreThatIsDownIsNoLoss(t *testing.T) {
 	r.produce(logsTopic, 0, otlptest.Logs(1, 3))
 	r.store()
 	for name, change := range map[string]func(*Config){
-		"ClickHouse down":   func(c *Config) { c.ClickHouse.URL = "http://127.0.0.1:1" },
-		"no table":          func(c *Config) { c.ClickHouse.Database = "nowhere" },
-		"quick":             func(c *Config) { c.ClickHouse.URL, c.Quick, c.SkipLedger = "http://127.0.0.1:1", true, true },
-		"no such catalog":   func(c *Config) { c.Lake.CatalogURI = "file:" + filepath.Join(t.TempDir(), "none", "catalog.db") },
-		"no such namespace": func(c *Config) { c.Lake.Namespace = "nowhere" },
+		"ClickHouse down":      func(c *Config) { c.ClickHouse.URL = "http://127.0.0.1:1" },
+		"no table":             func(c *Config) { c.ClickHouse.Database = "nowhere" },
+		"quick":                func(c *Config) { c.ClickHouse.URL, c.Quick, c.SkipLedger = "http://127.0.0.1:1", true, true },
+		"no such catalog":      func(c *Config) { c.Lake.CatalogURI = "file:" + filepath.Join(t.TempDir(), "none", "catalog.db") },
+		"a group that is none": func(c *Config) { c.ClickHouse.Group = "pulsegrid-hott" },
+		"no such namespace":    func(c *Config) { c.Lake.Namespace = "nowhere" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := r.audit(change)
