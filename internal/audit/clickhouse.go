@@ -80,7 +80,7 @@ func (c *clickhouse) ask(ctx context.Context, sql string, params map[string]stri
 		req.Header.Set("X-ClickHouse-User", c.config.Username)
 		req.Header.Set("X-ClickHouse-Key", c.config.Password)
 	}
-	resp, err := c.http.Do(req)
+	resp, err := c.http.Do(req) //nolint:bodyclose // the caller closes it
 	if err != nil {
 		cancel(nil)
 		if ue, ok := errors.AsType[*url.Error](err); ok {
@@ -190,7 +190,7 @@ func (c *clickhouse) read(ctx context.Context, q query, f rowsFunc) error {
 func eachBatch(stream io.Reader, f func(arrow.RecordBatch) error) (int64, error) {
 	rd, err := ipc.NewReader(stream)
 	if err != nil {
-		return 0, fmt.Errorf("Arrow stream: %w", err)
+		return 0, fmt.Errorf("read the Arrow stream: %w", err)
 	}
 	defer rd.Release()
 	var n int64
@@ -202,7 +202,7 @@ func eachBatch(stream io.Reader, f func(arrow.RecordBatch) error) (int64, error)
 		}
 	}
 	if err := rd.Err(); err != nil && !errors.Is(err, io.EOF) {
-		return n, fmt.Errorf("Arrow stream: %w", err)
+		return n, fmt.Errorf("read the Arrow stream: %w", err)
 	}
 	return n, nil
 }

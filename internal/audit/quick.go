@@ -137,7 +137,7 @@ type quickSink []*quickSum
 
 func (s quickSink) record(_ int32, offset, events int64, readable bool, away []bool) error {
 	for _, q := range s {
-		q.expectation.record(offset, events, readable, away)
+		q.record(offset, events, readable, away)
 		if !readable && q.within(offset) && !away[q.store] {
 			q.unreadable = append(q.unreadable, offset)
 		}

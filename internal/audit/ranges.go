@@ -37,7 +37,7 @@ func openKafka(ctx context.Context, c *Config) (*kafkaLog, error) {
 	}
 	client, err := kgo.NewClient(opts...)
 	if err != nil {
-		return nil, fmt.Errorf("Kafka client: %w", err)
+		return nil, fmt.Errorf("make a Kafka client: %w", err)
 	}
 	pingCtx, cancel := context.WithTimeout(ctx, c.StallTimeout)
 	defer cancel()
@@ -64,7 +64,7 @@ func (k *kafkaLog) each(ctx context.Context, topic string, partition int32, firs
 	)
 	client, err := kgo.NewClient(opts...)
 	if err != nil {
-		return fmt.Errorf("Kafka client: %w", err)
+		return fmt.Errorf("make a Kafka client: %w", err)
 	}
 	defer client.Close()
 	where := Range{topic, partition, first, last}

@@ -68,7 +68,7 @@ var rollupWidths = []struct {
 const rollupTimeMax = 4294967290
 
 func (a *audit) rollups(ctx context.Context, plans []*topicPlan) error {
-	if !a.Config.Rollups {
+	if !a.Rollups {
 		return nil
 	}
 	i := slices.IndexFunc(a.cert.Stores, func(s StoreInfo) bool { return s.Store == Hot })

@@ -233,7 +233,7 @@ func scalar(k columns.Kind, a, nanos arrow.Array) (f appender, zero []byte, ok b
 		return func(b []byte, i int) []byte {
 			v, _ := value.Double(a, i)
 			bits := math.Float64bits(v)
-			if v != v { //nolint:staticcheck // a NaN: its bits mean nothing
+			if math.IsNaN(v) { // its bits mean nothing
 				bits = math.Float64bits(math.NaN())
 			}
 			return binary.LittleEndian.AppendUint64(b, bits)
