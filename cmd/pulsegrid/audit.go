@@ -14,6 +14,8 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/pulsegrid/pulsegrid/internal/audit"
+	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
+	"github.com/pulsegrid/pulsegrid/internal/audit/stored"
 	"github.com/pulsegrid/pulsegrid/internal/cell"
 	"github.com/pulsegrid/pulsegrid/internal/kafka"
 )
@@ -58,7 +60,7 @@ It ends with a summary and, with --certificates, a certificate: JSON that is cha
 ("pulsegrid audit verify DIR" checks the chain). Where Kafka's retention has removed records, only the ledger is left to compare the
 stores with, and the certificate says so.
 
-Memory: about 100 bytes for each distinct event that one partition took within the dedupe window, and 150 MB for the rest; rows that do
+Memory: up to 100 bytes for each distinct event that one partition took within the dedupe window, and 150 MB for the rest; rows that do
 not fit go to temporary files (40 bytes a row).
 
 Exit codes: 0 equal; 1 different: the differences are listed; 2 not all could be audited (a store is down, records are gone), or the
@@ -77,7 +79,7 @@ command line is wrong; 3 no cell is running.`,
 	f.StringArrayVar(&o.ranges, "range", nil, "only these offsets: TOPIC/PARTITION/FIRST-LAST, as blocks are named; may be repeated")
 	f.StringVar(&c.Tenant, "tenant", "", "only this tenant (default: all)")
 	f.StringArrayVar(&o.topics, "topic", nil, "only this topic, NAME or SIGNAL=NAME; may be repeated (default: all otlp.logs.*, otlp.metrics.*, otlp.traces.*)")
-	f.StringSliceVar(&o.stores, "stores", []string{audit.Hot, audit.Lake}, "stores to audit")
+	f.StringSliceVar(&o.stores, "stores", []string{certificate.Hot, certificate.Lake}, "stores to audit")
 	f.BoolVar(&c.Quick, "quick", false, "compare counts, places and ids, not the content of rows")
 	f.BoolVar(&c.Rollups, "rollups", false, "compare ClickHouse's rollup tables with its rows too, over the days that the ranges lie in")
 	f.BoolVar(&c.SkipLedger, "no-ledger", false, "do not compare the stores' ledgers")
@@ -131,9 +133,9 @@ func runAudit(cmd *cobra.Command, o auditOptions) error {
 		return err
 	}
 	switch c.Verdict {
-	case audit.Equal:
+	case certificate.Equal:
 		return nil
-	case audit.Different:
+	case certificate.Different:
 		return auditError{exitFailed, errors.New("the stores differ from Kafka")}
 	}
 	return auditError{exitNotAudited, errors.New("no difference found, but not all could be audited")}
@@ -160,7 +162,7 @@ func (o *auditOptions) resolve(now time.Time) (audit.Config, error) {
 		return wrong("--to", err)
 	}
 	for _, text := range o.ranges {
-		r, err := audit.ParseRange(text)
+		r, err := certificate.ParseRange(text)
 		if err != nil {
 			return wrong("--range", err)
 		}
@@ -174,8 +176,8 @@ func (o *auditOptions) resolve(now time.Time) (audit.Config, error) {
 		c.Topics = append(c.Topics, t)
 	}
 	for _, s := range o.stores {
-		if s != audit.Hot && s != audit.Lake {
-			return wrong("--stores", fmt.Errorf("%q is neither %s nor %s", s, audit.Hot, audit.Lake))
+		if s != certificate.Hot && s != certificate.Lake {
+			return wrong("--stores", fmt.Errorf("%q is neither %s nor %s", s, certificate.Hot, certificate.Lake))
 		}
 	}
 	if o.kafkaConfig != "" {
@@ -183,7 +185,7 @@ func (o *auditOptions) resolve(now time.Time) (audit.Config, error) {
 			return wrong("--kafka-config", err)
 		}
 	}
-	hot, lake := slices.Contains(o.stores, audit.Hot), slices.Contains(o.stores, audit.Lake)
+	hot, lake := slices.Contains(o.stores, certificate.Hot), slices.Contains(o.stores, certificate.Lake)
 	if o.brokers == "" && o.kafkaConfig == "" || hot && o.clickhouse == "" || lake && o.catalogURI == "" && o.catalogType != "glue" {
 		if err := o.fromCell(&c); err != nil {
 			return c, err
@@ -193,12 +195,12 @@ func (o *auditOptions) resolve(now time.Time) (audit.Config, error) {
 		c.Kafka.Brokers = strings.Split(o.brokers, ",")
 	}
 	if hot {
-		c.ClickHouse = &audit.ClickHouseConfig{
+		c.ClickHouse = &stored.ClickHouseConfig{
 			URL: httpURL(o.clickhouse), Database: o.database, Username: o.clickhouseUser, Password: os.Getenv(passwordVariable), Group: o.hotGroup,
 		}
 	}
 	if lake {
-		c.Lake = &audit.LakeConfig{
+		c.Lake = &stored.LakeConfig{
 			CatalogType: catalogType(o.catalogType, o.catalogURI), CatalogName: o.catalogName, CatalogURI: o.catalogURI, Warehouse: o.warehouse,
 			Properties: o.lakeProperties, Namespace: o.namespace, Group: o.lakeGroup,
 		}
@@ -301,7 +303,7 @@ Exit code 1 if a certificate is missing or was changed.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			chain, err := audit.VerifyChain(args[0])
+			chain, err := certificate.VerifyChain(args[0])
 			for i, c := range chain {
 				if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%6d  %s  %-10s  %s\n", i+1, c.Finished.Format(time.RFC3339), c.Verdict, c.SHA256); err != nil {
 					return err

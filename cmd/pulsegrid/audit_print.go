@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pulsegrid/pulsegrid/internal/audit"
+	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
 )
 
 // progressInterval is the least time between two lines of progress.
@@ -31,20 +32,20 @@ func progressTo(w io.Writer) func(audit.Progress) {
 }
 
 // printCertificate prints c as its file holds it.
-func printCertificate(w io.Writer, c *audit.Certificate) error {
+func printCertificate(w io.Writer, c *certificate.Certificate) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(true) // as the file, whose hash it is
 	return enc.Encode(c)
 }
 
-var verdicts = map[audit.Verdict]string{
-	audit.Equal:      "equal: each event is in each store once, as it was sent",
-	audit.Different:  "DIFFERENT: the stores do not hold what Kafka holds",
-	audit.Incomplete: "INCOMPLETE: no difference found, but not all could be audited",
+var verdicts = map[certificate.Verdict]string{
+	certificate.Equal:      "equal: each event is in each store once, as it was sent",
+	certificate.Different:  "DIFFERENT: the stores do not hold what Kafka holds",
+	certificate.Incomplete: "INCOMPLETE: no difference found, but not all could be audited",
 }
 
-func printAudit(w io.Writer, c *audit.Certificate, dir string) error {
+func printAudit(w io.Writer, c *certificate.Certificate, dir string) error {
 	var b strings.Builder
 	table := func(rows ...[]any) {
 		tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
@@ -58,7 +59,7 @@ func printAudit(w io.Writer, c *audit.Certificate, dir string) error {
 		b.WriteByte('\n')
 	}
 	verdict := verdicts[c.Verdict]
-	if c.Verdict == audit.Equal && c.Asked.Quick {
+	if c.Verdict == certificate.Equal && c.Asked.Quick {
 		verdict = "equal: each event is in each store once (places and ids; the content was not compared)"
 	}
 	fmt.Fprintf(&b, "%s\n\n", verdict)

@@ -22,6 +22,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/exporter/clickhouseexporter"
 	"github.com/pulsegrid/pulsegrid/exporter/icebergexporter"
 	"github.com/pulsegrid/pulsegrid/internal/audit"
+	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
@@ -139,9 +140,9 @@ func TestAuditOfTheAggregatorsOwnRows(t *testing.T) {
 	out, code, err = run(t, a.flags("--no-ledger", "--certificates", certificates, "--json")...)
 	require.ErrorContains(t, err, "differ")
 	require.Equal(t, 1, code)
-	var c audit.Certificate
+	var c certificate.Certificate
 	require.NoError(t, json.Unmarshal([]byte(out), &c), out)
-	require.Equal(t, audit.Faults{Lost: 1}, c.Totals[0].Faults)
+	require.Equal(t, certificate.Faults{Lost: 1}, c.Totals[0].Faults)
 	require.Len(t, c.Differences, 1)
 	file, err := os.ReadFile(filepath.Join(certificates, "certificate-000002.json"))
 	require.NoError(t, err)

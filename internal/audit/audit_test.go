@@ -5,6 +5,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
 	"github.com/pulsegrid/pulsegrid/internal/testkit/clickhousetest"
 )
 
@@ -15,8 +16,8 @@ func TestAnUntouchedCellIsEqualRowByRow(t *testing.T) {
 	c := r.audit()
 	require.Empty(t, shown(c))
 	require.Empty(t, c.Problems)
-	require.Equal(t, Equal, c.Verdict)
-	for _, store := range []string{Hot, Lake} {
+	require.Equal(t, certificate.Equal, c.Verdict)
+	for _, store := range []string{certificate.Hot, certificate.Lake} {
 		got := totals(c, store)
 		require.Greater(t, got.Expected, int64(900))
 		require.Equal(t, got.Expected, got.Rows)
@@ -27,7 +28,7 @@ func TestAnUntouchedCellIsEqualRowByRow(t *testing.T) {
 		require.Equal(t, int64(5), p.Stores[0].Ledger.Compared)
 	}
 	quick := r.audit(func(c *Config) { c.Quick = true })
-	require.Equal(t, Equal, quick.Verdict, shown(quick))
+	require.Equal(t, certificate.Equal, quick.Verdict, shown(quick))
 	for i, p := range quick.Partitions {
 		require.Equal(t, c.Partitions[i].Stores[0].Got.IDs, p.Stores[0].Got.IDs)
 		require.Equal(t, c.Partitions[i].Stores[0].Got.Places, p.Stores[1].Got.Places)

@@ -5,12 +5,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/apache/arrow-go/v18/arrow/memory"
 	"github.com/stretchr/testify/require"
 
-	"github.com/pulsegrid/pulsegrid/internal/columns"
+	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
-	"github.com/pulsegrid/pulsegrid/internal/signal"
 	"github.com/pulsegrid/pulsegrid/internal/testkit/clickhousetest"
 )
 
@@ -31,8 +29,8 @@ func BenchmarkAudit(b *testing.B) {
 			begun := cpu(b)
 			for b.Loop() {
 				c := r.audit(func(c *Config) { c.Quick = quick })
-				require.Equal(b, Equal, c.Verdict)
-				require.Equal(b, int64(partitions*records*events), totals(c, Lake).Rows)
+				require.Equal(b, certificate.Equal, c.Verdict)
+				require.Equal(b, int64(partitions*records*events), totals(c, certificate.Lake).Rows)
 			}
 			total := float64(b.N * partitions * records * events)
 			b.ReportMetric(total/b.Elapsed().Seconds(), "events/s")
@@ -46,21 +44,4 @@ func cpu(b *testing.B) time.Duration {
 	var u syscall.Rusage
 	require.NoError(b, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
-// BenchmarkRowHash hashes realistic logs, every column.
-func BenchmarkRowHash(b *testing.B) {
-	builder := columns.NewBuilder(memory.DefaultAllocator, columns.Logs)
-	d, err := unmarshal(signal.Logs, otlptest.Logs(1, 1000))
-	require.NoError(b, err)
-	require.NoError(b, d.appendTo(builder))
-	rec := builder.NewRecordBatch()
-	defer rec.Release()
-	r, err := newTableReader(columns.Logs, rec, true)
-	require.NoError(b, err)
-	n := 0
-	for b.Loop() {
-		r.row(n % 1000)
-		n++
-	}
 }

@@ -3,11 +3,11 @@ package audit
 import (
 	"errors"
 	"fmt"
-	"math"
-	"strconv"
 	"strings"
 	"time"
 
+	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
+	"github.com/pulsegrid/pulsegrid/internal/audit/stored"
 	"github.com/pulsegrid/pulsegrid/internal/kafka"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
@@ -24,12 +24,6 @@ const (
 	DefaultStallTimeout   = time.Minute
 )
 
-// Names of the stores in certificates.
-const (
-	Hot  = "clickhouse"
-	Lake = "lake"
-)
-
 // Config says what to audit. Start with DefaultConfig.
 type Config struct {
 	Tool string // name and version of the program, for the certificate
@@ -44,11 +38,11 @@ type Config struct {
 	DefaultTenant string
 
 	// The stores. Nil: not audited. At least one.
-	ClickHouse *ClickHouseConfig
-	Lake       *LakeConfig
+	ClickHouse *stored.ClickHouseConfig
+	Lake       *stored.LakeConfig
 
 	// Ranges are audited and nothing else, if there are any: offsets, inclusive.
-	Ranges []Range
+	Ranges []certificate.Range
 	// From and To bound the records by the time when Kafka appended them: From is in, To is not. Zero From: the begin of the log. Zero To:
 	// what each store's consumer group has finished. Unused with Ranges.
 	From, To time.Time
@@ -75,60 +69,6 @@ type Config struct {
 type Topic struct {
 	Name   string
 	Signal signal.Signal
-}
-
-// ClickHouseConfig reaches ClickHouse.
-type ClickHouseConfig struct {
-	URL      string // of the HTTP interface, http://host:8123
-	Database string
-	Username string
-	Password string
-	Group    string // consumer group that fills it
-}
-
-// LakeConfig reaches the Iceberg tables.
-type LakeConfig struct {
-	CatalogType string // sql, rest or glue
-	CatalogName string
-	CatalogURI  string // sql: file:/path/catalog.db; rest: the server's address
-	Warehouse   string // file:///dir or s3://bucket/prefix
-	// Properties are handed to iceberg-go: s3.endpoint, s3.region, s3.access-key-id, credential, token...
-	Properties map[string]string
-	Namespace  string
-	Group      string // consumer group that fills it
-}
-
-// Range is the offsets [First, Last] of one partition. A block's name is one.
-type Range struct {
-	Topic     string `json:"topic"`
-	Partition int32  `json:"partition"`
-	First     int64  `json:"first"`
-	Last      int64  `json:"last"`
-}
-
-// String is "topic/partition/first-last".
-func (r Range) String() string {
-	return fmt.Sprintf("%s/%d/%d-%d", r.Topic, r.Partition, r.First, r.Last)
-}
-
-// ParseRange is String's inverse.
-func ParseRange(text string) (Range, error) {
-	fail := fmt.Errorf("range %q: want TOPIC/PARTITION/FIRST-LAST, as blocks are named", text)
-	parts := strings.Split(text, "/")
-	if len(parts) != 3 || parts[0] == "" {
-		return Range{}, fail
-	}
-	partition, err := strconv.ParseInt(parts[1], 10, 32)
-	if err != nil || partition < 0 {
-		return Range{}, fail
-	}
-	a, b, ok := strings.Cut(parts[2], "-")
-	first, err1 := strconv.ParseInt(a, 10, 64)
-	last, err2 := strconv.ParseInt(b, 10, 64)
-	if !ok || err1 != nil || err2 != nil || first < 0 || last < first || last == math.MaxInt64 {
-		return Range{}, fail
-	}
-	return Range{Topic: parts[0], Partition: int32(partition), First: first, Last: last}, nil
 }
 
 // ParseTopic reads a topic's name, whose signal its beginning tells (otlp.logs.), or SIGNAL=NAME.

@@ -8,21 +8,20 @@
 // The files, in the order of an audit:
 //
 //	config.go       what is audited, and where
-//	audit.go        Run: topics, stores, verdict
+//	audit.go        Run: stores, topics, verdict
 //	ranges.go       which offsets: from times, explicit ranges, committed offsets; what retention has removed
 //	quarantine.go   which records the aggregator put into quarantine, for which store
-//	store.go        what a store must answer; clickhouse.go and lake.go answer it
-//	rows.go         a row as it is compared: place, id, hash of every column by its kind
-//	sorter.go       rows in the order of their places, in bounded memory
+//	topic.go        a topic: the ledgers, the rows, the recount, what lies beyond the log
 //	recount.go      a partition of Kafka, event by event; dedupe.go says which of them are duplicates
 //	join.go         the comparison, event by event
 //	ledger.go       the stores' ledgers against the recount, or, beyond Kafka's retention, against the rows
 //	quick.go        sums instead of rows; where they differ, rows
 //	rollups.go      ClickHouse's rollup tables against its rows
-//	certificate.go  the result, chained to the one before it
+//	stored/         what the stores hold: queries, rows as they are compared, sorting
+//	certificate/    the result, chained to the one before it
 //
-// Memory. Rows are sorted in runs of sortRows (about 48 bytes each), which go to temporary files when there are more; a chunk of Kafka
-// records is decoded at a time (chunkBytes); Arrow batches of the stores are released as they are read. What grows with the data is the
-// dedupe window: about 100 bytes for each distinct event that one partition took within the window, one partition at a time; the quarantine
+// Memory. Rows of a topic are sorted in runs of a million (48 MB for each store), which go to temporary files when there are more; a chunk of
+// Kafka records is decoded at a time (chunkBytes); Arrow batches of the stores are released as they are read. What grows with the data is the
+// dedupe window: 70 to 100 bytes for each distinct event that one partition took within the window, one partition at a time; the quarantine
 // index, about 100 bytes a record in quarantine; and the ledger of one topic, about 200 bytes a block.
 package audit

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
+	"github.com/pulsegrid/pulsegrid/internal/audit/stored"
 	"github.com/pulsegrid/pulsegrid/internal/ledger"
 )
 
@@ -13,7 +15,7 @@ import (
 // either side can be checked for holes only.
 type ledgerCheck struct {
 	store   string
-	result  *LedgerResult
+	result  *certificate.LedgerResult
 	report  *report
 	entries []ledger.Entry // in the order of their offsets
 	whole   func(ledger.Entry) bool
@@ -31,7 +33,7 @@ type tally struct {
 }
 
 // newLedgerCheck checks that the entries tile the range, and is then told of the range's records.
-func newLedgerCheck(store string, rg Range, entries []ledger.Entry, deaf bool, result *LedgerResult, r *report) *ledgerCheck {
+func newLedgerCheck(store string, rg certificate.Range, entries []ledger.Entry, deaf bool, result *certificate.LedgerResult, r *report) *ledgerCheck {
 	c := &ledgerCheck{store: store, result: result, report: r, deaf: deaf}
 	for _, e := range entries {
 		if e.Partition == rg.Partition && e.Last >= rg.First && e.First <= rg.Last {
@@ -45,28 +47,30 @@ func newLedgerCheck(store string, rg Range, entries []ledger.Entry, deaf bool, r
 	return c
 }
 
-func (c *ledgerCheck) fault(kind string, rg Range, format string, args ...any) {
+func (c *ledgerCheck) fault(kind string, rg certificate.Range, format string, args ...any) {
 	c.result.Faults++
-	c.report.ledgerFault(LedgerFault{Store: c.store, Range: rg, Kind: kind, Detail: fmt.Sprintf(format, args...)})
+	c.report.ledgerFault(certificate.LedgerFault{Store: c.store, Range: rg, Kind: kind, Detail: fmt.Sprintf(format, args...)})
 }
 
-func (c *ledgerCheck) tiles(rg Range) {
+func (c *ledgerCheck) tiles(rg certificate.Range) {
 	next := rg.First // the offset that the next entry must begin at; the first one may begin before the range
 	for i, e := range c.entries {
 		switch {
 		case e.First > next:
-			c.fault("hole", Range{rg.Topic, rg.Partition, next, e.First - 1}, "no entry covers it")
+			c.fault("hole", certificate.Range{Topic: rg.Topic, Partition: rg.Partition, First: next, Last: e.First - 1}, "no entry covers it")
 		case e.First < next && i > 0:
-			c.fault("overlap", Range{rg.Topic, rg.Partition, e.First, min(e.Last, next-1)}, "entries %s and %s both cover it", nameOf(c.entries[i-1]), nameOf(e))
+			c.fault("overlap", certificate.Range{Topic: rg.Topic, Partition: rg.Partition, First: e.First, Last: min(e.Last, next-1)}, "entries %s and %s both cover it", nameOf(c.entries[i-1]), nameOf(e))
 		}
 		next = max(next, e.Last+1)
 	}
 	if next <= rg.Last {
-		c.fault("hole", Range{rg.Topic, rg.Partition, next, rg.Last}, "no entry covers it")
+		c.fault("hole", certificate.Range{Topic: rg.Topic, Partition: rg.Partition, First: next, Last: rg.Last}, "no entry covers it")
 	}
 }
 
-func nameOf(e ledger.Entry) Range { return Range{e.Topic, e.Partition, e.First, e.Last} }
+func nameOf(e ledger.Entry) certificate.Range {
+	return certificate.Range{Topic: e.Topic, Partition: e.Partition, First: e.First, Last: e.Last}
+}
 
 // reach goes on to the entry of an offset.
 func (c *ledgerCheck) reach(offset int64) bool {
@@ -91,7 +95,7 @@ func (c *ledgerCheck) record(offset, events int64, readable, away bool) {
 }
 
 func (c *ledgerCheck) event(e *counted, expected, away bool) {
-	if !c.reach(e.offset) {
+	if !c.reach(e.Offset) {
 		return
 	}
 	c.seen.uncertain = c.seen.uncertain || e.undecidable
@@ -100,7 +104,7 @@ func (c *ledgerCheck) event(e *counted, expected, away bool) {
 	}
 	if expected {
 		c.seen.rows++
-		c.seen.ids += ledger.IDSum(e.id[:])
+		c.seen.ids += ledger.IDSum(e.ID[:])
 	}
 }
 
@@ -139,36 +143,36 @@ func (c *ledgerCheck) finish() {
 }
 
 // rowsAgainstLedger compares a store's rows of a range with the entries that lie in it.
-func (t *topicAudit) rowsAgainstLedger(i int, rg Range, cursor *rowCursor, result *StoreResult) error {
+func (t *topicAudit) rowsAgainstLedger(i int, rg certificate.Range, cursor *stored.Cursor, result *certificate.StoreResult) error {
 	c := newLedgerCheck(result.Store, rg, t.ledgers[i], false, result.Ledger, t.report)
 	j := newJoin(expectation{store: i, name: result.Store, result: result}, rg.Topic, cursor, t.report)
-	result.Beyond = &BeyondResult{First: rg.First, Last: rg.Last, Entries: int64(len(c.entries))}
-	var previous place
+	result.Beyond = &certificate.BeyondResult{First: rg.First, Last: rg.Last, Entries: int64(len(c.entries))}
+	var previous stored.Place
 	sums := make([]tally, len(c.entries))
 	for at := 0; ; {
-		r, ok := cursor.peek()
-		if !ok || r.partition != rg.Partition {
+		r, ok := cursor.Peek()
+		if !ok || r.Partition != rg.Partition {
 			break
 		}
-		if err := cursor.next(); err != nil {
+		if err := cursor.Next(); err != nil {
 			return err
 		}
-		for at < len(c.entries) && c.entries[at].Last < r.offset {
+		for at < len(c.entries) && c.entries[at].Last < r.Offset {
 			at++
 		}
 		switch {
-		case at == len(c.entries) || c.entries[at].First > r.offset:
-			j.differs(Foreign, r, nil, "Kafka's retention has removed its record, and no ledger entry covers it")
-		case result.Beyond.Rows > 0 && previous == r.place():
-			j.differs(Doubled, r, nil, "Kafka's retention has removed its record")
+		case at == len(c.entries) || c.entries[at].First > r.Offset:
+			j.differs(certificate.Foreign, r, nil, "Kafka's retention has removed its record, and no ledger entry covers it")
+		case result.Beyond.Rows > 0 && previous == r.Place():
+			j.differs(certificate.Doubled, r, nil, "Kafka's retention has removed its record")
 		default:
 			j.ends()
 		}
-		previous = r.place()
+		previous = r.Place()
 		result.Beyond.Rows++
 		if at < len(c.entries) {
 			sums[at].rows++
-			sums[at].ids += ledger.IDSum(r.id[:])
+			sums[at].ids += ledger.IDSum(r.ID[:])
 		}
 	}
 	j.ends()

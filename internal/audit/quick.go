@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 
+	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
+	"github.com/pulsegrid/pulsegrid/internal/audit/stored"
 	"github.com/pulsegrid/pulsegrid/internal/ledger"
 )
 
@@ -16,15 +18,15 @@ const (
 )
 
 func (t *topicAudit) quick(ctx context.Context) error {
-	b := buckets{first: map[int32]int64{}, width: bucketOffsets}
+	b := stored.Buckets{First: map[int32]int64{}, Width: bucketOffsets}
 	for _, pl := range t.plan.partitions {
-		b.first[pl.Partition] = pl.First
-		b.width = max(b.width, (pl.Last-pl.First)/bucketsMax+1)
+		b.First[pl.Partition] = pl.First
+		b.Width = max(b.Width, (pl.Last-pl.First)/bucketsMax+1)
 	}
-	got := make([]map[bucketKey]Sums, len(t.stores))
+	got := make([]map[stored.Bucket]certificate.Sums, len(t.stores))
 	for i := range t.stores {
 		t.attempt(ctx, i, "sums", func(ctx context.Context, i int) (err error) {
-			got[i], err = t.stores[i].sums(ctx, query{table: t.table, topic: t.plan.Name, tenant: t.Tenant, ranges: rangesOf(t.plan.partitions, i)}, b)
+			got[i], err = t.stores[i].Sums(ctx, stored.Query{Table: t.table, Topic: t.plan.Name, Tenant: t.Tenant, Ranges: rangesOf(t.plan.partitions, i)}, b)
 			return err
 		})
 	}
@@ -36,7 +38,7 @@ func (t *topicAudit) quick(ctx context.Context) error {
 		var sinks quickSink
 		for i := range t.stores {
 			if t.ok[i] {
-				sinks = append(sinks, &quickSum{expectation: t.expectation(i, &t.results[n], pl), buckets: b, want: map[bucketKey]Sums{}})
+				sinks = append(sinks, &quickSum{expectation: t.expectation(i, &t.results[n], pl), buckets: b, want: map[stored.Bucket]certificate.Sums{}})
 			}
 		}
 		if err := t.recount(ctx, pl, false, &t.results[n], sinks); err != nil {
@@ -74,9 +76,9 @@ func (t *topicAudit) suspects(ctx context.Context, plans []*plan) error {
 	}
 	ledgers, events := t.ledgers, t.events
 	t.ledgers = make([][]ledger.Entry, len(t.stores))
-	results := make([]PartitionResult, len(plans))
+	results := make([]certificate.PartitionResult, len(plans))
 	for n, pl := range plans {
-		p := &planner{Config: t.Config, log: t.log, groups: t.groups, cert: &Certificate{}}
+		p := &planner{Config: t.Config, log: t.log, groups: t.groups, cert: &certificate.Certificate{}}
 		if err := p.rewind(ctx, pl); err != nil {
 			return err
 		}
@@ -88,9 +90,9 @@ func (t *topicAudit) suspects(ctx context.Context, plans []*plan) error {
 		return err
 	}
 	for n, pl := range plans {
-		whole := slices.IndexFunc(t.results, func(r PartitionResult) bool { return r.Partition == pl.Partition })
+		whole := slices.IndexFunc(t.results, func(r certificate.PartitionResult) bool { return r.Partition == pl.Partition })
 		for i := range t.stores {
-			t.results[whole].Stores[i].add(results[n].Stores[i].Faults)
+			t.results[whole].Stores[i].Add(results[n].Stores[i].Faults)
 		}
 	}
 	return nil
@@ -99,36 +101,36 @@ func (t *topicAudit) suspects(ctx context.Context, plans []*plan) error {
 // quickSum adds up what one store must have.
 type quickSum struct {
 	expectation
-	buckets    buckets
-	want       map[bucketKey]Sums
+	buckets    stored.Buckets
+	want       map[stored.Bucket]certificate.Sums
 	unreadable []int64 // offsets that must be in quarantine and are not
 }
 
 // compare sets the totals and returns the range of the parts that differ.
-func (s *quickSum) compare(pl *plan, got map[bucketKey]Sums) (first, last int64) {
+func (s *quickSum) compare(pl *plan, got map[stored.Bucket]certificate.Sums) (first, last int64) {
 	first, last = pl.Last+1, pl.First-1
 	suspect := func(bucket int64) {
-		from := pl.First + bucket*s.buckets.width
-		first, last = min(first, from), max(last, min(from+s.buckets.width-1, pl.Last))
+		from := pl.First + bucket*s.buckets.Width
+		first, last = min(first, from), max(last, min(from+s.buckets.Width-1, pl.Last))
 	}
 	for key, g := range got {
-		if key.partition != pl.Partition {
+		if key.Partition != pl.Partition {
 			continue
 		}
 		s.result.Got.Rows += g.Rows
 		s.result.Got.IDs += g.IDs
 		s.result.Got.Places += g.Places
 		if s.want[key] != g {
-			suspect(key.bucket)
+			suspect(key.Number)
 		}
 	}
 	for key := range s.want {
 		if _, ok := got[key]; !ok {
-			suspect(key.bucket)
+			suspect(key.Number)
 		}
 	}
 	for _, offset := range s.unreadable {
-		suspect(s.buckets.of(pl.Partition, offset).bucket)
+		suspect(s.buckets.Of(pl.Partition, offset).Number)
 	}
 	return first, last
 }
@@ -147,10 +149,10 @@ func (s quickSink) record(_ int32, offset, events int64, readable bool, away []b
 
 func (s quickSink) event(e *counted) error {
 	for _, q := range s {
-		if q.within(e.offset) && q.expects(e) {
-			key := q.buckets.of(e.partition, e.offset)
+		if q.within(e.Offset) && q.expects(e) {
+			key := q.buckets.Of(e.Partition, e.Offset)
 			sums := q.want[key]
-			sums.add(e.row)
+			stored.Add(&sums, e.Row)
 			q.want[key] = sums
 		}
 	}

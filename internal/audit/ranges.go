@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 
+	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -67,7 +68,7 @@ func (k *kafkaLog) each(ctx context.Context, topic string, partition int32, firs
 		return fmt.Errorf("make a Kafka client: %w", err)
 	}
 	defer client.Close()
-	where := Range{topic, partition, first, last}
+	where := certificate.Range{Topic: topic, Partition: partition, First: first, Last: last}
 	for {
 		pollCtx, cancel := context.WithTimeout(ctx, k.stall)
 		fetches := client.PollFetches(pollCtx)
@@ -116,14 +117,14 @@ func (k *kafkaLog) timeOf(ctx context.Context, topic string, partition int32, of
 
 // plan is what is audited of one partition.
 type plan struct {
-	Range       // what is counted again from Kafka; Last < First: nothing
-	signal      signal.Signal
-	start, end  int64     // of the log
-	windowFrom  int64     // offset from which ids are remembered
-	blindBefore int64     // append time, Unix nanoseconds; before it duplicates cannot be told, since retention has removed what came before
-	gone        Range     // that retention has removed, and that was asked for; Last < First: none
-	goneSince   time.Time // not zero: gone.First is not known yet; the ledger tells by when a block was written
-	lasts       []int64   // by store: the last offset to compare
+	certificate.Range // what is counted again from Kafka; Last < First: nothing
+	signal            signal.Signal
+	start, end        int64             // of the log
+	windowFrom        int64             // offset from which ids are remembered
+	blindBefore       int64             // append time, Unix nanoseconds; before it duplicates cannot be told, since retention has removed what came before
+	gone              certificate.Range // that retention has removed, and that was asked for; Last < First: none
+	goneSince         time.Time         // not zero: gone.First is not known yet; the ledger tells by when a block was written
+	lasts             []int64           // by store: the last offset to compare
 }
 
 // topicPlan is what is audited of a topic.
@@ -138,7 +139,7 @@ type planner struct {
 	*Config
 	log    *kafkaLog
 	groups []string // by store
-	cert   *Certificate
+	cert   *certificate.Certificate
 }
 
 func (p *planner) topics(ctx context.Context) ([]Topic, error) {
@@ -164,7 +165,7 @@ func (p *planner) topics(ctx context.Context) ([]Topic, error) {
 			}
 		}
 		topics = slices.DeleteFunc(topics, func(t Topic) bool {
-			return !slices.ContainsFunc(p.Ranges, func(r Range) bool { return r.Topic == t.Name })
+			return !slices.ContainsFunc(p.Ranges, func(r certificate.Range) bool { return r.Topic == t.Name })
 		})
 	}
 	return topics, nil
@@ -252,20 +253,20 @@ func at(l kadm.ListedOffsets, topic string, partition int32) int64 {
 // partition plans one; nil: it was not asked for.
 func (p *planner) partition(ctx context.Context, t Topic, partition int32, o offsets) (*plan, error) {
 	pl := &plan{signal: t.Signal, start: at(o.starts, t.Name, partition), end: at(o.ends, t.Name, partition)}
-	pl.Range = Range{t.Name, partition, pl.start, pl.end - 1}
-	pl.gone = Range{t.Name, partition, 0, -1}
+	pl.Range = certificate.Range{Topic: t.Name, Partition: partition, First: pl.start, Last: pl.end - 1}
+	pl.gone = certificate.Range{Topic: t.Name, Partition: partition, First: 0, Last: -1}
 	wanted := pl.end - 1 // what each store must have; without a bound by the caller: what its group has finished
 	bounded := true
-	switch i := slices.IndexFunc(p.Ranges, func(r Range) bool { return r.Topic == t.Name && r.Partition == partition }); {
+	switch i := slices.IndexFunc(p.Ranges, func(r certificate.Range) bool { return r.Topic == t.Name && r.Partition == partition }); {
 	case i >= 0:
 		r := p.Ranges[i]
 		if r.Last >= pl.end {
-			p.cert.problem("range %s: the log ends at %d", r, pl.end)
+			p.cert.Problem("range %s: the log ends at %d", r, pl.end)
 		}
 		wanted = min(r.Last, pl.end-1)
 		pl.First = max(r.First, pl.start)
 		if r.First < pl.start {
-			pl.gone = Range{t.Name, partition, r.First, min(r.Last, pl.start-1)}
+			pl.gone = certificate.Range{Topic: t.Name, Partition: partition, First: r.First, Last: min(r.Last, pl.start-1)}
 		}
 	case len(p.Ranges) > 0:
 		return nil, nil
@@ -286,12 +287,12 @@ func (p *planner) partition(ctx context.Context, t Topic, partition int32, o off
 			next = r.At
 		}
 		if next < 0 && pl.end > pl.start && wanted >= pl.First {
-			p.cert.problem("group %s has committed nothing of %s/%d: is that its name, and has it ever run?", p.groups[i], t.Name, partition)
+			p.cert.Problem("group %s has committed nothing of %s/%d: is that its name, and has it ever run?", p.groups[i], t.Name, partition)
 		}
 		next = max(next, 0)
 		last := min(wanted, next-1)
 		if bounded && last < wanted && wanted >= pl.First {
-			p.cert.problem("group %s has finished %s/%d only up to offset %d, and %d was asked for: wait for it, or see why it lags", p.groups[i], t.Name, partition, next-1, wanted)
+			p.cert.Problem("group %s has finished %s/%d only up to offset %d, and %d was asked for: wait for it, or see why it lags", p.groups[i], t.Name, partition, next-1, wanted)
 		}
 		last = max(last, pl.First-1)
 		pl.lasts = append(pl.lasts, last)
@@ -327,7 +328,7 @@ func (p *planner) retention(ctx context.Context, pl *plan) error {
 				}
 			}
 		case p.From.Before(begin):
-			pl.gone, pl.goneSince = Range{pl.Topic, pl.Partition, 0, pl.start - 1}, p.From
+			pl.gone, pl.goneSince = certificate.Range{Topic: pl.Topic, Partition: pl.Partition, First: 0, Last: pl.start - 1}, p.From
 		}
 	}
 	if pl.start > 0 {

@@ -18,6 +18,8 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 
+	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
+	"github.com/pulsegrid/pulsegrid/internal/audit/stored"
 	"github.com/pulsegrid/pulsegrid/internal/columns"
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
 	"github.com/pulsegrid/pulsegrid/internal/eventid"
@@ -34,7 +36,7 @@ const (
 
 // counted is one event of Kafka.
 type counted struct {
-	row
+	stored.Row
 	duplicate   bool
 	duplicateOf int64  // offset of the event's last occurrence
 	undecidable bool   // duplicates of it may be gone from Kafka
@@ -65,7 +67,7 @@ type recount struct {
 	records []*decoded // of the chunk
 	events  int
 	bytes   int
-	result  *PartitionResult
+	result  *certificate.PartitionResult
 }
 
 // decoded is a record whose events are known.
@@ -181,7 +183,7 @@ func (r *recount) flush() error {
 	if len(r.records) == 0 {
 		return nil
 	}
-	var rows *tableReader
+	var rows *stored.Reader
 	if r.content {
 		for _, d := range r.records {
 			if d.readable && !d.silent && len(d.ids) > 0 {
@@ -193,7 +195,7 @@ func (r *recount) flush() error {
 		rec := r.builder.NewRecordBatch()
 		defer rec.Release()
 		var err error
-		if rows, err = newTableReader(r.builder.Table(), rec, true); err != nil {
+		if rows, err = stored.NewReader(r.builder.Table(), rec, true); err != nil {
 			return err
 		}
 	}
@@ -209,7 +211,7 @@ func (r *recount) flush() error {
 	return nil
 }
 
-func (r *recount) one(d *decoded, rows *tableReader, n *int) error {
+func (r *recount) one(d *decoded, rows *stored.Reader, n *int) error {
 	events := make([]counted, len(d.ids))
 	if !d.unread {
 		r.remember(d, func(i int, of int64, dup bool) { events[i].duplicate, events[i].duplicateOf = dup, of })
@@ -232,18 +234,18 @@ func (r *recount) one(d *decoded, rows *tableReader, n *int) error {
 	}
 	for i := range events {
 		e := &events[i]
-		e.row = row{partition: r.plan.Partition, offset: d.offset, index: int32(i), id: d.ids[i]}
+		e.Row = stored.Row{Partition: r.plan.Partition, Offset: d.offset, Index: int32(i), ID: d.ids[i]}
 		e.away = d.away
 		e.undecidable = !e.duplicate && d.appended < r.plan.blindBefore
 		if rows != nil {
 			at := *n
 			*n++
-			built := rows.row(at)
-			if built.place() != e.place() || built.id != e.id {
-				return fmt.Errorf("%s/%d: the row model puts event %d of offset %d at offset %d, index %d: the audit and internal/columns disagree", r.plan.Topic, r.plan.Partition, i, d.offset, built.offset, built.index)
+			built := rows.Row(at)
+			if built.Place() != e.Place() || built.ID != e.ID {
+				return fmt.Errorf("%s/%d: the row model puts event %d of offset %d at offset %d, index %d: the audit and internal/columns disagree", r.plan.Topic, r.plan.Partition, i, d.offset, built.Offset, built.Index)
 			}
-			e.hash = built.hash
-			e.cells = func() [][]byte { return rows.cells(at) }
+			e.Hash = built.Hash
+			e.cells = func() [][]byte { return rows.Cells(at) }
 		}
 		r.result.Events++
 		if e.duplicate {

@@ -19,15 +19,19 @@ import (
 	"github.com/apache/arrow-go/v18/arrow/memory"
 	"github.com/apache/iceberg-go"
 	"github.com/apache/iceberg-go/catalog"
+	sqlcat "github.com/apache/iceberg-go/catalog/sql"
 	"github.com/apache/iceberg-go/table"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/uptrace/bun/driver/sqliteshim"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.uber.org/goleak"
 
+	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
+	"github.com/pulsegrid/pulsegrid/internal/audit/stored"
 	"github.com/pulsegrid/pulsegrid/internal/chengine"
 	"github.com/pulsegrid/pulsegrid/internal/columns"
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
@@ -101,7 +105,7 @@ func (r *rig) config(change ...func(*Config)) Config {
 	c := DefaultConfig()
 	c.Tool, c.Cell = "test", "test"
 	c.Kafka.Brokers = r.kafka.ListenAddrs()
-	c.ClickHouse = &ClickHouseConfig{URL: r.hot.URL, Database: r.database, Group: DefaultHotGroup}
+	c.ClickHouse = &stored.ClickHouseConfig{URL: r.hot.URL, Database: r.database, Group: DefaultHotGroup}
 	c.Lake = r.lakeConfig()
 	c.Window = r.window
 	for _, f := range change {
@@ -110,14 +114,14 @@ func (r *rig) config(change ...func(*Config)) Config {
 	return c
 }
 
-func (r *rig) lakeConfig() *LakeConfig {
-	return &LakeConfig{
+func (r *rig) lakeConfig() *stored.LakeConfig {
+	return &stored.LakeConfig{
 		CatalogType: "sql", CatalogName: "pulsegrid", CatalogURI: "file:" + filepath.Join(r.lakeDir, "catalog.db"),
 		Warehouse: "file://" + filepath.Join(r.lakeDir, "warehouse"), Namespace: DefaultNamespace, Group: DefaultLakeGroup,
 	}
 }
 
-func (r *rig) audit(change ...func(*Config)) *Certificate {
+func (r *rig) audit(change ...func(*Config)) *certificate.Certificate {
 	r.t.Helper()
 	c, err := Run(r.t.Context(), r.config(change...))
 	require.NoError(r.t, err)
@@ -245,7 +249,7 @@ func (r *rig) storePartition(group string, s signal.Signal, partition int32, qua
 		}
 		rows := b.NewRecordBatch()
 		e.Rows = rows.NumRows()
-		ids := column(rows, "event_id").(*array.FixedSizeBinary)
+		ids := rows.Column(rows.Schema().FieldIndices("event_id")[0]).(*array.FixedSizeBinary)
 		for i := range ids.Len() {
 			e.IDSum += ledger.IDSum(ids.Value(i))
 		}
@@ -306,10 +310,13 @@ func (r *rig) createStores() {
 		last_offset Int64, signal LowCardinality(String), events Int64, duplicates Int64, quarantined Int64, rows Int64, id_sum UInt64,
 		written_time DateTime64(3, 'UTC')) ENGINE = ReplacingMergeTree(written_time) ORDER BY (kafka_topic, kafka_partition, first_offset, last_offset)`)
 	require.NoError(t, os.MkdirAll(filepath.Join(r.lakeDir, "warehouse"), 0o755))
-	l, err := openLake(t.Context(), *r.lakeConfig())
+	l := r.lakeConfig()
+	var err error
+	r.catalog, err = catalog.Load(t.Context(), l.CatalogName, iceberg.Properties{
+		"type": l.CatalogType, "uri": l.CatalogURI, "warehouse": l.Warehouse, sqlcat.DriverKey: sqliteshim.ShimName, sqlcat.DialectKey: string(sqlcat.SQLite),
+	})
 	require.NoError(t, err)
-	r.catalog = l.catalog
-	t.Cleanup(l.close)
+	t.Cleanup(func() { require.NoError(t, r.catalog.(catalog.Closer).Close()) })
 	require.NoError(t, r.catalog.CreateNamespace(t.Context(), table.Identifier{DefaultNamespace}, nil))
 	create := func(name string, sc *iceberg.Schema, p iceberg.Properties) {
 		location := "file://" + filepath.Join(r.lakeDir, "warehouse", name)
@@ -433,7 +440,7 @@ func (d *decoded) restamp(offset int64, index int32) {
 }
 
 // shown are a certificate's differences, sorted.
-func shown(c *Certificate) []string {
+func shown(c *certificate.Certificate) []string {
 	var out []string
 	for _, d := range c.Differences {
 		d.EventID = "" // other tests look at it
@@ -446,11 +453,11 @@ func shown(c *Certificate) []string {
 	return out
 }
 
-func totals(c *Certificate, store string) Totals {
+func totals(c *certificate.Certificate, store string) certificate.Totals {
 	for _, t := range c.Totals {
 		if t.Store == store {
 			return t
 		}
 	}
-	return Totals{}
+	return certificate.Totals{}
 }

@@ -1,17 +1,18 @@
-package audit
+package stored
 
 import (
 	"math/rand/v2"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
 	"github.com/apache/arrow-go/v18/arrow/memory"
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
 
 	"github.com/pulsegrid/pulsegrid/internal/columns"
+	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
 )
 
 // Guarantees: rows come back in the order of their places, however many there are and whether or not they fit in memory.
@@ -20,65 +21,31 @@ func TestTheSorterGivesEveryRowBackInOrder(t *testing.T) {
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	for _, n := range []int{0, 1, 63, 64, 65, 1000} {
-		s := newSorter(t.TempDir())
+		s := NewSorter(t.TempDir())
 		s.limit = 64
-		var want []row
+		var want []Row
 		for range n {
-			r := row{partition: int32(rnd.IntN(3)), offset: rnd.Int64N(20), index: int32(rnd.IntN(5)), hash: rnd.Uint64()}
-			r.id[3] = byte(rnd.IntN(9))
+			r := Row{Partition: int32(rnd.IntN(3)), Offset: rnd.Int64N(20), Index: int32(rnd.IntN(5)), Hash: rnd.Uint64()}
+			r.ID[3] = byte(rnd.IntN(9))
 			want = append(want, r)
-			require.NoError(t, s.add(r))
+			require.NoError(t, s.Add(r))
 		}
 		slices.SortFunc(want, byPlace)
-		c, err := s.rows()
+		c, err := s.Rows()
 		require.NoError(t, err)
-		var got []row
-		for r, ok := c.peek(); ok; r, ok = c.peek() {
+		var got []Row
+		for r, ok := c.Peek(); ok; r, ok = c.Peek() {
 			got = append(got, r)
-			require.NoError(t, c.next())
+			require.NoError(t, c.Next())
 		}
 		require.Equal(t, want, got)
 		require.Len(t, s.runs, max(0, (n-1)/64), "what does not fit is in files")
-		s.close()
+		s.Close()
 	}
-	s := newSorter("/nonexistent")
+	s := NewSorter("/nonexistent")
 	s.limit = 1
-	require.NoError(t, s.add(row{}))
-	require.ErrorContains(t, s.add(row{}), "temporary file")
-}
-
-// Guarantees: the window decides as a list of all occurrences would, in which nothing is ever forgotten, also where the broker's clock goes back.
-func TestTheWindowIsTheRule(t *testing.T) {
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	rnd := rand.New(rand.NewPCG(seed, 0))
-	w := newWindow(10 * time.Second)
-	type event struct {
-		tenant string
-		id     byte
-		at     time.Time
-	}
-	var before []event
-	now, latest, duplicates := time.Unix(1_000_000, 0), time.Time{}, 0
-	for offset := range int64(3000) {
-		now = now.Add(time.Duration(rnd.IntN(3000)-1000) * time.Millisecond)
-		if now.After(latest) {
-			latest = now
-		}
-		w.advance(now)
-		for range rnd.IntN(3) {
-			e := event{[]string{"a", "b"}[rnd.IntN(2)], byte(rnd.IntN(12)), latest}
-			want := slices.ContainsFunc(before, func(o event) bool { return o.tenant == e.tenant && o.id == e.id && latest.Sub(o.at) <= 10*time.Second })
-			_, got := w.occurred(e.tenant, [16]byte{e.id}, offset)
-			require.Equal(t, want, got, "offset %d", offset)
-			before = append(before, e)
-			if got {
-				duplicates++
-			}
-		}
-	}
-	require.Greater(t, duplicates, 100)
-	require.Less(t, len(w.seen), 25, "what is too old is forgotten")
+	require.NoError(t, s.Add(Row{}))
+	require.ErrorContains(t, s.Add(Row{}), "temporary file")
 }
 
 // A table that was given a column later has nulls in the rows before: they are the kind's zero value, as ClickHouse shows them.
@@ -106,13 +73,25 @@ func TestANullIsTheKindsZeroValue(t *testing.T) {
 	require.ErrorContains(t, err, "cannot be compared")
 }
 
-func TestRangesAreWrittenAsBlocksAreNamed(t *testing.T) {
-	r, err := ParseRange("otlp.logs.v1/3/120-129")
-	require.NoError(t, err)
-	require.Equal(t, Range{"otlp.logs.v1", 3, 120, 129}, r)
-	require.Equal(t, "otlp.logs.v1/3/120-129", r.String())
-	for _, bad := range []string{"", "a/0/1", "a/0/2-1", "a/x/1-2", "/0/1-2", "a/-1/1-2", "a/0/-1-2", "a/0/1-2/3", "a/0/0-9223372036854775807"} {
-		_, err := ParseRange(bad)
-		require.ErrorContains(t, err, "TOPIC/PARTITION/FIRST-LAST", bad)
+// logRows are rows of realistic logs.
+func logRows(t testing.TB, n int) arrow.RecordBatch {
+	req := plogotlp.NewExportRequest()
+	require.NoError(t, req.UnmarshalProto(otlptest.Logs(1, n)))
+	b := columns.NewBuilder(memory.DefaultAllocator, columns.Logs)
+	defer b.Release()
+	require.NoError(t, b.AppendLogs(req.Logs()))
+	return b.NewRecordBatch()
+}
+
+// BenchmarkRowHash hashes realistic logs, every column.
+func BenchmarkRowHash(b *testing.B) {
+	rec := logRows(b, 1000)
+	defer rec.Release()
+	r, err := NewReader(columns.Logs, rec, true)
+	require.NoError(b, err)
+	n := 0
+	for b.Loop() {
+		r.Row(n % 1000)
+		n++
 	}
 }

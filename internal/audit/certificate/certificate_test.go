@@ -1,4 +1,4 @@
-package audit
+package certificate
 
 import (
 	"crypto/sha256"
@@ -18,11 +18,11 @@ import (
 
 func someCertificate(problems ...string) *Certificate {
 	c := &Certificate{
-		Format: CertificateFormat, Tool: "test", Started: time.Unix(1, 0).UTC(), Finished: time.Unix(2, 0).UTC(), Problems: problems,
+		Format: Version, Tool: "test", Started: time.Unix(1, 0).UTC(), Finished: time.Unix(2, 0).UTC(), Problems: problems,
 		Stores:     []StoreInfo{{Store: Hot, Where: "<&>", Group: "g"}},
 		Partitions: []PartitionResult{{Topic: "otlp.logs.v1", Stores: []StoreResult{{Store: Hot, Expected: Sums{Rows: 3, IDs: 1 << 63}}}}},
 	}
-	c.conclude()
+	c.Conclude()
 	return c
 }
 
@@ -30,7 +30,7 @@ func chain(t *testing.T, n int) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "certificates")
 	for range n {
-		_, err := someCertificate().append(dir)
+		_, err := someCertificate().Append(dir)
 		require.NoError(t, err)
 	}
 	return dir
@@ -63,7 +63,7 @@ func TestAChainOfCertificatesCannotBeChangedUnseen(t *testing.T) {
 				return err
 			}
 			c.Tool = "forged"
-			if err := c.seal(); err != nil {
+			if err := c.Seal(); err != nil {
 				return err
 			}
 			b, err := c.encode()
@@ -97,7 +97,7 @@ func TestAChainOfCertificatesCannotBeChangedUnseen(t *testing.T) {
 func TestAnAuditDoesNotContinueABrokenChain(t *testing.T) {
 	dir := chain(t, 1)
 	require.NoError(t, os.WriteFile(chainFile(dir, 1), []byte("{}"), 0o644))
-	_, err := someCertificate().append(dir)
+	_, err := someCertificate().Append(dir)
 	require.ErrorContains(t, err, "begin a new directory")
 }
 
@@ -106,7 +106,7 @@ func TestTwoAuditsAtOnceMakeOneChain(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			_, err := someCertificate().append(dir)
+			_, err := someCertificate().Append(dir)
 			require.NoError(t, err)
 		})
 	}
@@ -118,7 +118,7 @@ func TestTwoAuditsAtOnceMakeOneChain(t *testing.T) {
 
 // The document tells people how to check a certificate without this program: that is what is done here.
 func TestTheDocumentedCommandChecksACertificate(t *testing.T) {
-	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "formats", "certificate.md"))
+	doc, err := os.ReadFile(filepath.Join("..", "..", "..", "docs", "formats", "certificate.md"))
 	require.NoError(t, err)
 	command := regexp.MustCompile(`(?m)^    (sed .*\| sha256sum)$`).FindSubmatch(doc)
 	require.NotNil(t, command, "docs/formats/certificate.md shows a command")
@@ -133,7 +133,7 @@ func TestTheDocumentedCommandChecksACertificate(t *testing.T) {
 
 // Every field of the JSON is in the document.
 func TestEveryFieldOfACertificateIsDocumented(t *testing.T) {
-	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "formats", "certificate.md"))
+	doc, err := os.ReadFile(filepath.Join("..", "..", "..", "docs", "formats", "certificate.md"))
 	require.NoError(t, err)
 	c := someCertificate("problem")
 	c.Partitions[0].Stores[0].Ledger, c.Partitions[0].Stores[0].Beyond = &LedgerResult{}, &BeyondResult{}
@@ -154,28 +154,39 @@ func TestVerdicts(t *testing.T) {
 	for _, f := range []Faults{{Lost: 1}, {Doubled: 1}, {Altered: 1}, {Foreign: 1}} {
 		c := someCertificate("a store is down")
 		c.Partitions[0].Stores[0].Faults = f
-		c.conclude()
+		c.Conclude()
 		require.Equal(t, Different, c.Verdict, "what differs is worse than what could not be audited")
 	}
 	c := someCertificate()
 	c.Partitions[0].Stores[0].Undecidable = 1
-	c.conclude()
+	c.Conclude()
 	require.Equal(t, Incomplete, c.Verdict)
 	c = someCertificate()
 	c.Partitions[0].Stores[0].Ledger = &LedgerResult{Faults: 1}
-	c.conclude()
+	c.Conclude()
 	require.Equal(t, Different, c.Verdict)
 	c = someCertificate()
 	c.Rollups = []RollupResult{{Wrong: 1}}
-	c.conclude()
+	c.Conclude()
 	require.Equal(t, Different, c.Verdict)
 }
 
 func TestSealIsTheHashOfTheJSONWithoutIt(t *testing.T) {
 	c := someCertificate()
-	require.NoError(t, c.seal())
+	require.NoError(t, c.Seal())
 	b, err := c.encode()
 	require.NoError(t, err)
 	sum := sha256.Sum256([]byte(strings.Replace(string(b), c.SHA256, "", 1)))
 	require.Equal(t, hex.EncodeToString(sum[:]), c.SHA256)
+}
+
+func TestRangesAreWrittenAsBlocksAreNamed(t *testing.T) {
+	r, err := ParseRange("otlp.logs.v1/3/120-129")
+	require.NoError(t, err)
+	require.Equal(t, Range{"otlp.logs.v1", 3, 120, 129}, r)
+	require.Equal(t, "otlp.logs.v1/3/120-129", r.String())
+	for _, bad := range []string{"", "a/0/1", "a/0/2-1", "a/x/1-2", "/0/1-2", "a/-1/1-2", "a/0/-1-2", "a/0/1-2/3", "a/0/0-9223372036854775807"} {
+		_, err := ParseRange(bad)
+		require.ErrorContains(t, err, "TOPIC/PARTITION/FIRST-LAST", bad)
+	}
 }

@@ -1,4 +1,4 @@
-package audit
+package stored
 
 import (
 	"encoding/binary"
@@ -13,32 +13,34 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/columns/value"
 )
 
-// row is a row as it is compared.
-type row struct {
-	partition int32
-	index     int32
-	offset    int64
-	id        [16]byte
-	hash      uint64 // of all columns; 0 in a quick audit
+// Row is a row as it is compared.
+type Row struct {
+	Partition int32
+	Index     int32
+	Offset    int64
+	ID        [16]byte
+	Hash      uint64 // of all columns; 0 where the content was not asked for
 }
 
-// place tells where an event lies in its topic.
-type place struct {
-	partition int32
-	offset    int64
-	index     int32
+// Place tells where an event lies in its topic.
+type Place struct {
+	Partition int32
+	Offset    int64
+	Index     int32
 }
 
-func (r row) place() place { return place{r.partition, r.offset, r.index} }
+// Place of the row's event.
+func (r Row) Place() Place { return Place{r.Partition, r.Offset, r.Index} }
 
-func (p place) compare(o place) int {
+// Compare orders places as Kafka does.
+func (p Place) Compare(o Place) int {
 	switch {
-	case p.partition != o.partition:
-		return sign(int64(p.partition), int64(o.partition))
-	case p.offset != o.offset:
-		return sign(p.offset, o.offset)
+	case p.Partition != o.Partition:
+		return sign(int64(p.Partition), int64(o.Partition))
+	case p.Offset != o.Offset:
+		return sign(p.Offset, o.Offset)
 	}
-	return sign(int64(p.index), int64(o.index))
+	return sign(int64(p.Index), int64(o.Index))
 }
 
 func sign(a, b int64) int {
@@ -51,7 +53,7 @@ func sign(a, b int64) int {
 	return 0
 }
 
-// placeSum binds an id to its place in a sum that ClickHouse can make as well (see quick.go); modulo 2^64.
+// placeSum binds an id to its place in a sum that ClickHouse can make as well (see Sums); modulo 2^64.
 func placeSum(id [16]byte, offset int64, index int32) uint64 {
 	return binary.LittleEndian.Uint64(id[8:]) * (2*(uint64(offset)*placePrime+uint64(uint32(index))) + 1)
 }
@@ -62,8 +64,8 @@ const placePrime = 1_000_003
 // bytes after their length, lists and maps after their count.
 type appender func(b []byte, i int) []byte
 
-// table reads the rows of a batch.
-type tableReader struct {
+// Reader reads the rows of a batch.
+type Reader struct {
 	columns    []columns.Column
 	appenders  []appender
 	partitions arrow.Array
@@ -76,13 +78,13 @@ type tableReader struct {
 // placeColumns are what a row is told by, and all that a quick audit reads.
 var placeColumns = []string{"event_id", "kafka_partition", "kafka_offset", "event_index"}
 
-// newTableReader binds a batch of t, which may come from a Builder, ClickHouse or Iceberg. Without content only place and id are read.
-func newTableReader(t *columns.Table, rec arrow.RecordBatch, content bool) (*tableReader, error) {
+// NewReader binds a batch of t, which may come from a Builder, ClickHouse or Iceberg. Without content only place and id are read.
+func NewReader(t *columns.Table, rec arrow.RecordBatch, content bool) (*Reader, error) {
 	byName := map[string]arrow.Array{}
 	for i, f := range rec.Schema().Fields() {
 		byName[f.Name] = rec.Column(i)
 	}
-	r := &tableReader{
+	r := &Reader{
 		ids: byName["event_id"], partitions: byName["kafka_partition"], offsets: byName["kafka_offset"], indexes: byName["event_index"],
 	}
 	for _, name := range placeColumns {
@@ -117,27 +119,27 @@ func newTableReader(t *columns.Table, rec arrow.RecordBatch, content bool) (*tab
 	return r, nil
 }
 
-// row reads row i.
-func (r *tableReader) row(i int) row {
+// Row reads row i.
+func (r *Reader) Row(i int) Row {
 	partition, _ := value.Int(r.partitions, i) // types were checked when the batch was bound
 	offset, _ := value.Int(r.offsets, i)
 	index, _ := value.Int(r.indexes, i)
 	id, _ := value.Bytes(r.ids, i)
-	out := row{partition: int32(partition), offset: offset, index: int32(index)}
-	copy(out.id[:], id)
+	out := Row{Partition: int32(partition), Offset: offset, Index: int32(index)}
+	copy(out.ID[:], id)
 	if r.appenders != nil {
 		b := r.scratch[:0]
 		for _, f := range r.appenders {
 			b = f(b, i)
 		}
 		r.scratch = b
-		out.hash = xxh3.Hash(b)
+		out.Hash = xxh3.Hash(b)
 	}
 	return out
 }
 
-// cells are row i's columns, each in its canonical form.
-func (r *tableReader) cells(i int) [][]byte {
+// Cells are row i's columns, each in its canonical form.
+func (r *Reader) Cells(i int) [][]byte {
 	out := make([][]byte, len(r.appenders))
 	for c, f := range r.appenders {
 		out[c] = f(nil, i)

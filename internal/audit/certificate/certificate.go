@@ -1,4 +1,6 @@
-package audit
+// Package certificate is what an audit hands over: what it looked at, what it found, its verdict, and a hash that chains it to the one before it
+// (docs/formats/certificate.md).
+package certificate
 
 import (
 	"crypto/sha256"
@@ -9,6 +11,12 @@ import (
 	"strconv"
 	"strings"
 	"time"
+)
+
+// Names of the stores in certificates.
+const (
+	Hot  = "clickhouse"
+	Lake = "lake"
 )
 
 // Verdict is what an audit found.
@@ -23,7 +31,7 @@ const (
 
 // Certificate is an audit's result (docs/formats/certificate.md). Its JSON is what is hashed.
 type Certificate struct {
-	Format   int       `json:"format"` // CertificateFormat
+	Format   int       `json:"format"` // Version
 	Tool     string    `json:"tool"`
 	Cell     string    `json:"cell,omitempty"`
 	Started  time.Time `json:"started"`
@@ -46,8 +54,8 @@ type Certificate struct {
 	SHA256   string `json:"sha256"`   // of this JSON with an empty sha256
 }
 
-// CertificateFormat is the version of the certificate's JSON.
-const CertificateFormat = 1
+// Version is the version of the certificate's JSON.
+const Version = 1
 
 // Asked is what the audit was asked for.
 type Asked struct {
@@ -86,7 +94,8 @@ type Faults struct {
 	Undecidable int64 `json:"undecidable"` // absent; either a duplicate of what retention has removed, or lost
 }
 
-func (f *Faults) add(o Faults) {
+// Add adds o.
+func (f *Faults) Add(o Faults) {
 	f.Lost += o.Lost
 	f.Doubled += o.Doubled
 	f.Altered += o.Altered
@@ -249,14 +258,15 @@ type RollupResult struct {
 	Shown  []string `json:"shown"` // some of the wrong ones
 }
 
-func (c *Certificate) problem(format string, args ...any) {
+// Problem notes what could not be audited, once.
+func (c *Certificate) Problem(format string, args ...any) {
 	if text := fmt.Sprintf(format, args...); !slices.Contains(c.Problems, text) {
 		c.Problems = append(c.Problems, text)
 	}
 }
 
-// conclude sums up and gives the verdict.
-func (c *Certificate) conclude() {
+// Conclude sums up and gives the verdict.
+func (c *Certificate) Conclude() {
 	c.Totals = nil
 	different, undecidable := false, int64(0)
 	for _, s := range c.Stores {
@@ -267,7 +277,7 @@ func (c *Certificate) conclude() {
 					continue
 				}
 				t.Expected, t.Rows = t.Expected+r.Expected.Rows, t.Rows+r.Got.Rows
-				t.add(r.Faults)
+				t.Add(r.Faults)
 				if r.Ledger != nil {
 					t.LedgerFaults += r.Ledger.Faults
 				}
@@ -281,7 +291,7 @@ func (c *Certificate) conclude() {
 		different = different || r.Wrong > 0
 	}
 	if undecidable > 0 {
-		c.problem("%d events are in no store or only one and may be duplicates of events that retention has removed from Kafka: audit a range that begins later", undecidable)
+		c.Problem("%d events are in no store or only one and may be duplicates of events that retention has removed from Kafka: audit a range that begins later", undecidable)
 	}
 	switch {
 	case different:
@@ -293,8 +303,8 @@ func (c *Certificate) conclude() {
 	}
 }
 
-// seal computes the certificate's own hash.
-func (c *Certificate) seal() error {
+// Seal computes the certificate's own hash.
+func (c *Certificate) Seal() error {
 	c.SHA256 = ""
 	b, err := c.encode()
 	if err != nil {

@@ -1,4 +1,4 @@
-package audit
+package certificate
 
 import (
 	"bytes"
@@ -22,8 +22,8 @@ func chainFile(dir string, n int) string {
 	return filepath.Join(dir, fmt.Sprintf("certificate-%06d.json", n))
 }
 
-// append links c to the directory's last certificate and writes it; it returns the file. The directory is made if it is missing.
-func (c *Certificate) append(dir string) (string, error) {
+// Append links c to the directory's last certificate and writes it; it returns the file. The directory is made if it is missing.
+func (c *Certificate) Append(dir string) (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("certificates: %w", err)
 	}
@@ -40,7 +40,7 @@ func (c *Certificate) append(dir string) (string, error) {
 			}
 			c.Previous = last.SHA256
 		}
-		if err := c.seal(); err != nil {
+		if err := c.Seal(); err != nil {
 			return "", err
 		}
 		b, err := c.encode()

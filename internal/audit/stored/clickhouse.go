@@ -1,4 +1,4 @@
-package audit
+package stored
 
 import (
 	"bytes"
@@ -16,6 +16,7 @@ import (
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/ipc"
 
+	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
 	"github.com/pulsegrid/pulsegrid/internal/ledger"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
@@ -27,14 +28,14 @@ const (
 	silenceTimeout   = 2 * time.Minute  // between two parts of an answer
 )
 
-// clickhouse asks ClickHouse over HTTP.
-type clickhouse struct {
+// ClickHouse asks ClickHouse over HTTP.
+type ClickHouse struct {
 	config ClickHouseConfig
 	base   *url.URL
 	http   *http.Client
 }
 
-func newClickHouse(c ClickHouseConfig) (*clickhouse, error) {
+func NewClickHouse(c ClickHouseConfig) (*ClickHouse, error) {
 	base, err := url.Parse(c.URL)
 	if err != nil || base.Host == "" {
 		return nil, fmt.Errorf("ClickHouse URL %q: want http://HOST:PORT", c.URL)
@@ -42,14 +43,14 @@ func newClickHouse(c ClickHouseConfig) (*clickhouse, error) {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.DisableCompression = true // Arrow streams are LZ4 already, and gzip would cost both sides more than the rest
 	transport.ResponseHeaderTimeout = answerTimeout
-	return &clickhouse{config: c, base: base, http: &http.Client{Transport: transport}}, nil
+	return &ClickHouse{config: c, base: base, http: &http.Client{Transport: transport}}, nil
 }
 
-func (c *clickhouse) info() StoreInfo {
-	return StoreInfo{Store: Hot, Where: c.base.Scheme + "://" + c.base.Host + " database " + c.config.Database, Group: c.config.Group}
+func (c *ClickHouse) Info() certificate.StoreInfo {
+	return certificate.StoreInfo{Store: certificate.Hot, Where: c.base.Scheme + "://" + c.base.Host + " database " + c.config.Database, Group: c.config.Group}
 }
 
-func (c *clickhouse) close() { c.http.CloseIdleConnections() }
+func (c *ClickHouse) Close() { c.http.CloseIdleConnections() }
 
 // exceptionError is ClickHouse's own refusal.
 type exceptionError struct {
@@ -60,7 +61,7 @@ type exceptionError struct {
 func (e *exceptionError) Error() string { return e.text }
 
 // ask sends a query and returns its answer's body, which the caller closes.
-func (c *clickhouse) ask(ctx context.Context, sql string, params map[string]string, settings ...string) (io.ReadCloser, error) {
+func (c *ClickHouse) ask(ctx context.Context, sql string, params map[string]string, settings ...string) (io.ReadCloser, error) {
 	values := url.Values{"database": {c.config.Database}}
 	for k, v := range params {
 		values.Set("param_"+k, v)
@@ -127,49 +128,49 @@ func (a *answer) Close() error {
 }
 
 // where is q's condition. Offsets and partitions are numbers of ours; text goes in parameters.
-func (c *clickhouse) where(q query) (string, map[string]string) {
-	params := map[string]string{"topic": q.topic}
+func (c *ClickHouse) where(q Query) (string, map[string]string) {
+	params := map[string]string{"topic": q.Topic}
 	var parts []string
-	for _, r := range q.ranges {
+	for _, r := range q.Ranges {
 		part := fmt.Sprintf("kafka_partition = %d AND kafka_offset >= %d", r.Partition, r.First)
-		if r.Last != beyond {
+		if r.Last != Beyond {
 			part += fmt.Sprintf(" AND kafka_offset <= %d", r.Last)
 		}
 		parts = append(parts, "("+part+")")
 	}
-	if q.strangers > 0 {
-		parts = append(parts, fmt.Sprintf("kafka_partition >= %d OR kafka_partition < 0", q.strangers))
+	if q.Strangers > 0 {
+		parts = append(parts, fmt.Sprintf("kafka_partition >= %d OR kafka_partition < 0", q.Strangers))
 	}
 	sql := "kafka_topic = {topic:String} AND (" + strings.Join(parts, " OR ") + ")"
-	if q.tenant != "" {
+	if q.Tenant != "" {
 		sql += " AND tenant_id = {tenant:String}"
-		params["tenant"] = q.tenant
+		params["tenant"] = q.Tenant
 	}
-	if q.places != nil {
+	if q.Places != nil {
 		var in []string
-		for _, p := range q.places {
-			in = append(in, fmt.Sprintf("(%d,%d,%d)", p.partition, p.offset, p.index))
+		for _, p := range q.Places {
+			in = append(in, fmt.Sprintf("(%d,%d,%d)", p.Partition, p.Offset, p.Index))
 		}
 		sql += " AND (kafka_partition, kafka_offset, event_index) IN (" + strings.Join(in, ",") + ")"
 	}
 	return sql, params
 }
 
-func (c *clickhouse) read(ctx context.Context, q query, f rowsFunc) error {
-	if q.empty() {
+func (c *ClickHouse) Read(ctx context.Context, q Query, f RowsFunc) error {
+	if q.Empty() {
 		return nil
 	}
 	where, params := c.where(q)
-	names := make([]string, 0, len(q.table.Columns))
+	names := make([]string, 0, len(q.Table.Columns))
 	for _, n := range q.columnNames() {
 		names = append(names, "`"+n+"`")
 	}
 	// One snapshot answers both: how many rows there are is asked first, and rows of a finished range do not come or go.
-	want, err := c.number(ctx, "SELECT count() FROM "+q.table.Name+" WHERE "+where, params)
+	want, err := c.number(ctx, "SELECT count() FROM "+q.Table.Name+" WHERE "+where, params)
 	if err != nil {
 		return err
 	}
-	body, err := c.ask(ctx, "SELECT "+strings.Join(names, ", ")+" FROM "+q.table.Name+" WHERE "+where+" FORMAT ArrowStream", params,
+	body, err := c.ask(ctx, "SELECT "+strings.Join(names, ", ")+" FROM "+q.Table.Name+" WHERE "+where+" FORMAT ArrowStream", params,
 		"max_block_size", "16384", "output_format_arrow_string_as_string", "1", "output_format_arrow_fixed_string_as_fixed_byte_array", "1",
 		"output_format_arrow_low_cardinality_as_dictionary", "0")
 	if err != nil {
@@ -178,10 +179,10 @@ func (c *clickhouse) read(ctx context.Context, q query, f rowsFunc) error {
 	defer body.Close()
 	got, err := eachBatch(body, func(rec arrow.RecordBatch) error { return f(rec, allRows(rec)) })
 	if err != nil {
-		return fmt.Errorf("ClickHouse table %s: %w", q.table.Name, err)
+		return fmt.Errorf("ClickHouse table %s: %w", q.Table.Name, err)
 	}
 	if got < want { // a stream that breaks off may look like one that ends
-		return fmt.Errorf("ClickHouse table %s: the answer ended after %d of %d rows: ask again, and see the server's log", q.table.Name, got, want)
+		return fmt.Errorf("ClickHouse table %s: the answer ended after %d of %d rows: ask again, and see the server's log", q.Table.Name, got, want)
 	}
 	return nil
 }
@@ -207,7 +208,7 @@ func eachBatch(stream io.Reader, f func(arrow.RecordBatch) error) (int64, error)
 	return n, nil
 }
 
-func (c *clickhouse) number(ctx context.Context, sql string, params map[string]string) (int64, error) {
+func (c *ClickHouse) number(ctx context.Context, sql string, params map[string]string) (int64, error) {
 	body, err := c.ask(ctx, sql+" FORMAT TabSeparated", params)
 	if err != nil {
 		return 0, err
@@ -225,7 +226,7 @@ func (c *clickhouse) number(ctx context.Context, sql string, params map[string]s
 }
 
 // askRows decodes one JSON object a row.
-func askRows[T any](ctx context.Context, c *clickhouse, sql string, params map[string]string, f func(T)) error {
+func askRows[T any](ctx context.Context, c *ClickHouse, sql string, params map[string]string, f func(T)) error {
 	body, err := c.ask(ctx, sql+" FORMAT JSONEachRow", params, "output_format_json_quote_64bit_integers", "0", "wait_end_of_query", "1")
 	if err != nil {
 		return err
@@ -244,22 +245,22 @@ func askRows[T any](ctx context.Context, c *clickhouse, sql string, params map[s
 	}
 }
 
-func (c *clickhouse) sums(ctx context.Context, q query, b buckets) (map[bucketKey]Sums, error) {
-	out := map[bucketKey]Sums{}
-	if q.empty() {
+func (c *ClickHouse) Sums(ctx context.Context, q Query, b Buckets) (map[Bucket]certificate.Sums, error) {
+	out := map[Bucket]certificate.Sums{}
+	if q.Empty() {
 		return out, nil
 	}
 	where, params := c.where(q)
 	first := "CASE kafka_partition"
-	for _, r := range q.ranges {
-		first += fmt.Sprintf(" WHEN %d THEN %d", r.Partition, b.first[r.Partition])
+	for _, r := range q.Ranges {
+		first += fmt.Sprintf(" WHEN %d THEN %d", r.Partition, b.First[r.Partition])
 	}
 	first += " ELSE 0 END"
 	// As Sums.add and placeSum do it; UInt64 sums and products are modulo 2^64.
 	sql := fmt.Sprintf(`SELECT kafka_partition AS p, intDiv(kafka_offset - toInt64(%s), %d) AS b, count() AS rows,
 		sum(reinterpretAsUInt64(substring(event_id, 1, 8))) AS ids,
 		sum(reinterpretAsUInt64(substring(event_id, 9, 8)) * (2 * (toUInt64(kafka_offset) * %d + toUInt64(event_index)) + 1)) AS places
-		FROM %s WHERE %s GROUP BY p, b`, first, b.width, placePrime, q.table.Name, where)
+		FROM %s WHERE %s GROUP BY p, b`, first, b.Width, placePrime, q.Table.Name, where)
 	type bucket struct {
 		P      int32  `json:"p"`
 		B      int64  `json:"b"`
@@ -268,12 +269,12 @@ func (c *clickhouse) sums(ctx context.Context, q query, b buckets) (map[bucketKe
 		Places uint64 `json:"places"`
 	}
 	err := askRows(ctx, c, sql, params, func(r bucket) {
-		out[bucketKey{r.P, r.B}] = Sums{Rows: r.Rows, IDs: Hex64(r.IDs), Places: Hex64(r.Places)}
+		out[Bucket{r.P, r.B}] = certificate.Sums{Rows: r.Rows, IDs: certificate.Hex64(r.IDs), Places: certificate.Hex64(r.Places)}
 	})
 	return out, err
 }
 
-func (c *clickhouse) ledger(ctx context.Context, topic string, ranges []Range) ([]ledger.Entry, error) {
+func (c *ClickHouse) Ledger(ctx context.Context, topic string, ranges []certificate.Range) ([]ledger.Entry, error) {
 	if len(ranges) == 0 {
 		return nil, nil
 	}
@@ -303,7 +304,7 @@ func (c *clickhouse) ledger(ctx context.Context, topic string, ranges []Range) (
 		})
 	})
 	if e, ok := errors.AsType[*exceptionError](err); ok && e.code == unknownTableCode {
-		return nil, errNoLedger
+		return nil, ErrNoLedger
 	}
 	return out, err
 }

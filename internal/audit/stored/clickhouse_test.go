@@ -1,4 +1,4 @@
-package audit
+package stored
 
 import (
 	"bytes"
@@ -9,22 +9,16 @@ import (
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/ipc"
-	"github.com/apache/arrow-go/v18/arrow/memory"
 	"github.com/stretchr/testify/require"
 
+	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
 	"github.com/pulsegrid/pulsegrid/internal/columns"
-	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
-	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
 // Scenario: ClickHouse breaks an answer off, which may look like its end: at a batch's border, or in a batch.
 // Guarantees: rows that did not come are not taken for rows that are not there.
 func TestAnAnswerThatBreaksOffIsNoLoss(t *testing.T) {
-	b := columns.NewBuilder(memory.DefaultAllocator, columns.Logs)
-	d, err := unmarshal(signal.Logs, otlptest.Logs(1, 10))
-	require.NoError(t, err)
-	require.NoError(t, d.appendTo(b))
-	rec := b.NewRecordBatch()
+	rec := logRows(t, 10)
 	defer rec.Release()
 	var stream bytes.Buffer
 	w := ipc.NewWriter(&stream, ipc.WithSchema(rec.Schema()))
@@ -50,11 +44,11 @@ func TestAnAnswerThatBreaksOffIsNoLoss(t *testing.T) {
 				_, _ = w.Write(stream.Bytes()[:stream.Len()-test.cut])
 			}))
 			defer server.Close()
-			c, err := newClickHouse(ClickHouseConfig{URL: server.URL, Database: "d"})
+			c, err := NewClickHouse(ClickHouseConfig{URL: server.URL, Database: "d"})
 			require.NoError(t, err)
-			defer c.close()
+			defer c.Close()
 			rows := 0
-			err = c.read(t.Context(), query{table: columns.Logs, topic: "t", content: true, ranges: []Range{{"t", 0, 0, 9}}}, func(_ arrow.RecordBatch, n []int) error {
+			err = c.Read(t.Context(), Query{Table: columns.Logs, Topic: "t", Content: true, Ranges: []certificate.Range{{Topic: "t", Last: 9}}}, func(_ arrow.RecordBatch, n []int) error {
 				rows += len(n)
 				return nil
 			})

@@ -1,4 +1,4 @@
-package audit
+package stored
 
 import (
 	"context"
@@ -20,6 +20,7 @@ import (
 	"github.com/apache/iceberg-go/table"
 	"github.com/uptrace/bun/driver/sqliteshim"
 
+	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
 	"github.com/pulsegrid/pulsegrid/internal/columns"
 	"github.com/pulsegrid/pulsegrid/internal/columns/value"
 	"github.com/pulsegrid/pulsegrid/internal/ledger"
@@ -29,13 +30,14 @@ import (
 // lakeBatchRows bounds the rows of one Arrow batch of a data file.
 const lakeBatchRows = 8192
 
-// lake asks the Iceberg tables.
-type lake struct {
+// Lake asks the Iceberg tables.
+type Lake struct {
 	config  LakeConfig
 	catalog catalog.Catalog
 }
 
-func openLake(ctx context.Context, c LakeConfig) (*lake, error) {
+// OpenLake opens the catalog. Close it.
+func OpenLake(ctx context.Context, c LakeConfig) (*Lake, error) {
 	p := iceberg.Properties{}
 	for k, v := range c.Properties {
 		p[k] = v
@@ -53,7 +55,7 @@ func openLake(ctx context.Context, c LakeConfig) (*lake, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lake catalog %s (%s) at %s: %w", c.CatalogName, c.CatalogType, c.CatalogURI, err)
 	}
-	return &lake{config: c, catalog: cat}, nil
+	return &Lake{config: c, catalog: cat}, nil
 }
 
 // sqliteURI lets the file be read while others write to it.
@@ -68,17 +70,17 @@ func sqliteURI(uri string) string {
 	return uri + separator + url.Values{"_pragma": {"busy_timeout(10000)", "journal_mode(WAL)"}}.Encode()
 }
 
-func (l *lake) info() StoreInfo {
-	return StoreInfo{Store: Lake, Where: l.config.CatalogType + " catalog " + l.config.CatalogURI + " namespace " + l.config.Namespace, Group: l.config.Group}
+func (l *Lake) Info() certificate.StoreInfo {
+	return certificate.StoreInfo{Store: certificate.Lake, Where: l.config.CatalogType + " catalog " + l.config.CatalogURI + " namespace " + l.config.Namespace, Group: l.config.Group}
 }
 
-func (l *lake) close() {
+func (l *Lake) Close() {
 	if c, ok := l.catalog.(catalog.Closer); ok {
 		_ = c.Close() // it was only read
 	}
 }
 
-func (l *lake) load(ctx context.Context, name string) (*table.Table, error) {
+func (l *Lake) load(ctx context.Context, name string) (*table.Table, error) {
 	tbl, err := l.catalog.LoadTable(ctx, table.Identifier{l.config.Namespace, name})
 	if err != nil {
 		return nil, fmt.Errorf("lake table %s.%s: %w", l.config.Namespace, name, err)
@@ -86,18 +88,18 @@ func (l *lake) load(ctx context.Context, name string) (*table.Table, error) {
 	return tbl, nil
 }
 
-func (l *lake) read(ctx context.Context, q query, f rowsFunc) error {
-	if q.empty() {
+func (l *Lake) Read(ctx context.Context, q Query, f RowsFunc) error {
+	if q.Empty() {
 		return nil
 	}
-	tbl, err := l.load(ctx, q.table.Name)
+	tbl, err := l.load(ctx, q.Table.Name)
 	if err != nil {
 		return err
 	}
 	var names []string
 	for _, n := range q.columnNames() {
 		names = append(names, n)
-		if c, ok := q.table.Column(n); ok && c.Kind == columns.Time {
+		if c, ok := q.Table.Column(n); ok && c.Kind == columns.Time {
 			names = append(names, n+columns.NanosSuffix)
 		}
 	}
@@ -111,7 +113,7 @@ func (l *lake) read(ctx context.Context, q query, f rowsFunc) error {
 		return f(rec, rows)
 	})
 	if err != nil {
-		return fmt.Errorf("lake table %s.%s: %w", l.config.Namespace, q.table.Name, err)
+		return fmt.Errorf("lake table %s.%s: %w", l.config.Namespace, q.Table.Name, err)
 	}
 	return nil
 }
@@ -144,49 +146,49 @@ func scan(ctx context.Context, tbl *table.Table, names []string, filter iceberg.
 }
 
 // filter is what lets files be left out.
-func filter(q query) iceberg.BooleanExpression {
+func filter(q Query) iceberg.BooleanExpression {
 	var any iceberg.BooleanExpression = iceberg.AlwaysFalse{}
-	for _, r := range q.ranges {
+	for _, r := range q.Ranges {
 		one := iceberg.NewAnd(iceberg.EqualTo(iceberg.Reference("kafka_partition"), r.Partition), iceberg.GreaterThanEqual(iceberg.Reference("kafka_offset"), r.First))
-		if r.Last != beyond {
+		if r.Last != Beyond {
 			one = iceberg.NewAnd(one, iceberg.LessThanEqual(iceberg.Reference("kafka_offset"), r.Last))
 		}
 		any = iceberg.NewOr(any, one)
 	}
-	if q.strangers > 0 {
-		any = iceberg.NewOr(any, iceberg.GreaterThanEqual(iceberg.Reference("kafka_partition"), q.strangers))
+	if q.Strangers > 0 {
+		any = iceberg.NewOr(any, iceberg.GreaterThanEqual(iceberg.Reference("kafka_partition"), q.Strangers))
 		any = iceberg.NewOr(any, iceberg.LessThan(iceberg.Reference("kafka_partition"), int32(0)))
 	}
-	all := iceberg.NewAnd(iceberg.EqualTo(iceberg.Reference("kafka_topic"), q.topic), any)
-	if q.tenant != "" {
-		all = iceberg.NewAnd(all, iceberg.EqualTo(iceberg.Reference("tenant_id"), q.tenant))
+	all := iceberg.NewAnd(iceberg.EqualTo(iceberg.Reference("kafka_topic"), q.Topic), any)
+	if q.Tenant != "" {
+		all = iceberg.NewAnd(all, iceberg.EqualTo(iceberg.Reference("tenant_id"), q.Tenant))
 	}
 	return all
 }
 
 // selected are the rows of rec that q asks for.
-func selected(rec arrow.RecordBatch, q query) ([]int, error) {
-	r, err := newTableReader(q.table, rec, false)
+func selected(rec arrow.RecordBatch, q Query) ([]int, error) {
+	r, err := NewReader(q.Table, rec, false)
 	if err != nil {
 		return nil, err
 	}
 	topics, tenants := column(rec, "kafka_topic"), column(rec, "tenant_id")
-	byPartition := map[int32][]Range{}
-	for _, rg := range q.ranges {
+	byPartition := map[int32][]certificate.Range{}
+	for _, rg := range q.Ranges {
 		byPartition[rg.Partition] = append(byPartition[rg.Partition], rg)
 	}
 	rows := make([]int, 0, rec.NumRows())
 	for i := range int(rec.NumRows()) {
-		if topic, _ := value.Text(topics, i); topic != q.topic {
+		if topic, _ := value.Text(topics, i); topic != q.Topic {
 			continue
 		}
-		if tenant, _ := value.Text(tenants, i); q.tenant != "" && tenant != q.tenant {
+		if tenant, _ := value.Text(tenants, i); q.Tenant != "" && tenant != q.Tenant {
 			continue
 		}
-		p := r.row(i).place()
-		within := slices.ContainsFunc(byPartition[p.partition], func(rg Range) bool { return p.offset >= rg.First && p.offset <= rg.Last })
-		within = within || q.strangers > 0 && (p.partition >= q.strangers || p.partition < 0)
-		if within && (q.places == nil || slices.Contains(q.places, p)) {
+		p := r.Row(i).Place()
+		within := slices.ContainsFunc(byPartition[p.Partition], func(rg certificate.Range) bool { return p.Offset >= rg.First && p.Offset <= rg.Last })
+		within = within || q.Strangers > 0 && (p.Partition >= q.Strangers || p.Partition < 0)
+		if within && (q.Places == nil || slices.Contains(q.Places, p)) {
 			rows = append(rows, i)
 		}
 	}
@@ -200,18 +202,18 @@ func column(rec arrow.RecordBatch, name string) arrow.Array {
 	return nil
 }
 
-func (l *lake) sums(ctx context.Context, q query, b buckets) (map[bucketKey]Sums, error) {
-	out := map[bucketKey]Sums{}
-	err := l.read(ctx, q, func(rec arrow.RecordBatch, rows []int) error {
-		r, err := newTableReader(q.table, rec, false)
+func (l *Lake) Sums(ctx context.Context, q Query, b Buckets) (map[Bucket]certificate.Sums, error) {
+	out := map[Bucket]certificate.Sums{}
+	err := l.Read(ctx, q, func(rec arrow.RecordBatch, rows []int) error {
+		r, err := NewReader(q.Table, rec, false)
 		if err != nil {
 			return err
 		}
 		for _, i := range rows {
-			one := r.row(i)
-			key := b.of(one.partition, one.offset)
+			one := r.Row(i)
+			key := b.Of(one.Partition, one.Offset)
 			s := out[key]
-			s.add(one)
+			Add(&s, one)
 			out[key] = s
 		}
 		return nil
@@ -219,10 +221,10 @@ func (l *lake) sums(ctx context.Context, q query, b buckets) (map[bucketKey]Sums
 	return out, err
 }
 
-func (l *lake) ledger(ctx context.Context, topic string, ranges []Range) ([]ledger.Entry, error) {
+func (l *Lake) Ledger(ctx context.Context, topic string, ranges []certificate.Range) ([]ledger.Entry, error) {
 	tbl, err := l.load(ctx, ledger.Name)
 	if errors.Is(err, catalog.ErrNoSuchTable) {
-		return nil, errNoLedger
+		return nil, ErrNoLedger
 	}
 	if err != nil {
 		return nil, err
@@ -231,15 +233,17 @@ func (l *lake) ledger(ctx context.Context, topic string, ranges []Range) ([]ledg
 	for _, f := range ledger.IcebergSchema().Fields() {
 		names = append(names, f.Name)
 	}
-	latest := map[Range]ledger.Entry{} // a block that is written twice is one entry
+	latest := map[certificate.Range]ledger.Entry{} // a block that is written twice is one entry
 	err = scan(ctx, tbl, names, iceberg.EqualTo(iceberg.Reference("kafka_topic"), topic), func(rec arrow.RecordBatch) error {
 		for i := range int(rec.NumRows()) {
 			e, err := ledgerEntry(rec, i)
 			if err != nil {
 				return err
 			}
-			rg := Range{e.Topic, e.Partition, e.First, e.Last}
-			overlaps := func(o Range) bool { return o.Partition == e.Partition && e.Last >= o.First && e.First <= o.Last }
+			rg := certificate.Range{Topic: e.Topic, Partition: e.Partition, First: e.First, Last: e.Last}
+			overlaps := func(o certificate.Range) bool {
+				return o.Partition == e.Partition && e.Last >= o.First && e.First <= o.Last
+			}
 			if e.Topic != topic || !slices.ContainsFunc(ranges, overlaps) {
 				continue
 			}

@@ -1,4 +1,4 @@
-package audit
+package stored
 
 import (
 	"bufio"
@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"slices"
@@ -17,18 +18,20 @@ const sortRows = 1 << 20
 
 const rowSize = 4 + 8 + 4 + 16 + 8
 
-// sorter takes rows in any order and gives them back by place. It is used by one goroutine: add..., rows, next..., close.
-type sorter struct {
+// Sorter takes rows in any order and gives them back by place. It is used by one goroutine: Add..., Rows, Next..., Close.
+type Sorter struct {
 	dir   string
 	limit int
-	buf   []row
+	buf   []Row
 	runs  []*os.File
 	count int64
 }
 
-func newSorter(dir string) *sorter { return &sorter{dir: dir, limit: sortRows} }
+// NewSorter puts its files into dir; empty: the system's.
+func NewSorter(dir string) *Sorter { return &Sorter{dir: dir, limit: sortRows} }
 
-func (s *sorter) add(r row) error {
+// Add takes a row.
+func (s *Sorter) Add(r Row) error {
 	if len(s.buf) >= s.limit {
 		if err := s.spill(); err != nil {
 			return err
@@ -40,14 +43,14 @@ func (s *sorter) add(r row) error {
 }
 
 // byPlace also orders the rows of one place, so that a digest over them does not depend on the order in which they came.
-func byPlace(a, b row) int {
-	if c := a.place().compare(b.place()); c != 0 {
+func byPlace(a, b Row) int {
+	if c := a.Place().Compare(b.Place()); c != 0 {
 		return c
 	}
-	return cmp.Or(cmp.Compare(a.hash, b.hash), slices.Compare(a.id[:], b.id[:]))
+	return cmp.Or(cmp.Compare(a.Hash, b.Hash), slices.Compare(a.ID[:], b.ID[:]))
 }
 
-func (s *sorter) spill() error {
+func (s *Sorter) spill() error {
 	slices.SortFunc(s.buf, byPlace)
 	f, err := os.CreateTemp(s.dir, "pulsegrid-audit-*")
 	if err != nil {
@@ -71,34 +74,41 @@ func (s *sorter) spill() error {
 	return err
 }
 
-func (r row) encode(b *[rowSize]byte) {
-	binary.LittleEndian.PutUint32(b[0:], uint32(r.partition))
-	binary.LittleEndian.PutUint64(b[4:], uint64(r.offset))
-	binary.LittleEndian.PutUint32(b[12:], uint32(r.index))
-	copy(b[16:32], r.id[:])
-	binary.LittleEndian.PutUint64(b[32:], r.hash)
+// Digest writes the row to a hash.
+func (r Row) Digest(h hash.Hash) {
+	var b [rowSize]byte
+	r.encode(&b)
+	_, _ = h.Write(b[:]) // a hash never fails
 }
 
-func (r *row) decode(b *[rowSize]byte) {
-	r.partition = int32(binary.LittleEndian.Uint32(b[0:]))
-	r.offset = int64(binary.LittleEndian.Uint64(b[4:]))
-	r.index = int32(binary.LittleEndian.Uint32(b[12:]))
-	copy(r.id[:], b[16:32])
-	r.hash = binary.LittleEndian.Uint64(b[32:])
+func (r Row) encode(b *[rowSize]byte) {
+	binary.LittleEndian.PutUint32(b[0:], uint32(r.Partition))
+	binary.LittleEndian.PutUint64(b[4:], uint64(r.Offset))
+	binary.LittleEndian.PutUint32(b[12:], uint32(r.Index))
+	copy(b[16:32], r.ID[:])
+	binary.LittleEndian.PutUint64(b[32:], r.Hash)
 }
 
-// close frees memory and files.
-func (s *sorter) close() {
+func (r *Row) decode(b *[rowSize]byte) {
+	r.Partition = int32(binary.LittleEndian.Uint32(b[0:]))
+	r.Offset = int64(binary.LittleEndian.Uint64(b[4:]))
+	r.Index = int32(binary.LittleEndian.Uint32(b[12:]))
+	copy(r.ID[:], b[16:32])
+	r.Hash = binary.LittleEndian.Uint64(b[32:])
+}
+
+// Close frees memory and files.
+func (s *Sorter) Close() {
 	for _, f := range s.runs {
 		_ = f.Close() // it was only read
 	}
 	s.buf, s.runs = nil, nil
 }
 
-// rows begins to give the rows back. Nothing may be added any more.
-func (s *sorter) rows() (*rowCursor, error) {
+// Rows begins to give the rows back. Nothing may be added any more.
+func (s *Sorter) Rows() (*Cursor, error) {
 	slices.SortFunc(s.buf, byPlace)
-	c := &rowCursor{}
+	c := &Cursor{}
 	if len(s.buf) > 0 {
 		c.heap = append(c.heap, &runReader{memory: s.buf})
 	}
@@ -114,19 +124,19 @@ func (s *sorter) rows() (*rowCursor, error) {
 	return c, nil
 }
 
-// rowCursor merges sorted runs.
-type rowCursor struct{ heap runHeap }
+// Cursor merges sorted runs.
+type Cursor struct{ heap runHeap }
 
-// peek is the next row; false: there is none.
-func (c *rowCursor) peek() (row, bool) {
+// Peek is the next row; false: there is none.
+func (c *Cursor) Peek() (Row, bool) {
 	if len(c.heap) == 0 {
-		return row{}, false
+		return Row{}, false
 	}
 	return c.heap[0].row, true
 }
 
-// next goes on after the row that peek showed.
-func (c *rowCursor) next() error {
+// Next goes on after the row that Peek showed.
+func (c *Cursor) Next() error {
 	r := c.heap[0]
 	if err := r.advance(); err != nil {
 		return err
@@ -140,9 +150,9 @@ func (c *rowCursor) next() error {
 }
 
 type runReader struct {
-	memory []row
+	memory []Row
 	file   *bufio.Reader
-	row    row
+	row    Row
 	done   bool
 }
 
