@@ -42,15 +42,21 @@ func TestREADMEsExampleLoads(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)
 	examples := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(readme), -1)
-	require.Len(t, examples, 1)
-	file := filepath.Join(t.TempDir(), "c.yaml")
-	require.NoError(t, os.WriteFile(file, []byte(examples[0][1]), 0o600))
-	conf, err := confmaptest.LoadConf(file)
-	require.NoError(t, err)
-	sub, err := conf.Sub("exporters::msk")
-	require.NoError(t, err)
-	cfg, err := load(t, sub)
-	require.NoError(t, err)
+	require.Len(t, examples, 2)
+	var loaded []*Config
+	for _, example := range examples {
+		file := filepath.Join(t.TempDir(), "c.yaml")
+		require.NoError(t, os.WriteFile(file, []byte(example[1]), 0o600))
+		conf, err := confmaptest.LoadConf(file)
+		require.NoError(t, err)
+		sub, err := conf.Sub("exporters::msk")
+		require.NoError(t, err)
+		cfg, err := load(t, sub)
+		require.NoError(t, err)
+		loaded = append(loaded, cfg)
+	}
+	require.NotEmpty(t, loaded[1].Spill.URL)
+	cfg := loaded[0]
 	require.True(t, cfg.TLS.HasValue())
 	require.Equal(t, kafka.MechanismAWSMSKIAM, cfg.Auth.Mechanism)
 	require.EqualValues(t, 48, cfg.Topics.Logs.Partitions)
@@ -65,6 +71,8 @@ func TestErrorsNameTheKeyAndTheValue(t *testing.T) {
 		`topics::logs::name: "otlp.metrics.v1"`:   func(c *Config) { c.Topics.Logs.Name = "otlp.metrics.v1" },
 		"topics::traces::partitions: -1":          func(c *Config) { c.Topics.Traces.Partitions = -1 },
 		"topics::metrics::min_insync_replicas: 4": func(c *Config) { c.Topics.Metrics.MinInSyncReplicas = 4 },
+		"topics::quarantine: is empty":            func(c *Config) { c.Topics.Quarantine = "" },
+		`topics::quarantine: "otlp.logs.v1"`:      func(c *Config) { c.Topics.Quarantine = "otlp.logs.v1" },
 		"topics::logs::retention: -1s":            func(c *Config) { c.Topics.Logs.Retention = -time.Second },
 		`compression::codec: "brotli"`:            func(c *Config) { c.Compression.Codec = "brotli" },
 		"compression::level: 19":                  func(c *Config) { c.Compression.Level = 19 },

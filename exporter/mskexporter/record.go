@@ -49,7 +49,7 @@ func (c *client) records(e envelope.Envelope, frames []byte) ([]record, error) {
 	if e.Tenant == "" {
 		return nil, permanent(reasonInvalid, "%s request says nothing of its tenant, and default_tenant is empty", e.Signal)
 	}
-	if len(e.Body) == 0 {
+	if len(e.Body) == 0 && e.Lane != envelope.LaneQuarantine { // there the body may lie elsewhere
 		return nil, nil
 	}
 	key := sourceKey(e.Source)
@@ -57,6 +57,9 @@ func (c *client) records(e envelope.Envelope, frames []byte) ([]record, error) {
 	room := c.cfg.MaxRecordBytes - batchOverhead - recordOverhead - len(key) - 2*headerOverhead - len(envelope.HeaderEvents) - frameHeaderBytes
 	for _, h := range common {
 		room -= headerOverhead + len(h.Key) + len(h.Value)
+	}
+	if e.Lane == envelope.LaneQuarantine {
+		return c.quarantined(e, key, common)
 	}
 	parts, counts := [][]byte{e.Body}, []int{e.Events}
 	if len(e.Body) > room {
