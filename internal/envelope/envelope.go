@@ -30,6 +30,8 @@ const (
 	attrEvents        = "pulsegrid.events"
 	attrLane          = "pulsegrid.lane"
 	attrSchemaVersion = "pulsegrid.schema_version"
+	attrJurisdiction  = "pulsegrid.jurisdiction"
+	attrTopicClass    = "pulsegrid.topic_class"
 )
 
 // Envelope is one OTLP export request of one tenant and signal.
@@ -41,6 +43,8 @@ type Envelope struct {
 	Received      time.Time // when the gateway had read the request
 	Lane          string    // LaneFast or LaneOverflow
 	SchemaVersion string    // registry version that validated it; empty: not validated
+	Jurisdiction  string    // where its tenant's data may be; empty: anywhere
+	TopicClass    string    // of topics (signal.ClassTopic); empty: the common ones
 	Body          []byte    // an Export*ServiceRequest in protobuf
 }
 
@@ -51,7 +55,7 @@ func (e Envelope) Append(ld plog.Logs) {
 		lr.SetObservedTimestamp(pcommon.NewTimestampFromTime(e.Received))
 	}
 	a := lr.Attributes()
-	a.EnsureCapacity(6)
+	a.EnsureCapacity(8)
 	a.PutStr(attrSignal, e.Signal.String())
 	a.PutStr(attrTenant, e.Tenant)
 	a.PutStr(attrSource, e.Source)
@@ -59,6 +63,12 @@ func (e Envelope) Append(ld plog.Logs) {
 	a.PutStr(attrLane, e.Lane)
 	if e.SchemaVersion != "" {
 		a.PutStr(attrSchemaVersion, e.SchemaVersion)
+	}
+	if e.Jurisdiction != "" {
+		a.PutStr(attrJurisdiction, e.Jurisdiction)
+	}
+	if e.TopicClass != "" {
+		a.PutStr(attrTopicClass, e.TopicClass)
 	}
 	setBytes(lr.Body().SetEmptyBytes(), e.Body)
 }
@@ -133,6 +143,10 @@ func read(lr plog.LogRecord) (Envelope, error) {
 			e.Lane, err = text(v)
 		case attrSchemaVersion:
 			e.SchemaVersion, err = text(v)
+		case attrJurisdiction:
+			e.Jurisdiction, err = text(v)
+		case attrTopicClass:
+			e.TopicClass, err = text(v)
 		}
 		if err != nil {
 			return Envelope{}, fmt.Errorf("%w: attribute %s: %w", ErrNotEnvelope, k, err)
