@@ -162,9 +162,12 @@ func (r *nodes) tenant(n *yaml.Node, field string) definition {
 		signals: [signals]bool{signal.Traces: true, signal.Metrics: true, signal.Logs: true},
 	}}
 	name := fmt.Sprintf("a name of at most %d of a-z, 0-9 and -", maxNameBytes)
-	retention := 0.0
+	retention, named := 0.0, false
 	r.object(n, field, map[string]func(*yaml.Node, string){
-		"id":           r.text(&d.ID, fmt.Sprintf("at most %d of letters, digits and %s", maxIDBytes, idPunctuation), ValidID),
+		"id": func(n *yaml.Node, field string) {
+			named = true
+			r.text(&d.ID, fmt.Sprintf("at most %d of letters, digits and %s", maxIDBytes, idPunctuation), ValidID)(n, field)
+		},
 		"status":       oneOf(r, &d.Status, Active, Suspended),
 		"class":        r.text(&d.Class, name, ValidName),
 		"jurisdiction": r.text(&d.Jurisdiction, name, ValidName),
@@ -192,7 +195,7 @@ func (r *nodes) tenant(n *yaml.Node, field string) definition {
 	if float64(d.RetentionDays) != retention {
 		r.bad(n, field+".retention_days", "%v is no whole number", retention)
 	}
-	if d.ID == "" && n.Kind == yaml.MappingNode {
+	if !named && n.Kind == yaml.MappingNode {
 		r.bad(n, field, "has no id")
 	}
 	return d
@@ -215,9 +218,12 @@ func (r *nodes) signals(d *definition, n *yaml.Node, field string) {
 
 func (r *nodes) key(d *definition, n *yaml.Node, field string) {
 	k := definedKey{line: n.Line}
-	hashed := false
+	named, hashed := false, false
 	r.object(n, field, map[string]func(*yaml.Node, string){
-		"id": r.text(&k.id, "the id of a key, 16 characters, as `pulsegrid tenant key new` prints it", validKeyID),
+		"id": func(n *yaml.Node, field string) {
+			named = true
+			r.text(&k.id, "the id of a key, 16 characters, as `pulsegrid tenant key new` prints it", validKeyID)(n, field)
+		},
 		"hash": func(n *yaml.Node, field string) {
 			var err error
 			if k.hash, err = ParseHash(n.Value); err != nil {
@@ -230,7 +236,7 @@ func (r *nodes) key(d *definition, n *yaml.Node, field string) {
 	if n.Kind == yaml.MappingNode && !hashed {
 		r.bad(n, field, "has no hash")
 	}
-	if n.Kind == yaml.MappingNode && k.id == "" {
+	if n.Kind == yaml.MappingNode && !named {
 		r.bad(n, field, "has no id")
 	}
 	d.keys = append(d.keys, k)

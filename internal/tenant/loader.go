@@ -127,6 +127,9 @@ func (l *Loader) swap() {
 		}
 		refused := map[*file][]error{}
 		for _, c := range conflicts {
+			if c.with != c.file && refused[c.with] != nil {
+				continue // with a file that is out: the next round tells whether there is another
+			}
 			if errs := refused[c.file]; len(errs) < maxErrors {
 				refused[c.file] = append(errs, c.err)
 			}

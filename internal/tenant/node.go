@@ -12,9 +12,10 @@ import (
 
 // Bounds of what is said about one file, and of what an error quotes.
 const (
-	maxErrors = 20
-	maxQuoted = 80
-	maxMerges = 4
+	maxErrors  = 20
+	maxQuoted  = 80
+	maxMerges  = 4
+	maxVisited = 5_000_000 // pairs of mappings: aliases make a small file large
 )
 
 // FieldError is one thing that is wrong with a file.
@@ -43,9 +44,10 @@ func (e *FieldError) Error() string {
 
 // nodes reads YAML nodes into values. What is wrong is collected, and the value left as it was.
 type nodes struct {
-	file   string
-	errs   []error
-	missed int // errors beyond maxErrors
+	file    string
+	errs    []error
+	missed  int // errors beyond maxErrors
+	visited int // pairs of mappings
 }
 
 func (r *nodes) bad(n *yaml.Node, field, reason string, args ...any) {
@@ -125,6 +127,12 @@ func (r *nodes) mapping(n *yaml.Node, field string, depth int, fn func(key, valu
 	}
 	var merges []*yaml.Node
 	for i := 0; i+1 < len(n.Content); i += 2 {
+		if r.visited++; r.visited > maxVisited {
+			if r.visited == maxVisited+1 {
+				r.bad(n, field, "aliases make the file larger than %d fields", maxVisited)
+			}
+			return
+		}
 		key, value := n.Content[i], n.Content[i+1]
 		switch {
 		case key.Kind != yaml.ScalarNode:
@@ -136,6 +144,9 @@ func (r *nodes) mapping(n *yaml.Node, field string, depth int, fn func(key, valu
 		}
 	}
 	for _, m := range merges {
+		if r.visited > maxVisited {
+			return
+		}
 		r.mapping(m, field, depth+1, fn)
 	}
 }

@@ -139,6 +139,7 @@ func compile(files []*file) (*Snapshot, []conflict) {
 		}
 		s.share = owned[float64]{f.share.value, f, f.share.line}
 	}
+	var overClasses *file // only the first file that has too many is told: without it the others may have room
 	for _, f := range files {
 		for _, j := range f.jurisdictions {
 			put(s.jurisdictions, j.name, j.endpoint, f, j.line, "jurisdictions", j.name, clash)
@@ -148,6 +149,10 @@ func compile(files []*file) (*Snapshot, []conflict) {
 			t := d.compiled(s.share.value)
 			if !s.classes[t.Class] {
 				if len(s.classes) == MaxClasses {
+					if overClasses != nil && overClasses != f {
+						continue
+					}
+					overClasses = f
 					conflicts = append(conflicts, conflict{f, f, &FieldError{File: f.name, Line: d.line, Field: "class", Value: t.Class, Reason: fmt.Sprintf("would be more than %d classes", MaxClasses)}})
 					continue
 				}
