@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"net"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -71,7 +72,7 @@ func (e *authExtension) authenticate(ctx context.Context, sources map[string][]s
 
 // shown returns the key or token of a request, or "" where it shows none.
 func shown(sources map[string][]string) (string, *failure) {
-	authorization, apiKey := header(sources, "Authorization"), header(sources, "X-Api-Key")
+	authorization, apiKey := header(sources, "Authorization", "authorization"), header(sources, "X-Api-Key", "x-api-key")
 	malformed := func(text string) (string, *failure) {
 		return "", unauthenticated(credentialNone, reasonMalformed, toldMalformed, text)
 	}
@@ -95,11 +96,11 @@ func shown(sources map[string][]string) (string, *failure) {
 }
 
 // header looks a header up as HTTP writes it, as gRPC does, and as anybody may.
-func header(sources map[string][]string, name string) []string {
+func header(sources map[string][]string, name, lower string) []string {
 	if v, ok := sources[name]; ok {
 		return v
 	}
-	if v, ok := sources[strings.ToLower(name)]; ok {
+	if v, ok := sources[lower]; ok {
 		return v
 	}
 	for k, v := range sources {
@@ -112,9 +113,9 @@ func header(sources map[string][]string, name string) []string {
 
 func (e *authExtension) byKey(ctx context.Context, snapshot *tenant.Snapshot, key string) (tenant.Identity, *failure) {
 	const credential = tenant.CredentialKey
-	who := clientAddress(ctx)
+	who := guesser{address: clientAddress(ctx)}
 	if id, ok := tenant.SplitKey(key); ok && snapshot.KnownKeyID(id) {
-		who += " " + id // whoever guesses at this key locks out nobody else
+		who.keyID = id // whoever guesses at this key locks out nobody else
 	}
 	if wait := e.guesses.blocked(who); wait > 0 {
 		return tenant.Identity{}, throttled(credential, wait)
@@ -178,7 +179,7 @@ func verifiedCertificate(ctx context.Context) *x509.Certificate {
 	return info.State.VerifiedChains[0][0]
 }
 
-func clientAddress(ctx context.Context) string {
+func clientAddress(ctx context.Context) netip.Addr {
 	var a net.Addr = client.FromContext(ctx).Addr
 	if a == nil {
 		if p, ok := peer.FromContext(ctx); ok {

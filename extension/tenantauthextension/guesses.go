@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
@@ -15,8 +16,16 @@ type guesses struct {
 	burst, rate float64
 	now         func() time.Time
 
+	kept atomic.Int64 // buckets: mostly there are none, and nobody needs the lock
+
 	mu      sync.Mutex // guards what follows
-	buckets *simplelru.LRU[string, *bucket]
+	buckets *simplelru.LRU[guesser, *bucket]
+}
+
+// guesser is what attempts are counted by.
+type guesser struct {
+	address netip.Addr // an IPv4 address, or the first of the /64 that one IPv6 host has to itself; zero: unknown, or this machine's
+	keyID   string     // of a known key that was shown; else empty
 }
 
 type bucket struct {
@@ -25,12 +34,15 @@ type bucket struct {
 }
 
 func newGuesses(cfg GuessesConfig, now func() time.Time) (*guesses, error) {
-	l, err := simplelru.NewLRU[string, *bucket](cfg.RememberedMax, nil)
+	l, err := simplelru.NewLRU[guesser, *bucket](cfg.RememberedMax, nil)
 	return &guesses{burst: float64(cfg.Burst), rate: cfg.PerSecond, now: now, buckets: l}, err
 }
 
 // blocked returns how long who must wait before an attempt of it is looked at; zero: not at all.
-func (g *guesses) blocked(who string) time.Duration {
+func (g *guesses) blocked(who guesser) time.Duration {
+	if g.kept.Load() == 0 {
+		return 0
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	b, ok := g.buckets.Peek(who)
@@ -45,13 +57,14 @@ func (g *guesses) blocked(who string) time.Duration {
 }
 
 // wrong takes one attempt.
-func (g *guesses) wrong(who string) {
+func (g *guesses) wrong(who guesser) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	b, ok := g.buckets.Get(who)
 	if !ok {
 		b = &bucket{left: g.burst, at: g.now()}
 		g.buckets.Add(who, b)
+		g.kept.Store(int64(g.buckets.Len()))
 	}
 	g.refill(b)
 	b.left = max(0, b.left-1)
@@ -65,30 +78,20 @@ func (g *guesses) refill(b *bucket) {
 	}
 }
 
-func (g *guesses) remembered() int64 {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return int64(g.buckets.Len())
-}
-
-// addressOf is what attempts are counted by: an IPv4 address, or the /64 that one IPv6 host has to itself.
-func addressOf(a net.Addr) string {
+// addressOf is the address that attempts are counted by.
+func addressOf(a net.Addr) netip.Addr {
 	var ip netip.Addr
 	switch a := a.(type) {
 	case *net.IPAddr:
 		ip, _ = netip.AddrFromSlice(a.IP)
 	case *net.TCPAddr:
 		ip, _ = netip.AddrFromSlice(a.IP)
-	case nil:
-		return "unknown"
-	default:
-		return a.Network() // a Unix socket: all of this machine
 	}
 	ip = ip.Unmap()
 	if ip.Is6() {
 		if p, err := ip.WithZone("").Prefix(64); err == nil {
-			return p.String()
+			return p.Addr()
 		}
 	}
-	return ip.String()
+	return ip
 }

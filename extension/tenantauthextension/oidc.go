@@ -83,7 +83,7 @@ func (e *authExtension) byToken(ctx context.Context, snapshot *tenant.Snapshot, 
 	hash := sha256.Sum256([]byte(token))
 	n, known := e.issuers.recall(hash)
 	if !known {
-		who := clientAddress(ctx)
+		who := guesser{address: clientAddress(ctx)}
 		if wait := e.guesses.blocked(who); wait > 0 {
 			return tenant.Identity{}, throttled(credential, wait)
 		}
@@ -103,7 +103,7 @@ func (e *authExtension) byToken(ctx context.Context, snapshot *tenant.Snapshot, 
 	return tenant.Identity{}, unauthenticated(credential, reasonUnknownTenant, toldInvalid, "the token is right, and its tenant claim names no tenant")
 }
 
-func (e *authExtension) tokenFailure(who string, err error) *failure {
+func (e *authExtension) tokenFailure(who guesser, err error) *failure {
 	const credential = tenant.CredentialOIDC
 	switch {
 	case errors.Is(err, errIssuerDown): // the sender can do nothing about it

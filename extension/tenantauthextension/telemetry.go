@@ -66,7 +66,7 @@ func newTelemetry(id component.ID, set component.TelemetrySettings, e *authExten
 		}
 		return 0
 	})
-	gauge("tenant_auth_guessing_addresses", e.guesses.remembered)
+	gauge("tenant_auth_guessing_addresses", e.guesses.kept.Load)
 	return m, t.Err()
 }
 
