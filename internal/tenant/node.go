@@ -15,7 +15,7 @@ const (
 	maxErrors  = 20
 	maxQuoted  = 80
 	maxMerges  = 4
-	maxVisited = 5_000_000 // pairs of mappings: aliases make a small file large
+	maxVisited = 2_000_000 // pairs of mappings: aliases make a small file large
 )
 
 // FieldError is one thing that is wrong with a file.
