@@ -54,6 +54,11 @@ func TestTheBuiltCollectorTakesEveryConfigWithItsVariablesSet(t *testing.T) {
 	}
 }
 
+func TestTheBuiltCollectorTakesTheGatewayWithTenants(t *testing.T) {
+	validate(t, "gateway/config.yaml", nil, "gateway/tenants.yaml")
+	validate(t, "gateway/config.yaml", []string{"PULSEGRID_TENANTS=s3://bucket/tenants?region=eu-central-1", "PULSEGRID_JURISDICTION=us"}, "gateway/tenants.yaml")
+}
+
 func toBytes(s []string) [][]byte {
 	out := make([][]byte, 0, len(s))
 	for _, e := range s {
@@ -71,12 +76,16 @@ func variables(t *testing.T, path string) []string {
 	return slices.Compact(names)
 }
 
-func validate(t *testing.T, config string, env []string) {
+// validate has the Collector read a config, with others merged over it.
+func validate(t *testing.T, config string, env []string, over ...string) {
 	t.Helper()
 	if _, err := os.Stat(collector); err != nil {
 		t.Fatalf("the Collector is not built: run `make build`: %v", err)
 	}
 	cmd := exec.CommandContext(t.Context(), collector, "validate", "--config=file:"+config)
+	for _, o := range over {
+		cmd.Args = append(cmd.Args, "--config=file:"+o)
+	}
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, env...)
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s: %s", config, out)

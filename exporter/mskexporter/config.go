@@ -9,8 +9,10 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/pulsegrid/pulsegrid/internal/envelope"
 	"github.com/pulsegrid/pulsegrid/internal/kafka"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"github.com/pulsegrid/pulsegrid/internal/tenant"
 )
 
 // Defaults of Config.
@@ -37,6 +39,8 @@ const (
 
 	minRecordBytes = 4 << 10
 	maxRecordBytes = 64 << 20
+
+	maxTopicClasses = 16
 )
 
 // Config of the exporter.
@@ -102,6 +106,12 @@ type TopicsConfig struct {
 	Traces  TopicConfig        `mapstructure:"traces"`
 	// Quarantine is the topic of envelopes in the quarantine lane, of all signals; its settings are those of logs. Default quarantine.v1.
 	Quarantine string `mapstructure:"quarantine"`
+	// Overflow gives the overflow lane topics of its own: beside otlp.logs.v1 there is otlp.logs.overflow.v1, of the same settings. Default
+	// false: what is over its tenant's quota goes to the common topics too, and only the header `lane` tells.
+	Overflow bool `mapstructure:"overflow"`
+	// Classes are the topic classes of tenants that have topics of their own: with [premium] there is otlp.logs.premium.v1 beside
+	// otlp.logs.v1. Default none. Tenants of a class that is not here go to the common topics.
+	Classes []string `mapstructure:"classes"`
 }
 
 // TopicConfig is a topic as it should be. Fewer replicas or a lower min.insync.replicas than asked are refused at start; other
@@ -137,7 +147,7 @@ func createDefaultConfig() *Config {
 	return &Config{
 		ClientConfig: kafka.NewDefaultClientConfig(),
 		Topics: TopicsConfig{
-			Manage: kafka.ManageCreate, Quarantine: signal.QuarantineTopic,
+			Manage: kafka.ManageCreate, Quarantine: signal.QuarantineTopic, Classes: []string{},
 			Logs: topic(signal.Logs), Metrics: topic(signal.Metrics), Traces: topic(signal.Traces),
 		},
 		DefaultTenant:    defaultTenant,
@@ -217,12 +227,15 @@ func (c *TopicsConfig) validate() error {
 		key := "topics::" + s.String() + "::"
 		if t.Name == "" {
 			errs = append(errs, fmt.Errorf("%sname: is empty", key))
-		} else if other, twice := seen[t.Name]; twice {
-			errs = append(errs, fmt.Errorf("%sname: %q is the topic of %s as well; signals must not share one", key, t.Name, other))
 		}
-		seen[t.Name] = s
-		if t.Name == c.Quarantine {
-			errs = append(errs, fmt.Errorf("topics::quarantine: %q is the topic of %s as well; stores would take what is quarantined for good", c.Quarantine, s))
+		for _, name := range c.names(s) {
+			if other, twice := seen[name]; twice && other != s {
+				errs = append(errs, fmt.Errorf("%sname: %q is the topic of %s as well; signals must not share one", key, name, other))
+			}
+			if name == c.Quarantine {
+				errs = append(errs, fmt.Errorf("topics::quarantine: %q is a topic of %s as well; stores would take what is quarantined for good", c.Quarantine, s))
+			}
+			seen[name] = s
 		}
 		if t.Partitions < 0 {
 			errs = append(errs, fmt.Errorf("%spartitions: %d is below zero", key, t.Partitions))
@@ -237,7 +250,45 @@ func (c *TopicsConfig) validate() error {
 			errs = append(errs, fmt.Errorf("%sretention: %v is below zero", key, t.Retention))
 		}
 	}
+	for i, class := range c.Classes {
+		switch {
+		case !tenant.ValidName(class) || class == envelope.LaneOverflow:
+			errs = append(errs, fmt.Errorf("topics::classes: %q is no name of at most 32 of a-z, 0-9 and -, other than overflow", class))
+		case slices.Contains(c.Classes[:i], class):
+			errs = append(errs, fmt.Errorf("topics::classes: %q is there twice", class))
+		}
+	}
+	if len(c.Classes) > maxTopicClasses {
+		errs = append(errs, fmt.Errorf("topics::classes: has %d classes, more than %d", len(c.Classes), maxTopicClasses))
+	}
 	return errors.Join(errs...)
+}
+
+// nameOf is the topic that an envelope goes to.
+func (c *TopicsConfig) nameOf(e envelope.Envelope) string {
+	name := c.of(e.Signal).Name
+	if e.TopicClass != "" && slices.Contains(c.Classes, e.TopicClass) {
+		name = signal.ClassTopic(name, e.TopicClass)
+	}
+	if c.Overflow && e.Lane == envelope.LaneOverflow {
+		name = signal.ClassTopic(name, envelope.LaneOverflow)
+	}
+	return name
+}
+
+// names are all topics of a signal.
+func (c *TopicsConfig) names(s signal.Signal) []string {
+	var out []string
+	lanes := []string{envelope.LaneFast}
+	if c.Overflow {
+		lanes = append(lanes, envelope.LaneOverflow)
+	}
+	for _, lane := range lanes {
+		for _, class := range append([]string{""}, c.Classes...) {
+			out = append(out, c.nameOf(envelope.Envelope{Signal: s, Lane: lane, TopicClass: class}))
+		}
+	}
+	return out
 }
 
 func (c *TopicsConfig) of(s signal.Signal) TopicConfig {
@@ -257,10 +308,12 @@ func (c *Config) specs() []kafka.TopicSpec {
 	var out []kafka.TopicSpec
 	for _, s := range signal.All {
 		t := c.Topics.of(s)
-		out = append(out, kafka.TopicSpec{
-			Name: t.Name, Partitions: t.Partitions, ReplicationFactor: t.ReplicationFactor, MinInSyncReplicas: t.MinInSyncReplicas,
-			Retention: t.Retention, MaxMessageBytes: max(c.MaxRecordBytes, kafkaDefaultMaxMessage),
-		})
+		for _, name := range c.Topics.names(s) {
+			out = append(out, kafka.TopicSpec{
+				Name: name, Partitions: t.Partitions, ReplicationFactor: t.ReplicationFactor, MinInSyncReplicas: t.MinInSyncReplicas,
+				Retention: t.Retention, MaxMessageBytes: max(c.MaxRecordBytes, kafkaDefaultMaxMessage),
+			})
+		}
 	}
 	return append(out, kafka.TopicSpec{
 		Name: c.Topics.Quarantine, Partitions: c.Topics.Logs.Partitions, ReplicationFactor: c.Topics.Logs.ReplicationFactor,

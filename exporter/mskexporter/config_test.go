@@ -74,14 +74,20 @@ func TestErrorsNameTheKeyAndTheValue(t *testing.T) {
 		"topics::quarantine: is empty":            func(c *Config) { c.Topics.Quarantine = "" },
 		`topics::quarantine: "otlp.logs.v1"`:      func(c *Config) { c.Topics.Quarantine = "otlp.logs.v1" },
 		"topics::logs::retention: -1s":            func(c *Config) { c.Topics.Logs.Retention = -time.Second },
-		`compression::codec: "brotli"`:            func(c *Config) { c.Compression.Codec = "brotli" },
-		"compression::level: 19":                  func(c *Config) { c.Compression.Level = 19 },
-		"max_record_bytes: 10":                    func(c *Config) { c.MaxRecordBytes = 10 },
-		"max_buffered_bytes: 10":                  func(c *Config) { c.MaxBufferedBytes = 10 },
-		"timeout: 1ms":                            func(c *Config) { c.Timeout = time.Millisecond },
-		"linger: 1m0s":                            func(c *Config) { c.Linger = time.Minute },
-		"max_wait: -1s":                           func(c *Config) { c.MaxWait = -time.Second },
-		"startup_timeout: -1s":                    func(c *Config) { c.StartupTimeout = -time.Second },
+		`topics::classes: "Gold"`:                 func(c *Config) { c.Topics.Classes = []string{"Gold"} },
+		`topics::classes: "overflow"`:             func(c *Config) { c.Topics.Classes = []string{"overflow"} },
+		`topics::classes: "a" is there twice`:     func(c *Config) { c.Topics.Classes = []string{"a", "a"} },
+		`"otlp.logs.a.v1" is the topic of`: func(c *Config) {
+			c.Topics.Classes, c.Topics.Metrics.Name = []string{"a"}, "otlp.logs.a.v1"
+		},
+		`compression::codec: "brotli"`: func(c *Config) { c.Compression.Codec = "brotli" },
+		"compression::level: 19":       func(c *Config) { c.Compression.Level = 19 },
+		"max_record_bytes: 10":         func(c *Config) { c.MaxRecordBytes = 10 },
+		"max_buffered_bytes: 10":       func(c *Config) { c.MaxBufferedBytes = 10 },
+		"timeout: 1ms":                 func(c *Config) { c.Timeout = time.Millisecond },
+		"linger: 1m0s":                 func(c *Config) { c.Linger = time.Minute },
+		"max_wait: -1s":                func(c *Config) { c.MaxWait = -time.Second },
+		"startup_timeout: -1s":         func(c *Config) { c.StartupTimeout = -time.Second },
 	} {
 		cfg := createDefaultConfig()
 		change(cfg)

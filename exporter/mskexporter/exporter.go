@@ -112,21 +112,27 @@ func (e *mskExporter) ConsumeTraces(ctx context.Context, td ptrace.Traces) error
 	})
 }
 
-// byTenant makes one envelope per tenant of n resources. marshal is given the resources of one tenant, or nil for all of them:
+// byTenant makes one envelope per tenant and route of n resources. marshal is given the resources of one tenant, or nil for all of them:
 // the usual case, in which nothing is copied.
 func (c *client) byTenant(s signal.Signal, n int, resource func(int) pcommon.Resource, marshal func(of []int) ([]byte, int, error)) ([]envelope.Envelope, error) {
 	type group struct {
 		origin lineage.Origin
+		route  lineage.Route
 		of     []int
 	}
+	type key struct {
+		tenant string
+		route  lineage.Route
+	}
 	var groups []*group
-	index := map[string]*group{}
+	index := map[key]*group{}
 	for i := range n {
 		o, _ := lineage.ReadResource(resource(i).Attributes())
-		g, ok := index[o.Tenant]
+		k := key{o.Tenant, lineage.ReadRoute(resource(i).Attributes())}
+		g, ok := index[k]
 		if !ok {
-			g = &group{origin: o}
-			index[o.Tenant] = g
+			g = &group{origin: o, route: k.route}
+			index[k] = g
 			groups = append(groups, g)
 		}
 		g.of = append(g.of, i)
@@ -145,7 +151,10 @@ func (c *client) byTenant(s signal.Signal, n int, resource func(int) pcommon.Res
 		if events == 0 {
 			continue // resources without events say nothing
 		}
-		e := envelope.Envelope{Signal: s, Tenant: g.origin.Tenant, Source: g.origin.Source, Events: events, Received: g.origin.Received, Lane: envelope.LaneFast, Body: body}
+		e := envelope.Envelope{Signal: s, Tenant: g.origin.Tenant, Source: g.origin.Source, Events: events, Received: g.origin.Received, Lane: g.route.Lane, Jurisdiction: g.route.Jurisdiction, TopicClass: g.route.TopicClass, Body: body}
+		if e.Lane == "" {
+			e.Lane = envelope.LaneFast
+		}
 		if e.Source == "" {
 			e.Source = otlpwire.Source(s, body)
 		}

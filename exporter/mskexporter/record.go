@@ -68,7 +68,7 @@ func (c *client) records(e envelope.Envelope, frames []byte) ([]record, error) {
 			return nil, err
 		}
 	}
-	topic := c.cfg.Topics.of(e.Signal).Name
+	topic := c.cfg.Topics.nameOf(e)
 	out := make([]record, len(parts))
 	for i, part := range parts {
 		headers := append(common[:len(common):len(common)], kgo.RecordHeader{Key: envelope.HeaderEvents, Value: strconv.AppendInt(nil, int64(counts[i]), 10)})
@@ -111,7 +111,7 @@ func (c *client) headers(e envelope.Envelope) []kgo.RecordHeader {
 	if lane == "" {
 		lane = envelope.LaneFast
 	}
-	h := make([]kgo.RecordHeader, 0, 8)
+	h := make([]kgo.RecordHeader, 0, 9)
 	h = append(h,
 		kgo.RecordHeader{Key: envelope.HeaderTenant, Value: []byte(e.Tenant)},
 		kgo.RecordHeader{Key: envelope.HeaderSignal, Value: []byte(e.Signal.String())},
@@ -119,6 +119,9 @@ func (c *client) headers(e envelope.Envelope) []kgo.RecordHeader {
 		kgo.RecordHeader{Key: envelope.HeaderGateway, Value: c.gateway},
 		kgo.RecordHeader{Key: envelope.HeaderLane, Value: []byte(lane)},
 	)
+	if e.Jurisdiction != "" {
+		h = append(h, kgo.RecordHeader{Key: envelope.HeaderJurisdiction, Value: []byte(e.Jurisdiction)})
+	}
 	if e.SchemaVersion != "" {
 		h = append(h, kgo.RecordHeader{Key: envelope.HeaderSchemaVersion, Value: []byte(e.SchemaVersion)})
 	}

@@ -31,6 +31,8 @@ const (
 	attrLane          = "pulsegrid.lane"
 	attrSchemaVersion = "pulsegrid.schema_version"
 	attrFindings      = "pulsegrid.findings"
+	attrJurisdiction  = "pulsegrid.jurisdiction"
+	attrTopicClass    = "pulsegrid.topic_class"
 )
 
 // Envelope is one OTLP export request of one tenant and signal.
@@ -42,6 +44,8 @@ type Envelope struct {
 	Received      time.Time // when the gateway had read the request
 	Lane          string    // LaneFast, LaneOverflow or LaneQuarantine
 	SchemaVersion string    // registry version that validated it; empty: not validated
+	Jurisdiction  string    // where its tenant's data may be; empty: anywhere
+	TopicClass    string    // of topics (signal.ClassTopic); empty: the common ones
 	Body          []byte    // an Export*ServiceRequest in protobuf; in LaneQuarantine it may be anything that was sent
 	// Findings are the verdicts on events that are to be quarantined, as JSON (docs/formats/verdicts.md); nil: all events are valid. In
 	// LaneQuarantine: why these are here.
@@ -71,6 +75,12 @@ func (e Envelope) Append(ld plog.Logs) {
 	}
 	if e.Quarantine != nil {
 		e.Quarantine.put(a)
+	}
+	if e.Jurisdiction != "" {
+		a.PutStr(attrJurisdiction, e.Jurisdiction)
+	}
+	if e.TopicClass != "" {
+		a.PutStr(attrTopicClass, e.TopicClass)
 	}
 	setBytes(lr.Body().SetEmptyBytes(), e.Body)
 }
@@ -151,6 +161,10 @@ func read(lr plog.LogRecord) (Envelope, error) {
 				break
 			}
 			e.Findings = getBytes(v.Bytes())
+		case attrJurisdiction:
+			e.Jurisdiction, err = text(v)
+		case attrTopicClass:
+			e.TopicClass, err = text(v)
 		default:
 			err = e.readQuarantine(k, v)
 		}

@@ -16,7 +16,7 @@ import (
 func sample(body string) Envelope {
 	return Envelope{
 		Signal: signal.Metrics, Tenant: "acme", Source: "agent-7", Events: 42, Received: time.Unix(1_780_000_000, 123_456_789).UTC(),
-		Lane: LaneFast, SchemaVersion: "2026-11-24.1", Body: []byte(body),
+		Lane: LaneFast, SchemaVersion: "2026-11-24.1", Jurisdiction: "eu", TopicClass: "premium", Body: []byte(body),
 	}
 }
 

@@ -9,6 +9,7 @@ const (
 	HeaderGateway       = "gateway"            // service.instance.id of the gateway
 	HeaderLane          = "lane"
 	HeaderSchemaVersion = "schema_version" // absent until validated
+	HeaderJurisdiction  = "jurisdiction"   // where the tenant's data may be; absent: anywhere
 	HeaderFrame         = "frame"          // 8 bytes: number, within its gateway's run, of the agent's zstd frame that the batch holds as it came
 )
 

@@ -27,6 +27,11 @@ const (
 	AttrPartition = Prefix + "partition"
 	AttrAppended  = Prefix + "appended_unix_nano"
 	AttrEvent     = Prefix + "event"
+
+	// Between a gateway's processors and its exporter only.
+	AttrLane         = Prefix + "lane"
+	AttrJurisdiction = Prefix + "jurisdiction"
+	AttrTopicClass   = Prefix + "topic_class"
 )
 
 // Origin is what all events of one record share.
@@ -37,6 +42,35 @@ type Origin struct {
 	Topic     string // empty: the event did not come through Kafka
 	Partition int32
 	Appended  time.Time // the record's timestamp: when Kafka appended it, with message.timestamp.type=LogAppendTime
+}
+
+// Route is where the gateway sends the data of a resource. An empty field is not said.
+type Route struct {
+	Lane         string // of envelope
+	Jurisdiction string // where the tenant's data may be; empty: anywhere
+	TopicClass   string // empty: the common topics
+}
+
+// StampRoute sets a resource's route, over the one that it has.
+func StampRoute(attrs pcommon.Map, r Route) {
+	for key, value := range map[string]string{AttrLane: r.Lane, AttrJurisdiction: r.Jurisdiction, AttrTopicClass: r.TopicClass} {
+		if value == "" {
+			attrs.Remove(key)
+		} else {
+			attrs.PutStr(key, value)
+		}
+	}
+}
+
+// ReadRoute returns a resource's route; empty where it has none.
+func ReadRoute(attrs pcommon.Map) Route {
+	read := func(key string) string {
+		if v, ok := attrs.Get(key); ok {
+			return v.Str()
+		}
+		return ""
+	}
+	return Route{Lane: read(AttrLane), Jurisdiction: read(AttrJurisdiction), TopicClass: read(AttrTopicClass)}
 }
 
 // Event is one event's id and place.

@@ -1,7 +1,10 @@
 // Package signal names the three OTLP signals and the Kafka topics that carry them.
 package signal
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // Signal is one of the OTLP signals that PulseGrid carries.
 type Signal uint8
@@ -44,3 +47,15 @@ const QuarantineTopic = "quarantine.v1"
 
 // Topic is the default topic of the signal's fast lane: "otlp.<signal>.v1".
 func (s Signal) Topic() string { return "otlp." + s.String() + ".v1" }
+
+// OverflowTopic is the default topic of the signal's overflow lane: "otlp.<signal>.overflow.v1".
+func (s Signal) OverflowTopic() string { return "otlp." + s.String() + ".overflow.v1" }
+
+// ClassTopic is the topic of a class of tenants beside a topic: "otlp.logs.v1" -> "otlp.logs.premium.v1", or with the class behind a name that
+// has no version.
+func ClassTopic(topic, class string) string {
+	if at := strings.LastIndex(topic, ".v"); at >= 0 {
+		return topic[:at] + "." + class + topic[at:]
+	}
+	return topic + "." + class
+}

@@ -6,9 +6,10 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/collector/config/configauth"
 	"go.opentelemetry.io/collector/config/configgrpc"
+	"go.opentelemetry.io/collector/config/configoptional"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
 	grpcmetadata "google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/stats"
@@ -61,54 +62,55 @@ func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
 	return f.data, nil
 }
 
-// serviceDesc is OTLP's service for a signal, of raw messages.
+// serviceDesc is OTLP's service for a signal, of raw messages. A call of one message and one answer is the same to a client whether the server takes
+// it for unary or for a stream; of a stream the handler is called before the message is read.
 func (r *ingestReceiver) serviceDesc(s signal.Signal) *grpc.ServiceDesc {
-	method := "/" + services[s] + "/Export"
-	export := func(ctx context.Context, msg any) (any, error) { return r.exportGRPC(ctx, s, msg.(*frame)) }
-	handler := func(srv any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
-		f := &frame{}
-		if err := decode(f); err != nil {
-			return nil, err
-		}
-		defer f.free() // for those that an interceptor refuses
-		if interceptor == nil {
-			return export(ctx, f)
-		}
-		return interceptor(ctx, f, &grpc.UnaryServerInfo{Server: srv, FullMethod: method}, export)
-	}
-	return &grpc.ServiceDesc{ServiceName: services[s], HandlerType: (*any)(nil), Methods: []grpc.MethodDesc{{MethodName: "Export", Handler: handler}}}
+	handler := func(_ any, stream grpc.ServerStream) error { return r.exportGRPC(stream, s) }
+	return &grpc.ServiceDesc{ServiceName: services[s], HandlerType: (*any)(nil), Streams: []grpc.StreamDesc{{StreamName: "Export", Handler: handler}}}
 }
 
-func (r *ingestReceiver) exportGRPC(ctx context.Context, s signal.Signal, f *frame) (any, error) {
-	q := &request{signal: s, transport: r.grpc, start: time.Now(), received: time.Now()}
-	q.compressed = f.data.Len()
-	if call, ok := ctx.Value(callKey{}).(*call); ok {
-		call.handled, q.start = true, call.start
-		q.compressed = call.compressed
+func (r *ingestReceiver) exportGRPC(stream grpc.ServerStream, s signal.Signal) error {
+	ctx := stream.Context()
+	q := &request{signal: s, transport: r.grpc, start: time.Now()}
+	c, ok := ctx.Value(callKey{}).(*call)
+	if ok {
+		q.start = c.start
 	}
 	held := &reservation{of: &r.budget}
 	defer held.release()
-	err := r.takeFrame(ctx, q, f, held)
-	if err != nil {
-		err = r.keep(ctx, q, err)
+	md, _ := grpcmetadata.FromIncomingContext(ctx)
+	ctx, err := r.admit(ctx, q, r.grpcGate, md, md.Get)
+	if err == nil {
+		f := &frame{}
+		defer f.free()
+		if err := stream.RecvMsg(f); err != nil {
+			return err // the library's: callStats counts it
+		}
+		q.received, q.compressed = time.Now(), f.data.Len()
+		if ok {
+			q.compressed = c.compressed
+		}
+		if err = r.takeFrame(ctx, q, f, held); err != nil {
+			err = r.keep(ctx, q, err)
+		}
+	}
+	if ok {
+		c.handled = true
 	}
 	if err != nil {
 		a := answerTo(err, r.cfg.RetryAfter)
 		r.grpc.done(ctx, q, &a)
-		return nil, a.status.Err()
+		return a.status.Err()
 	}
 	r.grpc.done(ctx, q, nil)
+	answer := &frame{}
 	if msg := q.outcome.protobuf(); msg != nil {
-		return &frame{mem.BufferSlice{mem.SliceBuffer(msg)}}, nil
+		answer.data = mem.BufferSlice{mem.SliceBuffer(msg)}
 	}
-	return &frame{}, nil
+	return stream.SendMsg(answer)
 }
 
 func (r *ingestReceiver) takeFrame(ctx context.Context, q *request, f *frame, held *reservation) error {
-	md, _ := grpcmetadata.FromIncomingContext(ctx)
-	if err := r.identify(q, md.Get); err != nil {
-		return err
-	}
 	n := f.data.Len()
 	if n == 0 {
 		return nil
@@ -145,7 +147,7 @@ type call struct {
 type callKey struct{}
 
 // callStats sees each call from its headers to its end: its compressed size, and those that were refused on their way to the
-// receiver (credentials, message size, compression) and would be counted nowhere else.
+// receiver (message size, compression) and would be counted nowhere else.
 type callStats struct{ r *ingestReceiver }
 
 func (callStats) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Context {
@@ -171,9 +173,6 @@ func (h callStats) HandleRPC(ctx context.Context, s stats.RPCStats) {
 			return
 		}
 		a := answer{status: status.Convert(s.Error), reason: reasonTransport}
-		if code := a.status.Code(); code == codes.Unauthenticated || code == codes.PermissionDenied {
-			a.reason = reasonUnauthenticated
-		}
 		h.r.grpc.done(ctx, &request{signal: c.signal, start: c.start}, &a)
 	}
 }
@@ -183,6 +182,14 @@ func (callStats) HandleConn(context.Context, stats.ConnStats)                   
 
 func (r *ingestReceiver) startGRPC(ctx context.Context) error {
 	cfg := *r.cfg.Protocols.GRPC.Get()
+	if auth := cfg.Auth.Get(); auth != nil {
+		a, err := auth.GetServerAuthenticator(ctx, r.host.GetExtensions())
+		if err != nil {
+			return err
+		}
+		r.grpcGate = gateOf(a, nil)
+		cfg.Auth = configoptional.None[configauth.Config]()
+	}
 	if cfg.MaxRecvMsgSizeMiB == 0 {
 		cfg.MaxRecvMsgSizeMiB = (r.cfg.Limits.MaxDecompressedBytes + mib - 1) / mib
 	}

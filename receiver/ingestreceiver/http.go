@@ -2,6 +2,7 @@ package ingestreceiver
 
 import (
 	"context"
+	"errors"
 	"math"
 	"mime"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"go.opentelemetry.io/collector/config/confighttp"
+	"go.opentelemetry.io/collector/config/configoptional"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -25,9 +27,10 @@ const (
 var paths = map[string]signal.Signal{"/v1/logs": signal.Logs, "/v1/metrics": signal.Metrics, "/v1/traces": signal.Traces}
 
 // serverConfig is the user's, with confighttp's own body handling out of the way: no decompression, and a size limit that is
-// never reached before this package's own.
+// never reached before this package's own. Credentials are this package's business too (gate).
 func serverConfig(c confighttp.ServerConfig, l *LimitsConfig) confighttp.ServerConfig {
 	c.CompressionAlgorithms = []string{}
+	c.Auth = configoptional.None[confighttp.AuthConfig]()
 	c.MaxRequestBodySize = int64(max(l.MaxCompressedBytes, l.MaxDecompressedBytes)) + mib
 	return c
 }
@@ -52,6 +55,10 @@ func (r *ingestReceiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if a.http == http.StatusMethodNotAllowed {
 		w.Header().Set("Allow", http.MethodPost)
 	}
+	var d *denied
+	if errors.As(err, &d) && d.unread {
+		leaveUnread(w)
+	}
 	writeStatus(w, contentType, a.http, a.status)
 }
 
@@ -70,7 +77,8 @@ func (r *ingestReceiver) serveHTTP(w http.ResponseWriter, req *http.Request, q *
 	if err != nil {
 		return err
 	}
-	if err := r.identify(q, req.Header.Values); err != nil {
+	ctx, err := r.admit(withPeer(req), q, r.httpGate, r.httpGate.sources(req), req.Header.Values)
+	if err != nil {
 		return err
 	}
 	b, err := r.readHTTP(w, req, encoding, held)
@@ -93,7 +101,7 @@ func (r *ingestReceiver) serveHTTP(w http.ResponseWriter, req *http.Request, q *
 			return err
 		}
 	}
-	return r.export(req.Context(), q)
+	return r.export(ctx, q)
 }
 
 // readHTTP reads the body within limits.read_timeout. The server's own read timeout will not do: it goes on running while the
@@ -174,19 +182,21 @@ func writeStatus(w http.ResponseWriter, contentType string, code int, s *status.
 	_, _ = w.Write(msg) // who does not hear the answer sends again
 }
 
-// httpError answers what confighttp refuses before the request gets here: credentials.
+// httpError answers what confighttp refuses before the request gets here.
 func (r *ingestReceiver) httpError(w http.ResponseWriter, req *http.Request, msg string, code int) {
-	c := codes.InvalidArgument
-	reason := reasonTransport
-	if code == http.StatusUnauthorized {
-		c, reason = codes.Unauthenticated, reasonUnauthenticated
-	}
-	a := answer{encodable(status.New(c, msg)), code, reason}
+	a := answer{encodable(status.New(codes.InvalidArgument, msg)), code, reasonTransport}
 	r.http.done(req.Context(), &request{signal: paths[req.URL.Path], start: time.Now()}, &a)
 	writeStatus(w, mediaType(req), code, a.status)
 }
 
 func (r *ingestReceiver) startHTTP(ctx context.Context) error {
+	if auth := r.cfg.Protocols.HTTP.Get().Auth.Get(); auth != nil {
+		a, err := auth.Config.GetServerAuthenticator(ctx, r.host.GetExtensions())
+		if err != nil {
+			return err
+		}
+		r.httpGate = gateOf(a, auth.RequestParameters)
+	}
 	cfg := serverConfig(*r.cfg.Protocols.HTTP.Get(), &r.cfg.Limits)
 	srv, err := cfg.ToServer(ctx, r.host.GetExtensions(), r.set.TelemetrySettings, r, confighttp.WithErrorHandler(r.httpError))
 	if err != nil {

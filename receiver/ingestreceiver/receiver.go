@@ -63,7 +63,9 @@ type ingestReceiver struct {
 	stopped  bool
 	startErr error
 
-	host       component.Host
+	host               component.Host
+	httpGate, grpcGate gate
+
 	httpServer *http.Server
 	grpcServer *grpc.Server
 	httpAddr   net.Addr

@@ -62,7 +62,9 @@ var (
 
 const (
 	reasonUnauthenticated     = "unauthenticated"
-	reasonTransport           = "transport" // refused by the gRPC library before it reached the receiver
+	reasonForbidden           = "forbidden"
+	reasonNotAsked            = "not_authenticated" // not now: the authenticator cannot tell, or has been asked too often
+	reasonTransport           = "transport"         // refused by the gRPC library before it reached the receiver
 	reasonDownstreamPermanent = "downstream_permanent"
 	reasonDownstreamRetry     = "downstream_retry"
 )
@@ -79,6 +81,11 @@ func answerTo(err error, retryAfter time.Duration) answer {
 	var r *refusal
 	if errors.As(err, &r) {
 		return answer{withRetryInfo(encodable(status.New(r.code, r.msg)), retryAfter), r.http, r.reason}
+	}
+	var d *denied
+	if errors.As(err, &d) {
+		s := withRetryInfo(d.status, retryAfter)
+		return answer{s, httpStatus(s.Code()), d.reason}
 	}
 	s := encodable(downstream(err))
 	a := answer{status: withRetryInfo(s, retryAfter), http: httpStatus(s.Code()), reason: reasonDownstreamPermanent}

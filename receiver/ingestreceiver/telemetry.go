@@ -14,9 +14,9 @@ import (
 
 // instruments are shared by the transports.
 type instruments struct {
-	requests, events, rejected, compressed, uncompressed, refused componentmeta.Counter
-	duration                                                      componentmeta.Histogram
-	with                                                          func(...attribute.KeyValue) componentmeta.Attributes
+	requests, events, rejected, compressed, uncompressed, refused, denied componentmeta.Counter
+	duration                                                              componentmeta.Histogram
+	with                                                                  func(...attribute.KeyValue) componentmeta.Attributes
 }
 
 func newInstruments(t *componentmeta.Telemetry, used func() int64) *instruments {
@@ -28,6 +28,7 @@ func newInstruments(t *componentmeta.Telemetry, used func() int64) *instruments 
 		compressed:   t.Counter("ingest_compressed_bytes"),
 		uncompressed: t.Counter("ingest_uncompressed_bytes"),
 		refused:      t.Counter("ingest_refused"),
+		denied:       t.Counter("ingest_denied"),
 		duration:     t.Histogram("ingest_request_duration"),
 		with:         t.With,
 	}

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pulsegrid/pulsegrid/internal/fileset"
+	"github.com/pulsegrid/pulsegrid/internal/tenant"
+)
+
+// Guarantees: what the command prints for the registry lets the key in that it prints for the tenant, until it expires.
+func TestANewKeyOpensItsTenant(t *testing.T) {
+	out, code, err := run(t, "tenant", "key", "new", "acme", "--expires", "2027-01-31T01:00:00+01:00")
+	require.NoError(t, err)
+	require.Zero(t, code)
+	lines := strings.Split(out, "\n")
+	key := lines[1]
+	dir := t.TempDir()
+	_, yaml, ok := strings.Cut(out, "last line only.\n")
+	require.True(t, ok)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "acme.yaml"), []byte("tenants:\n"+yaml), 0o600))
+	source, err := fileset.Open(t.Context(), dir)
+	require.NoError(t, err)
+	loader := tenant.NewLoader(source)
+	report, err := loader.Reload(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, report.Refused)
+	end := time.Date(2027, 1, 31, 0, 0, 0, 0, time.UTC)
+	got, _, err := loader.Snapshot().ByKey(key, end.Add(-time.Second))
+	require.NoError(t, err)
+	require.Equal(t, "acme", got.ID)
+	_, _, err = loader.Snapshot().ByKey(key, end)
+	require.ErrorIs(t, err, tenant.ErrKeyExpired)
+	require.Equal(t, 1, strings.Count(out, key[len(key)-20:]), "the secret is printed once")
+
+	out, code, err = run(t, "tenant", "check", dir)
+	require.NoError(t, err)
+	require.Zero(t, code)
+	require.Equal(t, "1 tenants, 1 keys\n", out)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "bad.yaml"), []byte("tenants:\n  - id: acme\n"), 0o600))
+	out, code, err = run(t, "tenant", "check", dir)
+	require.Equal(t, exitFailed, code)
+	require.ErrorContains(t, err, "1 files would be refused")
+	require.Contains(t, out, `bad.yaml:2: id: "acme": is in acme.yaml:2 too`)
+	_, code, err = run(t, "tenant", "check", filepath.Join(dir, "none"))
+	require.Equal(t, exitFailed, code)
+	require.ErrorContains(t, err, "no such file")
+}
+
+func TestWrongTenantCommandLinesExitWith2(t *testing.T) {
+	for want, args := range map[string][]string{
+		"name one tenant":         {"tenant", "key", "new"},
+		`"a b" is no tenant's`:    {"tenant", "key", "new", "a b"},
+		`--expires "soon"`:        {"tenant", "key", "new", "a", "--expires", "soon"},
+		"name one directory":      {"tenant", "check"},
+		`neither a directory nor`: {"tenant", "check", "ftp://x"},
+		`unknown command "frob"`:  {"tenant", "frob"},
+	} {
+		_, code, err := run(t, args...)
+		require.ErrorContains(t, err, want)
+		require.Equal(t, exitUsage, code, "%v", args)
+	}
+}

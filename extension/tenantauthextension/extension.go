@@ -1,0 +1,159 @@
+package tenantauthextension
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/component/componentstatus"
+	"go.opentelemetry.io/collector/extension"
+	"go.opentelemetry.io/collector/extension/extensionauth"
+	"go.uber.org/zap"
+
+	"github.com/pulsegrid/pulsegrid/internal/fileset"
+	"github.com/pulsegrid/pulsegrid/internal/tenant"
+)
+
+// authExtension is the registry and the authenticator.
+type authExtension struct {
+	cfg       *Config
+	log       *zap.Logger
+	telemetry *telemetry
+	guesses   *guesses
+	issuers   *issuers
+	now       func() time.Time
+
+	loader atomic.Pointer[tenant.Loader] // set by Start
+	listed atomic.Int64                  // Unix nanoseconds of the last look that succeeded, or of Start
+	bad    atomic.Int64                  // files refused by it
+
+	// Of Start, Shutdown and the goroutine between them.
+	host    component.Host
+	source  fileset.Source
+	stop    context.CancelFunc
+	working sync.WaitGroup
+	told    []string // what was last said of the files
+	ailing  bool
+}
+
+var (
+	_ extensionauth.Server = (*authExtension)(nil)
+	_ tenant.Registry      = (*authExtension)(nil)
+)
+
+func newExtension(set extension.Settings, cfg *Config) (*authExtension, error) {
+	e := &authExtension{cfg: cfg, log: set.Logger, now: time.Now}
+	var err error
+	if e.guesses, err = newGuesses(cfg.Guesses, func() time.Time { return e.now() }); err != nil {
+		return nil, err
+	}
+	if e.issuers, err = newIssuers(cfg.OIDC, func() time.Time { return e.now() }); err != nil {
+		return nil, err
+	}
+	if e.telemetry, err = newTelemetry(set.ID, set.TelemetrySettings, e); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// Snapshot implements tenant.Registry.
+func (e *authExtension) Snapshot() *tenant.Snapshot {
+	if l := e.loader.Load(); l != nil {
+		return l.Snapshot()
+	}
+	return nil
+}
+
+// Jurisdiction implements tenant.Registry.
+func (e *authExtension) Jurisdiction() string { return e.cfg.Jurisdiction }
+
+// Start reads the registry, and then looks for changes until Shutdown. A registry that cannot be read is no error: a gateway that does not start
+// cannot tell its agents to keep their data. It accepts nothing until it can be read.
+func (e *authExtension) Start(ctx context.Context, host component.Host) error {
+	e.host = host
+	var err error
+	if e.source, err = fileset.Open(ctx, e.cfg.Registry.Location); err != nil {
+		return fmt.Errorf("registry::location: %w", err)
+	}
+	loader := tenant.NewLoader(e.source)
+	e.listed.Store(e.now().UnixNano())
+	e.loader.Store(loader)
+	e.reload(ctx, loader)
+	run, stop := context.WithCancel(context.Background())
+	e.stop = stop
+	e.working.Go(func() {
+		ticker := time.NewTicker(e.cfg.Registry.ReloadInterval)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-run.Done():
+				return
+			case <-ticker.C:
+				e.reload(run, loader)
+			}
+		}
+	})
+	return nil
+}
+
+// Shutdown may be called without Start, and twice.
+func (e *authExtension) Shutdown(context.Context) error {
+	if e.stop != nil {
+		e.stop()
+	}
+	e.working.Wait()
+	e.issuers.close()
+	e.telemetry.shutdown()
+	if e.source == nil {
+		return nil
+	}
+	source := e.source
+	e.source = nil
+	return source.Close()
+}
+
+// reload looks for changes. What is wrong is told when it changes, not at each look.
+func (e *authExtension) reload(ctx context.Context, loader *tenant.Loader) {
+	ctx, cancel := context.WithTimeout(ctx, e.cfg.Registry.Timeout)
+	defer cancel()
+	report, err := loader.Reload(ctx)
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return // shutting down
+	}
+	e.telemetry.reloaded(report, err)
+	var wrong []string
+	if err != nil {
+		wrong = []string{err.Error()}
+	} else {
+		e.listed.Store(e.now().UnixNano())
+		e.bad.Store(int64(len(report.Refused)))
+		for _, r := range report.Refused {
+			wrong = append(wrong, r.Error())
+		}
+	}
+	if report.Changed {
+		s := loader.Snapshot()
+		e.log.Info("registry of tenants is in force", zap.Int("tenants", s.Len()), zap.Int("keys", s.Keys()),
+			zap.Int("refused_files", len(report.Refused)), zap.Duration("took", report.Duration))
+	}
+	if slices.Equal(wrong, e.told) {
+		return
+	}
+	e.told = wrong
+	for _, w := range wrong {
+		e.log.Error("registry of tenants: what was read last stays in force", zap.String("reason", w), zap.Bool("ever_read", loader.Snapshot() != nil))
+	}
+	if ailing := len(wrong) > 0; ailing != e.ailing {
+		e.ailing = ailing
+		if ailing {
+			componentstatus.ReportStatus(e.host, componentstatus.NewRecoverableErrorEvent(fmt.Errorf("registry of tenants: %s", wrong[0])))
+		} else {
+			componentstatus.ReportStatus(e.host, componentstatus.NewEvent(componentstatus.StatusOK))
+		}
+	}
+}

@@ -1,0 +1,195 @@
+package fileset
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pulsegrid/pulsegrid/internal/testkit/s3test"
+)
+
+// store is where a test's files are, in a directory or in an object store.
+type store interface {
+	put(name, content string)
+	remove(name string)
+	location() string
+}
+
+type folder struct {
+	t   *testing.T
+	dir string
+	n   int
+}
+
+func (f *folder) put(name, content string) {
+	path := filepath.Join(f.dir, name)
+	require.NoError(f.t, os.MkdirAll(filepath.Dir(path), 0o700))
+	require.NoError(f.t, os.WriteFile(path, []byte(content), 0o600))
+	f.n++ // file systems' clocks are coarse
+	at := time.Unix(1_700_000_000+int64(f.n), 0)
+	require.NoError(f.t, os.Chtimes(path, at, at))
+}
+func (f *folder) remove(name string) { require.NoError(f.t, os.Remove(filepath.Join(f.dir, name))) }
+func (f *folder) location() string   { return f.dir }
+
+type objects struct {
+	t      *testing.T
+	server *s3test.Server
+}
+
+func (o *objects) put(name, content string) {
+	_, err := o.server.Client().PutObject(o.t.Context(), &s3.PutObjectInput{Bucket: aws.String("registry"), Key: aws.String("cell/tenants/" + name), Body: strings.NewReader(content)})
+	require.NoError(o.t, err)
+}
+
+func (o *objects) remove(name string) {
+	_, err := o.server.Client().DeleteObject(o.t.Context(), &s3.DeleteObjectInput{Bucket: aws.String("registry"), Key: aws.String("cell/tenants/" + name)})
+	require.NoError(o.t, err)
+}
+
+func (o *objects) location() string {
+	return "s3://registry/cell/tenants?region=" + s3test.Region + "&use_path_style=true&endpoint=" + o.server.Endpoint
+}
+
+func TestADirectoryTellsWhatHasChanged(t *testing.T) {
+	changes(t, &folder{t: t, dir: t.TempDir()})
+}
+
+func TestAnObjectStoresPrefixTellsWhatHasChanged(t *testing.T) {
+	t.Setenv("AWS_ACCESS_KEY_ID", s3test.AccessKey)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", s3test.SecretKey)
+	server := s3test.Start(t)
+	_, err := server.Client().CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: aws.String("registry")})
+	require.NoError(t, err)
+	o := &objects{t, server}
+	changes(t, o)
+
+	source, err := Open(t.Context(), o.location())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, source.Close()) }()
+	s := New(source)
+	_, err = s.Refresh(t.Context())
+	require.NoError(t, err)
+	server.Kill()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, err = s.Refresh(ctx)
+	require.ErrorContains(t, err, "s3://registry/cell/tenants/")
+	require.NotContains(t, err.Error(), s3test.SecretKey)
+	server.Restart()
+	c, err := s.Refresh(t.Context())
+	require.NoError(t, err)
+	require.True(t, c.Empty(), "nothing has changed meanwhile")
+}
+
+// Guarantees: only what has changed is read; what is gone is told; what is no member of the set is never seen.
+func changes(t *testing.T, st store) {
+	source, err := Open(t.Context(), st.location())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, source.Close()) }()
+	s := New(source)
+	refresh := func() *Change {
+		t.Helper()
+		c, err := s.Refresh(t.Context())
+		require.NoError(t, err)
+		return c
+	}
+	for _, other := range []string{"README.md", ".hidden.yaml", "sub/a.yaml", "a.yaml.bak"} {
+		st.put(other, "x")
+	}
+	_, err = s.Refresh(t.Context())
+	require.ErrorIs(t, err, ErrEmpty)
+	st.put("b.yml", "one")
+	st.put("a.yaml", "two")
+	require.Equal(t, []File{{"a.yaml", []byte("two")}, {"b.yml", []byte("one")}}, refresh().Files)
+	require.True(t, refresh().Empty())
+	st.put("b.yml", "six") // as long as before
+	c := refresh()
+	require.Equal(t, []File{{"b.yml", []byte("six")}}, c.Files)
+	require.Empty(t, c.Removed)
+	st.remove("b.yml")
+	require.Equal(t, []string{"b.yml"}, refresh().Removed)
+	st.put("huge.yaml", strings.Repeat("x", MaxFileBytes+1))
+	c = refresh()
+	require.ErrorContains(t, c.Failed["huge.yaml"], "more than 16777216")
+	require.False(t, refresh().Empty(), "it is said as long as it is so")
+	st.put("huge.yaml", "small")
+	require.Equal(t, []File{{"huge.yaml", []byte("small")}}, refresh().Files)
+	st.remove("a.yaml")
+	st.remove("huge.yaml")
+	_, err = s.Refresh(t.Context())
+	require.ErrorIs(t, err, ErrEmpty)
+	st.put("a.yaml", "seven")
+	require.Equal(t, &Change{Files: []File{{"a.yaml", []byte("seven")}}, Removed: []string{"huge.yaml"}, Failed: map[string]error{}}, refresh())
+}
+
+func (s *Set) changed(t *testing.T) []File {
+	c, err := s.Refresh(t.Context())
+	require.NoError(t, err)
+	return c.Files
+}
+
+// Scenario: a Kubernetes ConfigMap: links through a link that is swapped.
+func TestAConfigMapsSwapIsSeen(t *testing.T) {
+	dir := t.TempDir()
+	version := func(name, content string) {
+		require.NoError(t, os.Mkdir(filepath.Join(dir, name), 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name, "tenants.yaml"), []byte(content), 0o600))
+		at := time.Unix(1_700_000_000+int64(len(name)), 0)
+		require.NoError(t, os.Chtimes(filepath.Join(dir, name, "tenants.yaml"), at, at))
+		require.NoError(t, os.Symlink(name, filepath.Join(dir, "..tmp")))
+		require.NoError(t, os.Rename(filepath.Join(dir, "..tmp"), filepath.Join(dir, "..data")))
+	}
+	version("..1", "one")
+	require.NoError(t, os.Symlink("..data/tenants.yaml", filepath.Join(dir, "tenants.yaml")))
+	source, err := Open(t.Context(), "file://"+dir)
+	require.NoError(t, err)
+	s := New(source)
+	require.Equal(t, []File{{"tenants.yaml", []byte("one")}}, s.changed(t))
+	version("..22", "two")
+	require.Equal(t, []File{{"tenants.yaml", []byte("two")}}, s.changed(t))
+}
+
+func TestLocationsThatMeanNothingAreRefused(t *testing.T) {
+	for location, want := range map[string]string{
+		"": "is empty", "http://x/y": "neither a directory nor s3", "s3:///prefix": "names no bucket", "file://host/x": "want file:///DIRECTORY",
+	} {
+		require.ErrorContains(t, Check(location), want)
+		_, err := Open(t.Context(), location)
+		require.ErrorContains(t, err, want)
+	}
+	for _, location := range []string{"tenants", "/etc/tenants", "file:///etc/tenants", "s3://b", "s3://b/p?region=x"} {
+		require.NoError(t, Check(location))
+	}
+}
+
+func TestAFileThatCannotBeReadIsTriedAgain(t *testing.T) {
+	src := &failing{}
+	s := New(src)
+	c, err := s.Refresh(t.Context())
+	require.NoError(t, err)
+	require.ErrorIs(t, c.Failed["a.yaml"], os.ErrPermission)
+	src.content = "x"
+	require.Equal(t, []File{{"a.yaml", []byte("x")}}, s.changed(t))
+	require.Empty(t, s.changed(t))
+}
+
+// failing cannot be read until it has content: a file whose rights are wrong, to a test that may be root.
+type failing struct{ content string }
+
+func (f *failing) List(context.Context) ([]Entry, error) { return []Entry{{"a.yaml", "1", 1}}, nil }
+func (f *failing) Read(context.Context, string, int64) ([]byte, error) {
+	if f.content == "" {
+		return nil, os.ErrPermission
+	}
+	return []byte(f.content), nil
+}
+func (f *failing) String() string { return "failing" }
+func (f *failing) Close() error   { return nil }

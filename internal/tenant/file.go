@@ -1,0 +1,302 @@
+package tenant
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"time"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/pulsegrid/pulsegrid/internal/envelope"
+	"github.com/pulsegrid/pulsegrid/internal/signal"
+)
+
+// Bounds of a file and of a tenant.
+const (
+	maxTenants       = 100_000 // a file
+	maxJurisdictions = 100
+	maxKeys          = 16
+	maxSubjects      = 64
+	maxClaims        = 64
+	maxRate          = 1e12
+	maxBurst         = time.Hour
+	maxRetentionDays = 3650
+	maxTextBytes     = 512
+
+	defaultBurst = 60 * time.Second
+)
+
+// Kinds of what a client certificate is known by.
+const (
+	subjectPrefix = "subject:" // the distinguished name, as RFC 2253 writes it
+	uriPrefix     = "uri:"     // a URI among the alternative names, SPIFFE's for instance
+	dnsPrefix     = "dns:"     // a DNS name among them
+)
+
+// file is a registry file, read.
+type file struct {
+	name          string
+	jurisdictions []jurisdiction
+	share         located[float64] // of fleet quotas; line 0: not said here
+	tenants       []definition
+}
+
+// located is a value and the line of its file that says it.
+type located[T any] struct {
+	value T
+	line  int
+}
+
+type jurisdiction struct {
+	name, endpoint string
+	line           int
+}
+
+// definition is a tenant as its file has it.
+type definition struct {
+	Tenant
+	line     int
+	keys     []definedKey
+	claims   []located[claim]
+	subjects []located[string]
+	fleet    [signals]fleetQuota
+}
+
+type definedKey struct {
+	id      string
+	hash    KeyHash
+	expires time.Time // zero: never
+	line    int
+}
+
+// claim is a tenant's name at an OIDC issuer.
+type claim struct{ issuer, value string }
+
+// fleetQuota is of all gateways together; each takes its share of it.
+type fleetQuota struct {
+	set                             bool
+	eventsPerSecond, bytesPerSecond float64
+	share                           float64 // zero: the registry's
+}
+
+// parse reads a file. Its errors are FieldErrors; a file with errors is no file.
+func parse(name string, content []byte) (*file, error) {
+	r := &nodes{file: name}
+	f := &file{name: name}
+	var doc yaml.Node
+	dec := yaml.NewDecoder(bytes.NewReader(content))
+	if err := dec.Decode(&doc); err != nil {
+		if errors.Is(err, io.EOF) {
+			return nil, &FieldError{File: name, Reason: "is empty, want tenants, jurisdictions or fleet"}
+		}
+		return nil, &FieldError{File: name, Reason: yamlReason(err)}
+	}
+	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return nil, &FieldError{File: name, Reason: "holds several YAML documents, want one"}
+	}
+	r.object(resolved(doc.Content[0]), "", map[string]func(*yaml.Node, string){
+		"jurisdictions": func(n *yaml.Node, field string) { r.jurisdictions(f, n, field) },
+		"fleet": func(n *yaml.Node, field string) {
+			f.share.line = n.Line
+			r.object(n, field, map[string]func(*yaml.Node, string){"share": r.share(&f.share.value)})
+			if f.share.value == 0 {
+				r.bad(n, field, "want a share above 0 and at most 1")
+			}
+		},
+		"tenants": func(n *yaml.Node, field string) {
+			r.list(n, field, maxTenants, func(n *yaml.Node, field string) { f.tenants = append(f.tenants, r.tenant(n, field)) })
+		},
+	})
+	if r.missed > 0 {
+		r.errs = append(r.errs, &FieldError{File: name, Reason: fmt.Sprintf("and %d more errors", r.missed)})
+	}
+	if err := errors.Join(r.errs...); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// yamlReason takes the library's name off its message.
+func yamlReason(err error) string {
+	return "is no YAML: " + strings.TrimPrefix(err.Error(), "yaml: ")
+}
+
+func (r *nodes) jurisdictions(f *file, n *yaml.Node, field string) {
+	r.mapping(n, field, 0, func(key, value *yaml.Node, _ bool) {
+		j := jurisdiction{name: key.Value, line: key.Line}
+		at := join(field, key.Value)
+		switch {
+		case !ValidName(j.name):
+			r.bad(key, field, "want a name of at most %d of a-z, 0-9 and -", maxNameBytes)
+		case len(f.jurisdictions) == maxJurisdictions:
+			r.bad(key, field, "more than %d", maxJurisdictions)
+		default:
+			r.object(resolved(value), at, map[string]func(*yaml.Node, string){
+				"endpoint": r.text(&j.endpoint, "an address like https://ingest.eu.example.com", validEndpoint),
+			})
+			f.jurisdictions = append(f.jurisdictions, j)
+		}
+	})
+}
+
+func validEndpoint(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && u.Host != "" && u.User == nil && len(s) <= maxTextBytes
+}
+
+func validText(s string) bool { return s != "" && len(s) <= maxTextBytes }
+
+func (r *nodes) share(into *float64) func(*yaml.Node, string) {
+	return func(n *yaml.Node, field string) {
+		r.number(into, 0, 1)(n, field)
+	}
+}
+
+func (r *nodes) tenant(n *yaml.Node, field string) definition {
+	d := definition{line: n.Line, Tenant: Tenant{
+		Status: Active, Class: DefaultClass, Lane: envelope.LaneFast, Schema: Schema{Policy: Enforce},
+		signals: [signals]bool{signal.Traces: true, signal.Metrics: true, signal.Logs: true},
+	}}
+	name := fmt.Sprintf("a name of at most %d of a-z, 0-9 and -", maxNameBytes)
+	retention, named := 0.0, false
+	r.object(n, field, map[string]func(*yaml.Node, string){
+		"id": func(n *yaml.Node, field string) {
+			named = true
+			r.text(&d.ID, fmt.Sprintf("at most %d of letters, digits and %s", maxIDBytes, idPunctuation), ValidID)(n, field)
+		},
+		"status":       oneOf(r, &d.Status, Active, Suspended),
+		"class":        r.text(&d.Class, name, ValidName),
+		"jurisdiction": r.text(&d.Jurisdiction, name, ValidName),
+		"lane":         oneOf(r, &d.Lane, envelope.LaneFast, envelope.LaneOverflow),
+		"topic_class":  r.text(&d.TopicClass, name+" that is not overflow", func(s string) bool { return ValidName(s) && s != envelope.LaneOverflow }),
+		"signals":      func(n *yaml.Node, field string) { r.signals(&d, n, field) },
+		"keys": func(n *yaml.Node, field string) {
+			r.list(n, field, maxKeys, func(n *yaml.Node, field string) { r.key(&d, n, field) })
+		},
+		"oidc": func(n *yaml.Node, field string) {
+			r.list(n, field, maxClaims, func(n *yaml.Node, field string) { r.claim(&d, n, field) })
+		},
+		"mtls": func(n *yaml.Node, field string) {
+			r.list(n, field, maxSubjects, func(n *yaml.Node, field string) {
+				s := located[string]{line: n.Line}
+				r.text(&s.value, "subject:DN, uri:URI or dns:NAME", validSubject)(n, field)
+				d.subjects = append(d.subjects, s)
+			})
+		},
+		"quotas":         func(n *yaml.Node, field string) { r.quotas(&d, n, field) },
+		"schema":         func(n *yaml.Node, field string) { r.schema(&d, n, field) },
+		"retention_days": r.number(&retention, 1, maxRetentionDays),
+	})
+	d.RetentionDays = int(retention)
+	if float64(d.RetentionDays) != retention {
+		r.bad(n, field+".retention_days", "%v is no whole number", retention)
+	}
+	if !named && n.Kind == yaml.MappingNode {
+		r.bad(n, field, "has no id")
+	}
+	return d
+}
+
+func (r *nodes) signals(d *definition, n *yaml.Node, field string) {
+	d.signals = [signals]bool{}
+	r.list(n, field, len(signal.All), func(n *yaml.Node, field string) {
+		s, err := signal.Parse(n.Value)
+		switch {
+		case err != nil:
+			r.bad(n, field, "want logs, metrics or traces")
+		case d.signals[s]:
+			r.bad(n, field, "is there twice")
+		default:
+			d.signals[s] = true
+		}
+	})
+}
+
+func (r *nodes) key(d *definition, n *yaml.Node, field string) {
+	k := definedKey{line: n.Line}
+	named, hashed := false, false
+	r.object(n, field, map[string]func(*yaml.Node, string){
+		"id": func(n *yaml.Node, field string) {
+			named = true
+			r.text(&k.id, "the id of a key, 16 characters, as `pulsegrid tenant key new` prints it", validKeyID)(n, field)
+		},
+		"hash": func(n *yaml.Node, field string) {
+			var err error
+			if k.hash, err = ParseHash(n.Value); err != nil {
+				r.badSecret(n, field, err.Error())
+			}
+			hashed = true
+		},
+		"expires": r.time(&k.expires),
+	})
+	if n.Kind == yaml.MappingNode && !hashed {
+		r.bad(n, field, "has no hash")
+	}
+	if n.Kind == yaml.MappingNode && !named {
+		r.bad(n, field, "has no id")
+	}
+	d.keys = append(d.keys, k)
+}
+
+func (r *nodes) claim(d *definition, n *yaml.Node, field string) {
+	c := located[claim]{line: n.Line}
+	r.object(n, field, map[string]func(*yaml.Node, string){
+		"issuer": r.text(&c.value.issuer, "the issuer's URL, as the extension's oidc has it", validText),
+		"claim":  r.text(&c.value.value, "the value of the tenant claim", validText),
+	})
+	if n.Kind == yaml.MappingNode && (c.value.issuer == "" || c.value.value == "") {
+		r.bad(n, field, "needs issuer and claim: one issuer's word must not count at another")
+	}
+	d.claims = append(d.claims, c)
+}
+
+func validSubject(s string) bool {
+	for _, prefix := range []string{subjectPrefix, uriPrefix, dnsPrefix} {
+		if rest, ok := strings.CutPrefix(s, prefix); ok {
+			return validText(rest)
+		}
+	}
+	return false
+}
+
+func (r *nodes) quotas(d *definition, n *yaml.Node, field string) {
+	quota := func(s signal.Signal) func(*yaml.Node, string) {
+		return func(n *yaml.Node, field string) {
+			q, fleet := &d.quotas[s], &d.fleet[s]
+			q.Burst = defaultBurst
+			r.object(n, field, map[string]func(*yaml.Node, string){
+				"events_per_second": r.number(&q.EventsPerSecond, 0, maxRate),
+				"bytes_per_second":  r.number(&q.BytesPerSecond, 0, maxRate),
+				"burst":             r.duration(&q.Burst, maxBurst),
+				"fleet": func(n *yaml.Node, field string) {
+					fleet.set = true
+					r.object(n, field, map[string]func(*yaml.Node, string){
+						"events_per_second": r.number(&fleet.eventsPerSecond, 0, maxRate),
+						"bytes_per_second":  r.number(&fleet.bytesPerSecond, 0, maxRate),
+						"share":             r.share(&fleet.share),
+					})
+				},
+			})
+			if fleet.set && q.Limited() {
+				r.bad(n, field, "says both what a gateway takes and what the fleet takes (fleet); want one of them")
+			}
+		}
+	}
+	r.object(n, field, map[string]func(*yaml.Node, string){
+		"logs": quota(signal.Logs), "metrics": quota(signal.Metrics), "traces": quota(signal.Traces),
+	})
+}
+
+func (r *nodes) schema(d *definition, n *yaml.Node, field string) {
+	const strict, open = "strict", "open"
+	unknown := open
+	r.object(n, field, map[string]func(*yaml.Node, string){
+		"policy":             oneOf(r, &d.Schema.Policy, Enforce, Warn, Off),
+		"unknown_attributes": oneOf(r, &unknown, strict, open),
+	})
+	d.Schema.Strict = unknown == strict
+}

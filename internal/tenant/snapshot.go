@@ -1,0 +1,201 @@
+package tenant
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// MaxClasses bounds what metrics of tenants are counted by.
+const MaxClasses = 32
+
+// Snapshot is the registry at one time. It is immutable; its methods may be called by any number of goroutines.
+type Snapshot struct {
+	tenants       map[string]owned[*Tenant]
+	keys          map[string]owned[storedKey]
+	claims        map[claim]owned[*Tenant]
+	subjects      map[string]owned[*Tenant]
+	jurisdictions map[string]owned[string] // endpoint
+	classes       map[string]bool
+	share         owned[float64]
+	incomplete    bool
+}
+
+// owned is what a file has brought in. No two files may bring in the same.
+type owned[T any] struct {
+	value T
+	by    *file
+	line  int
+}
+
+type storedKey struct {
+	hash    KeyHash
+	expires time.Time
+	of      *Tenant
+}
+
+// Len is the number of tenants.
+func (s *Snapshot) Len() int { return len(s.tenants) }
+
+// Keys is the number of API keys.
+func (s *Snapshot) Keys() int { return len(s.keys) }
+
+// Incomplete tells that a file has not been read even once, so that who is unknown may just not be known yet.
+func (s *Snapshot) Incomplete() bool { return s.incomplete }
+
+// Tenant returns a tenant by its id, or nil.
+func (s *Snapshot) Tenant(id string) *Tenant { return s.tenants[id].value }
+
+// Endpoint is where the data of a jurisdiction is to be sent; empty where the registry does not say.
+func (s *Snapshot) Endpoint(jurisdiction string) string { return s.jurisdictions[jurisdiction].value }
+
+// What may be wrong with a credential.
+var (
+	ErrKeyForm    = errors.New("is no API key")
+	ErrKeyUnknown = errors.New("API key is unknown")
+	ErrKeyWrong   = errors.New("API key has the id of a known one, and another secret")
+	ErrKeyExpired = errors.New("API key has expired")
+)
+
+// nobody's hash is compared where there is no other, so that the time taken does not tell which ids exist.
+var nobody = func() KeyHash { _, _, h := NewKey(); return h }()
+
+// ByKey returns whose an API key is. Its errors are those above; they do not hold the key. id is the key's id, where it has one.
+func (s *Snapshot) ByKey(key string, now time.Time) (t *Tenant, id string, err error) {
+	id, ok := SplitKey(key)
+	if !ok {
+		return nil, "", ErrKeyForm
+	}
+	k, known := s.keys[id]
+	if !known {
+		nobody.Matches(key)
+		return nil, id, ErrKeyUnknown
+	}
+	switch {
+	case !k.value.hash.Matches(key):
+		return nil, id, ErrKeyWrong
+	case !k.value.expires.IsZero() && !now.Before(k.value.expires):
+		return nil, id, ErrKeyExpired
+	}
+	return k.value.of, id, nil
+}
+
+// KnownKeyID tells whether there is a key of this id.
+func (s *Snapshot) KnownKeyID(id string) bool {
+	_, ok := s.keys[id]
+	return ok
+}
+
+// ByClaim returns whom an OIDC issuer names by the value of its tenant claim, or nil.
+func (s *Snapshot) ByClaim(issuer, value string) *Tenant { return s.claims[claim{issuer, value}].value }
+
+// ByCertificate returns whose a client certificate is, or nil. That the certificate was verified is the caller's business.
+func (s *Snapshot) ByCertificate(c *x509.Certificate) *Tenant {
+	if t := s.subjects[subjectPrefix+c.Subject.String()].value; t != nil {
+		return t
+	}
+	for _, u := range c.URIs {
+		if t := s.subjects[uriPrefix+u.String()].value; t != nil {
+			return t
+		}
+	}
+	for _, name := range c.DNSNames {
+		if t := s.subjects[dnsPrefix+name].value; t != nil {
+			return t
+		}
+	}
+	return nil
+}
+
+// conflict is between a file and one that was added before it.
+type conflict struct {
+	file, with *file
+	err        error
+}
+
+// compile makes a snapshot of files, in this order. Of two that say the same the second is left out in part, which the conflicts
+// tell: a snapshot with conflicts is not to be used.
+func compile(files []*file) (*Snapshot, []conflict) {
+	n := 0
+	for _, f := range files {
+		n += len(f.tenants)
+	}
+	s := &Snapshot{
+		tenants: make(map[string]owned[*Tenant], n), keys: make(map[string]owned[storedKey], n), claims: map[claim]owned[*Tenant]{},
+		subjects: map[string]owned[*Tenant]{}, jurisdictions: map[string]owned[string]{}, classes: map[string]bool{},
+	}
+	var conflicts []conflict
+	clash := func(f *file, line int, field, value string, with *file, withLine int) {
+		conflicts = append(conflicts, conflict{f, with, &FieldError{File: f.name, Line: line, Field: field, Value: value, Reason: fmt.Sprintf("is in %s:%d too", with.name, withLine)}})
+	}
+	for _, f := range files {
+		if f.share.line == 0 {
+			continue
+		}
+		if s.share.by != nil {
+			clash(f, f.share.line, "fleet", "", s.share.by, s.share.line)
+			continue
+		}
+		s.share = owned[float64]{f.share.value, f, f.share.line}
+	}
+	var overClasses *file // only the first file that has too many is told: without it the others may have room
+	for _, f := range files {
+		for _, j := range f.jurisdictions {
+			put(s.jurisdictions, j.name, j.endpoint, f, j.line, "jurisdictions", j.name, clash)
+		}
+		for i := range f.tenants {
+			d := &f.tenants[i]
+			t := d.compiled(s.share.value)
+			if !s.classes[t.Class] {
+				if len(s.classes) == MaxClasses {
+					if overClasses != nil && overClasses != f {
+						continue
+					}
+					overClasses = f
+					conflicts = append(conflicts, conflict{f, f, &FieldError{File: f.name, Line: d.line, Field: "class", Value: t.Class, Reason: fmt.Sprintf("would be more than %d classes", MaxClasses)}})
+					continue
+				}
+				s.classes[t.Class] = true
+			}
+			put(s.tenants, t.ID, t, f, d.line, "id", t.ID, clash)
+			for _, k := range d.keys {
+				put(s.keys, k.id, storedKey{k.hash, k.expires, t}, f, k.line, "keys.id", k.id, clash)
+			}
+			for _, c := range d.claims {
+				put(s.claims, c.value, t, f, c.line, "oidc.claim", c.value.value, clash)
+			}
+			for _, subject := range d.subjects {
+				put(s.subjects, subject.value, t, f, subject.line, "mtls", subject.value, clash)
+			}
+		}
+	}
+	return s, conflicts
+}
+
+func put[K comparable, V any](m map[K]owned[V], key K, value V, f *file, line int, field, name string, clash func(f *file, line int, field, value string, with *file, withLine int)) {
+	if other, taken := m[key]; taken {
+		clash(f, line, field, name, other.by, other.line)
+		return
+	}
+	m[key] = owned[V]{value, f, line}
+}
+
+// compiled resolves what a gateway takes of the fleet's quotas.
+func (d *definition) compiled(share float64) *Tenant {
+	t := d.Tenant
+	for s, fleet := range d.fleet {
+		if !fleet.set {
+			continue
+		}
+		part := fleet.share
+		if part == 0 {
+			part = share
+		}
+		if part == 0 {
+			part = 1 // the fleet is this gateway
+		}
+		t.quotas[s].EventsPerSecond, t.quotas[s].BytesPerSecond = fleet.eventsPerSecond*part, fleet.bytesPerSecond*part
+	}
+	return &t
+}

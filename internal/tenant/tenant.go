@@ -1,0 +1,88 @@
+package tenant
+
+import (
+	"strings"
+	"time"
+
+	"github.com/pulsegrid/pulsegrid/internal/signal"
+)
+
+// Status of a tenant.
+type Status string
+
+// The statuses.
+const (
+	Active    Status = "active"
+	Suspended Status = "suspended" // its credentials are right, and nothing of it is taken
+)
+
+// Policy says what becomes of events that violate their schema.
+type Policy string
+
+// The policies.
+const (
+	Enforce Policy = "enforce" // quarantined
+	Warn    Policy = "warn"    // taken, and counted
+	Off     Policy = "off"     // not looked at
+)
+
+// DefaultClass is the class of a tenant of which none is said.
+const DefaultClass = "standard"
+
+// Schema is how a tenant's events are validated.
+type Schema struct {
+	Policy Policy
+	Strict bool // attributes that the schema does not name are violations
+}
+
+// Quota is what one gateway takes of one signal of one tenant. Zero is no limit.
+type Quota struct {
+	EventsPerSecond float64
+	BytesPerSecond  float64       // of requests as OTLP protobuf, decompressed
+	Burst           time.Duration // what may exceed the quota, as so much time's worth of it; zero: nothing
+}
+
+// Limited tells whether the quota limits anything.
+func (q Quota) Limited() bool { return q.EventsPerSecond > 0 || q.BytesPerSecond > 0 }
+
+// Tenant is one tenant as the gateway enforces it. It is immutable.
+type Tenant struct {
+	ID            string
+	Status        Status
+	Class         string // metrics are counted by it: there are at most MaxClasses
+	Jurisdiction  string // where its data may be; empty: anywhere
+	Lane          string // of envelope: the best lane that its requests get
+	TopicClass    string // of Kafka topics; empty: the common ones
+	Schema        Schema
+	RetentionDays int // in the stores; zero: theirs
+
+	signals [signals]bool
+	quotas  [signals]Quota
+}
+
+const signals = len(signal.All) + 1 // by signal.Signal; its zero is none
+
+// Takes tells whether the tenant may send a signal.
+func (t *Tenant) Takes(s signal.Signal) bool { return t.signals[s] }
+
+// Quota of a signal at this gateway.
+func (t *Tenant) Quota(s signal.Signal) Quota { return t.quotas[s] }
+
+// Bounds of identifiers.
+const (
+	maxIDBytes    = 128 // as the ingest receiver bounds them
+	idPunctuation = "._:/@+-"
+	maxNameBytes  = 32
+)
+
+// ValidID bounds a tenant's id: it becomes a Kafka header, a path and a column's value.
+func ValidID(s string) bool {
+	return len(s) > 0 && len(s) <= maxIDBytes && strings.IndexFunc(s, func(c rune) bool {
+		return (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && !strings.ContainsRune(idPunctuation, c)
+	}) < 0
+}
+
+// ValidName bounds names of classes, jurisdictions and topic classes: they become values of metrics and parts of topics' names.
+func ValidName(s string) bool {
+	return len(s) > 0 && len(s) <= maxNameBytes && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == "" && s[0] != '-'
+}

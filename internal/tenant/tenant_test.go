@@ -1,0 +1,482 @@
+package tenant
+
+import (
+	"context"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/component"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+
+	"github.com/pulsegrid/pulsegrid/internal/envelope"
+	"github.com/pulsegrid/pulsegrid/internal/fileset"
+	"github.com/pulsegrid/pulsegrid/internal/signal"
+)
+
+// folder is a registry that a test writes.
+type folder struct {
+	t      testing.TB
+	dir    string
+	loader *Loader
+	writes int
+}
+
+func newFolder(t testing.TB, files map[string]string) *folder {
+	t.Helper()
+	f := &folder{t: t, dir: t.TempDir()}
+	source, err := fileset.Open(context.Background(), f.dir)
+	require.NoError(t, err)
+	f.loader = NewLoader(source)
+	for name, text := range files {
+		f.write(name, text)
+	}
+	return f
+}
+
+func (f *folder) write(name, text string) {
+	f.t.Helper()
+	path := filepath.Join(f.dir, name)
+	require.NoError(f.t, os.WriteFile(path, []byte(text), 0o600))
+	f.writes++ // file systems' clocks are coarse
+	at := time.Unix(1_700_000_000+int64(f.writes), 0)
+	require.NoError(f.t, os.Chtimes(path, at, at))
+}
+
+func (f *folder) remove(name string) {
+	f.t.Helper()
+	require.NoError(f.t, os.Remove(filepath.Join(f.dir, name)))
+}
+
+// reload returns what was refused.
+func (f *folder) reload() string {
+	f.t.Helper()
+	report, err := f.loader.Reload(context.Background())
+	require.NoError(f.t, err)
+	return fmt.Sprint(errors.Join(report.Refused...))
+}
+
+func (f *folder) ids(want ...string) {
+	f.t.Helper()
+	s := f.loader.Snapshot()
+	require.Equal(f.t, len(want), s.Len(), want)
+	for _, id := range want {
+		require.NotNil(f.t, s.Tenant(id), id)
+	}
+}
+
+const none = "<nil>"
+
+func tenants(ids ...string) string {
+	var b strings.Builder
+	b.WriteString("tenants:\n")
+	for _, id := range ids {
+		fmt.Fprintf(&b, "  - id: %s\n", id)
+	}
+	return b.String()
+}
+
+func TestTheDocumentsExampleIsWhatItSays(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "formats", "tenants.md"))
+	require.NoError(t, err)
+	examples := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(text), -1)
+	require.Len(t, examples, 1)
+	f := newFolder(t, map[string]string{"tenants.yaml": examples[0][1]})
+	require.Equal(t, none, f.reload())
+	f.ids("acme", "small-co", "other-co")
+	s := f.loader.Snapshot()
+	acme := s.Tenant("acme")
+	require.Equal(t, Active, acme.Status)
+	require.Equal(t, "premium", acme.Class)
+	require.Equal(t, "premium", acme.TopicClass)
+	require.Equal(t, "eu", acme.Jurisdiction)
+	require.Equal(t, envelope.LaneFast, acme.Lane)
+	require.Equal(t, Schema{Policy: Enforce}, acme.Schema)
+	require.Equal(t, 30, acme.RetentionDays)
+	require.Equal(t, Quota{50000, 60000000, 2 * time.Minute}, acme.Quota(signal.Logs))
+	require.Equal(t, Quota{EventsPerSecond: 20000, Burst: time.Minute}, acme.Quota(signal.Metrics), "its share of the fleet's")
+	require.False(t, acme.Quota(signal.Traces).Limited())
+	require.True(t, s.KnownKeyID("3k5xqv7tnbz2mawd"))
+	require.Same(t, acme, s.ByClaim("https://login.example.com", "acme-production"))
+	require.Nil(t, s.ByClaim("https://elsewhere.example.com", "acme-production"), "another issuer's word does not count")
+	require.Equal(t, "https://ingest.eu.example.com", s.Endpoint("eu"))
+	require.Equal(t, Suspended, s.Tenant("other-co").Status)
+	require.Equal(t, s.Tenant("small-co").Quota(signal.Traces), s.Tenant("other-co").Quota(signal.Traces), "merged")
+	require.Equal(t, 200.0, s.Tenant("other-co").Quota(signal.Traces).EventsPerSecond)
+}
+
+// Guarantees: what is wrong is named by file, line, field and value, and nothing of the file is taken.
+func TestWhatIsWrongWithAFileIsNamed(t *testing.T) {
+	key, id, hash := NewKey()
+	for want, text := range map[string]string{
+		`bad.yaml:2: tenants[0].id: "a b": want at most 128`:                   "tenants:\n  - id: a b\n",
+		`bad.yaml:3: tenants[0].stat: unknown field, want one of class, id`:    "tenants:\n  - id: a\n    stat: active\n",
+		`bad.yaml:3: tenants[0].status: "gone": want active or suspended`:      "tenants:\n  - id: a\n    status: gone\n",
+		`bad.yaml:2: tenants[0]: has no id`:                                    "tenants:\n  - status: active\n",
+		`bad.yaml:3: tenants[0].id: is there twice`:                            "tenants:\n  - id: a\n    id: b\n",
+		`bad.yaml:3: id: "a": is in bad.yaml:2 too`:                            tenants("a", "a"),
+		`bad.yaml:3: tenants[0].class: "Gold!": want a name`:                   "tenants:\n  - id: a\n    class: Gold!\n",
+		`bad.yaml:3: tenants[0].signals[0]: "profiles": want logs, metrics`:    "tenants:\n  - id: a\n    signals: [profiles]\n",
+		`tenants[0].quotas.logs.events_per_second: "-1": want a number from 0`: "tenants:\n  - {id: a, quotas: {logs: {events_per_second: -1}}}\n",
+		`tenants[0].quotas.logs.events_per_second: ".nan": want a number`:      "tenants:\n  - {id: a, quotas: {logs: {events_per_second: .nan}}}\n",
+		`tenants[0].quotas.logs.burst: "soon": want a duration`:                "tenants:\n  - {id: a, quotas: {logs: {burst: soon}}}\n",
+		`tenants[0].quotas.logs: says both`:                                    "tenants:\n  - {id: a, quotas: {logs: {events_per_second: 1, fleet: {events_per_second: 2}}}}\n",
+		`tenants[0].retention_days: 1.5 is no whole number`:                    "tenants:\n  - {id: a, retention_days: 1.5}\n",
+		`tenants[0].mtls[0]: "CN=x": want subject:DN`:                          "tenants:\n  - {id: a, mtls: [CN=x]}\n",
+		`tenants[0].oidc[0]: needs issuer and claim`:                           "tenants:\n  - {id: a, oidc: [{claim: x}]}\n",
+		`tenants[0].keys[0].hash: want sha256:SALT:HASH`:                       "tenants:\n  - {id: a, keys: [{id: " + id + ", hash: " + key + "}]}\n",
+		`tenants[0].keys[0]: has no hash`:                                      "tenants:\n  - {id: a, keys: [{id: " + id + "}]}\n",
+		`tenants[0].keys[0].id: "short": want the id of a key`:                 "tenants:\n  - {id: a, keys: [{id: short, hash: \"" + hash.String() + "\"}]}\n",
+		`tenants[0].keys[0].expires: "tomorrow": want a time like`:             "tenants:\n  - {id: a, keys: [{id: " + id + ", hash: \"" + hash.String() + "\", expires: tomorrow}]}\n",
+		`jurisdictions.eu.endpoint: "nowhere": want an address`:                "jurisdictions: {eu: {endpoint: nowhere}}\n",
+		`tenants: want a list`:                                                 "tenants: {a: b}\n",
+		`bad.yaml:1: want a mapping`:                                           "- a\n",
+		`bad.yaml: is empty`:                                                   "",
+		`bad.yaml: is no YAML: line 1`:                                         "tenants: [\n",
+		`bad.yaml: holds several YAML documents`:                               "tenants: []\n---\ntenants: []\n",
+		`fleet: want a share above 0`:                                          "fleet: {}\n",
+		`tenants[0].topic_class: "overflow"`:                                   "tenants:\n  - {id: a, topic_class: overflow}\n",
+		`class: "c32": would be more than 32 classes`:                          manyClasses(33),
+		`and 10 more errors`:                                                   tenants(strings.Split(strings.Repeat("a b,", 30), ",")[:30]...),
+	} {
+		t.Run(want, func(t *testing.T) {
+			f := newFolder(t, map[string]string{"bad.yaml": text, "good.yaml": tenants("good")})
+			refused := f.reload()
+			require.Contains(t, refused, want)
+			require.NotContains(t, refused, key, "a key that was pasted by mistake is not repeated")
+			f.ids("good")
+			require.True(t, f.loader.Snapshot().Incomplete())
+		})
+	}
+}
+
+func manyClasses(n int) string {
+	var b strings.Builder
+	b.WriteString("tenants:\n")
+	for i := range n {
+		fmt.Fprintf(&b, "  - {id: t%d, class: c%d}\n", i, i)
+	}
+	return b.String()
+}
+
+// Guarantees: a file that has become bad stays as it was, and does not hold up the others' changes.
+func TestABadFileKeepsItsLastGoodContentAndHoldsUpNoOther(t *testing.T) {
+	f := newFolder(t, map[string]string{"a.yaml": tenants("a1"), "b.yaml": tenants("b1")})
+	require.Equal(t, none, f.reload())
+	f.ids("a1", "b1")
+	require.False(t, f.loader.Snapshot().Incomplete())
+	f.write("a.yaml", "tenants:\n  - id: a1\n    status: aktive\n  - id: a2\n")
+	f.write("b.yaml", tenants("b1", "b2"))
+	require.Contains(t, f.reload(), `a.yaml:3: tenants[0].status: "aktive"`)
+	f.ids("a1", "b1", "b2")
+	require.False(t, f.loader.Snapshot().Incomplete(), "all that was ever in force is")
+	require.Contains(t, f.reload(), "a.yaml:3", "it is said as long as it is so")
+	f.write("a.yaml", tenants("a1", "a2"))
+	require.Equal(t, none, f.reload())
+	f.ids("a1", "a2", "b1", "b2")
+	f.remove("b.yaml")
+	require.Equal(t, none, f.reload())
+	f.ids("a1", "a2")
+}
+
+func TestAnUnreadableFileStaysAsItWas(t *testing.T) {
+	f := newFolder(t, map[string]string{"a.yaml": tenants("a1"), "b.yaml": tenants("b1")})
+	require.Equal(t, none, f.reload())
+	f.write("a.yaml", strings.Repeat("#", fileset.MaxFileBytes+1))
+	require.Contains(t, f.reload(), "a.yaml")
+	f.ids("a1", "b1")
+	f.write("a.yaml", tenants("a2"))
+	require.Equal(t, none, f.reload())
+	f.ids("a2", "b1")
+}
+
+// Guarantees: of two files that say the same the one in force keeps it; the other is refused as a whole, and named with both places.
+func TestDuplicatesAcrossFilesAreRefusedWithoutHarmToWhatIsInForce(t *testing.T) {
+	_, id, hash := NewKey()
+	key := func(tenant string) string {
+		return fmt.Sprintf("tenants:\n  - {id: %s, keys: [{id: %s, hash: \"%s\"}]}\n", tenant, id, hash)
+	}
+	for name, c := range map[string]struct{ inForce, newcomer, want string }{
+		"tenant":       {tenants("x"), tenants("new", "x"), `a.yaml:3: id: "x": is in z.yaml:2 too`},
+		"key":          {key("x"), key("y"), `a.yaml:2: keys.id: "` + id + `": is in z.yaml:2 too`},
+		"claim":        {"tenants:\n  - {id: x, oidc: [{issuer: i, claim: c}]}", "tenants:\n  - {id: y, oidc: [{issuer: i, claim: c}]}", `oidc.claim: "c": is in z.yaml:2 too`},
+		"certificate":  {"tenants:\n  - {id: x, mtls: [dns:a]}", "tenants:\n  - {id: y, mtls: [dns:a]}", `mtls: "dns:a": is in z.yaml:2 too`},
+		"jurisdiction": {"jurisdictions: {eu: {}}\ntenants: [{id: x}]", "jurisdictions: {eu: {}}", `jurisdictions: "eu": is in z.yaml:1 too`},
+		"fleet":        {"fleet: {share: 1}\ntenants: [{id: x}]", "fleet: {share: 0.5}", `fleet: is in z.yaml:1 too`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFolder(t, map[string]string{"z.yaml": c.inForce})
+			require.Equal(t, none, f.reload())
+			f.write("a.yaml", c.newcomer) // its name comes first, which does not help it
+			f.write("b.yaml", tenants("b"))
+			require.Contains(t, f.reload(), c.want)
+			f.ids("x", "b")
+			f.remove("z.yaml") // then there is no conflict any more
+			require.Equal(t, none, f.reload())
+			require.Nil(t, f.loader.Snapshot().Tenant("x"+"?"))
+			require.False(t, f.loader.Snapshot().Incomplete())
+		})
+	}
+}
+
+func TestAtStartTheFileWhoseNameComesFirstWins(t *testing.T) {
+	f := newFolder(t, map[string]string{"a.yaml": tenants("x", "a"), "b.yaml": tenants("x", "b"), "c.yaml": tenants("c")})
+	require.Contains(t, f.reload(), `b.yaml:2: id: "x": is in a.yaml:2 too`)
+	f.ids("x", "a", "c")
+	require.True(t, f.loader.Snapshot().Incomplete(), "b may be anybody")
+}
+
+// Guarantees: a file that clashes only with one that is refused itself is in force.
+func TestARefusedFileTakesNoOtherWithIt(t *testing.T) {
+	f := newFolder(t, map[string]string{"a.yaml": tenants("x", "a"), "b.yaml": tenants("x", "y"), "c.yaml": tenants("y", "c")})
+	require.Contains(t, f.reload(), `b.yaml:2: id: "x": is in a.yaml:2 too`)
+	f.ids("x", "a", "y", "c")
+}
+
+func TestATenantMovesToAnotherFileWhenBothHaveChanged(t *testing.T) {
+	f := newFolder(t, map[string]string{"a.yaml": tenants("x", "a"), "b.yaml": tenants("b")})
+	require.Equal(t, none, f.reload())
+	f.write("b.yaml", tenants("b", "x"))
+	require.Contains(t, f.reload(), `b.yaml:3: id: "x"`)
+	f.ids("x", "a", "b")
+	f.write("a.yaml", tenants("a"))
+	require.Equal(t, none, f.reload())
+	f.ids("x", "a", "b")
+	require.Equal(t, "b.yaml", f.loader.Snapshot().tenants["x"].by.name)
+}
+
+func TestASetThatIsEmptyOrGoneChangesNothing(t *testing.T) {
+	f := newFolder(t, nil)
+	_, err := f.loader.Reload(t.Context())
+	require.ErrorIs(t, err, fileset.ErrEmpty)
+	require.Nil(t, f.loader.Snapshot(), "an empty registry is not one that knows nobody")
+	f.write("a.yaml", tenants("a"))
+	require.Equal(t, none, f.reload())
+	f.remove("a.yaml")
+	_, err = f.loader.Reload(t.Context())
+	require.ErrorIs(t, err, fileset.ErrEmpty)
+	f.ids("a")
+	require.NoError(t, os.RemoveAll(f.dir))
+	_, err = f.loader.Reload(t.Context())
+	require.ErrorContains(t, err, f.dir)
+	f.ids("a")
+}
+
+func TestAKeyOpensItsTenantOnly(t *testing.T) {
+	now := time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
+	key, id, hash := NewKey()
+	old, oldID, oldHash := NewKey()
+	unknown, _, _ := NewKey()
+	f := newFolder(t, map[string]string{"a.yaml": fmt.Sprintf(`tenants:
+  - id: a
+    keys:
+      - {id: %s, hash: "%s"}
+      - {id: %s, hash: "%s", expires: 2026-06-01T00:00:00Z}
+  - id: b
+`, id, hash, oldID, oldHash)})
+	require.Equal(t, none, f.reload())
+	s := f.loader.Snapshot()
+	got, gotID, err := s.ByKey(key, now)
+	require.NoError(t, err)
+	require.Equal(t, "a", got.ID)
+	require.Equal(t, id, gotID)
+	_, _, err = s.ByKey(old, now.Add(-time.Nanosecond))
+	require.NoError(t, err)
+	for name, c := range map[string]struct {
+		key  string
+		want error
+	}{
+		"expired":      {old, ErrKeyExpired},
+		"unknown":      {unknown, ErrKeyUnknown},
+		"other secret": {key[:len(key)-1] + string("ab"[b2i(key[len(key)-1] == 'a')]), ErrKeyWrong},
+		"cut":          {key[:len(key)-1], ErrKeyForm},
+		"id only":      {id, ErrKeyForm},
+		"empty":        {"", ErrKeyForm},
+		"longer":       {key + "a", ErrKeyForm},
+	} {
+		got, _, err := s.ByKey(c.key, now)
+		require.ErrorIs(t, err, c.want, name)
+		require.Nil(t, got, name)
+		if c.key != "" {
+			require.NotContains(t, err.Error(), c.key)
+		}
+	}
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func TestKeysAreDistinctAndTheirHashesToo(t *testing.T) {
+	seen := map[string]bool{}
+	for range 1000 {
+		key, id, hash := NewKey()
+		require.True(t, hash.Matches(key))
+		parsed, err := ParseHash(hash.String())
+		require.NoError(t, err)
+		require.Equal(t, hash, parsed)
+		require.NotContains(t, hash.String(), key)
+		for _, s := range []string{key, id, hash.String()} {
+			require.False(t, seen[s])
+			seen[s] = true
+		}
+	}
+	key, _, hash := NewKey()
+	other := hash
+	other.salt[0]++
+	require.False(t, other.Matches(key), "the salt counts")
+}
+
+func TestCertificatesAreKnownByAnyOfTheirNames(t *testing.T) {
+	f := newFolder(t, map[string]string{"a.yaml": `tenants:
+  - {id: s, mtls: ["subject:CN=agents,O=Acme"]}
+  - {id: u, mtls: ["uri:spiffe://acme/agent"]}
+  - {id: d, mtls: ["dns:agent.acme.example"]}
+`})
+	require.Equal(t, none, f.reload())
+	s := f.loader.Snapshot()
+	require.Equal(t, "s", s.ByCertificate(&x509.Certificate{Subject: pkix.Name{CommonName: "agents", Organization: []string{"Acme"}}}).ID)
+	require.Equal(t, "u", s.ByCertificate(&x509.Certificate{URIs: []*url.URL{{Scheme: "spiffe", Host: "acme", Path: "/agent"}}}).ID)
+	require.Equal(t, "d", s.ByCertificate(&x509.Certificate{DNSNames: []string{"x", "agent.acme.example"}}).ID)
+	require.Nil(t, s.ByCertificate(&x509.Certificate{Subject: pkix.Name{CommonName: "agents"}}))
+}
+
+type fixed struct {
+	component.StartFunc
+	component.ShutdownFunc
+	snapshot     *Snapshot
+	jurisdiction string
+}
+
+func (f fixed) Snapshot() *Snapshot  { return f.snapshot }
+func (f fixed) Jurisdiction() string { return f.jurisdiction }
+
+func TestAdmissionNamesTheReasonAndTheRightEndpoint(t *testing.T) {
+	f := newFolder(t, map[string]string{"a.yaml": `
+jurisdictions: {eu: {endpoint: "https://eu.example.com"}}
+tenants:
+  - {id: free}
+  - {id: eu, jurisdiction: eu}
+  - {id: ca, jurisdiction: ca}
+  - {id: gone, status: suspended, jurisdiction: eu}
+  - {id: logs, signals: [logs]}
+`})
+	require.Equal(t, none, f.reload())
+	r := fixed{snapshot: f.loader.Snapshot(), jurisdiction: "us"}
+	for id, want := range map[string]string{"free": "", "eu": ReasonJurisdiction, "ca": ReasonJurisdiction, "gone": ReasonSuspended, "logs": ReasonSignal} {
+		tn, refusal := Lookup(r, id)
+		require.Nil(t, refusal)
+		refusal = Admit(r, tn, signal.Metrics)
+		if want == "" {
+			require.Nil(t, refusal)
+			continue
+		}
+		st := refusal.GRPCStatus()
+		require.Equal(t, codes.PermissionDenied, st.Code())
+		info := st.Details()[0].(*errdetails.ErrorInfo)
+		require.Equal(t, want, info.Reason)
+		require.Equal(t, id, info.Metadata["tenant"])
+		if id == "eu" {
+			require.Equal(t, "https://eu.example.com", info.Metadata["endpoint"])
+			require.Contains(t, st.Message(), "send to https://eu.example.com")
+			require.Nil(t, Admit(fixed{snapshot: r.snapshot, jurisdiction: "eu"}, tn, signal.Metrics))
+			require.NotNil(t, Admit(fixed{snapshot: r.snapshot}, tn, signal.Metrics), "a cell without a jurisdiction is in none")
+		}
+	}
+	_, refusal := Lookup(r, "nobody")
+	require.Equal(t, codes.PermissionDenied, refusal.Code)
+	_, refusal = Lookup(fixed{}, "free")
+	require.Equal(t, codes.Unavailable, refusal.Code)
+	require.Positive(t, refusal.After)
+}
+
+type hosting map[component.ID]component.Component
+
+func (h hosting) GetExtensions() map[component.ID]component.Component { return h }
+
+func TestTheRegistryIsFoundAmongTheExtensions(t *testing.T) {
+	one, two, other := component.MustNewID("tenant_auth"), component.MustNewID("tenant_auth2"), component.MustNewID("other")
+	noRegistry := struct {
+		component.StartFunc
+		component.ShutdownFunc
+	}{}
+	_, err := Find(hosting{other: noRegistry}, nil)
+	require.ErrorContains(t, err, "service::extensions")
+	r, err := Find(hosting{other: noRegistry, one: fixed{jurisdiction: "eu"}}, nil)
+	require.NoError(t, err)
+	require.Equal(t, "eu", r.Jurisdiction())
+	_, err = Find(hosting{one: fixed{}, two: fixed{}}, nil)
+	require.ErrorContains(t, err, "tenant_auth, tenant_auth2")
+	_, err = Find(hosting{one: fixed{}, two: fixed{}}, &two)
+	require.NoError(t, err)
+	_, err = Find(hosting{other: noRegistry}, &other)
+	require.ErrorContains(t, err, "no registry")
+	_, err = Find(hosting{}, &one)
+	require.ErrorContains(t, err, `"tenant_auth"`)
+}
+
+func TestClassesOfMetricsAreBounded(t *testing.T) {
+	b := ByClass[string]{Make: func(class string) string { return class }}
+	for i := range 10_000 {
+		b.Of(fmt.Sprint(i))
+	}
+	n := 0
+	b.kept.Range(func(any, any) bool { n++; return true })
+	require.LessOrEqual(t, n, keptClassesMax+1)
+	require.Equal(t, OtherClass, b.Of("one more"))
+	require.Equal(t, "7", b.Of("7"))
+}
+
+// Guarantees: readers see either the old registry or the new one, each whole, while it is reloaded.
+func TestReadersSeeOneSnapshotWhole(t *testing.T) {
+	f := newFolder(t, map[string]string{"a.yaml": tenants("a0", "b0")})
+	require.Equal(t, none, f.reload())
+	stop := make(chan struct{})
+	var readers sync.WaitGroup
+	for range 4 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				s := f.loader.Snapshot()
+				found := 0
+				for i := range 20 {
+					if (s.Tenant(fmt.Sprint("a", i)) == nil) != (s.Tenant(fmt.Sprint("b", i)) == nil) {
+						t.Error("half of a registry")
+						return
+					}
+					if s.Tenant(fmt.Sprint("a", i)) != nil {
+						found++
+					}
+				}
+				if found != 1 {
+					t.Errorf("%d pairs", found)
+					return
+				}
+			}
+		})
+	}
+	for i := range 20 {
+		f.write("a.yaml", tenants(fmt.Sprint("a", i), fmt.Sprint("b", i)))
+		require.Equal(t, none, f.reload())
+	}
+	close(stop)
+	readers.Wait()
+}
