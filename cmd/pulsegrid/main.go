@@ -77,7 +77,7 @@ Exit codes: 0 done; 1 failed, unhealthy or invalid; 2 wrong command line; 3 no c
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())}
 	})
-	root.AddCommand(newLocal(), newStatus(), newQuery(), newTail(), newValidate(), newVersion())
+	root.AddCommand(newLocal(), newStatus(), newQuery(), newTail(), newQuarantine(), newValidate(), newVersion())
 	return root
 }
 
