@@ -42,13 +42,15 @@ const (
 	SumNegative        Code = "sum_negative"
 	// Undecodable is said of a whole body that is not OTLP, by the receiver.
 	Undecodable Code = "undecodable"
+	// Unmapped is said of an event of the old REST collectors that the mapping cannot make OTLP of, by the receiver.
+	Unmapped Code = "unmapped"
 )
 
 // Codes lists all of them.
 var Codes = []Code{
 	InvalidUTF8, TooManyAttributes, KeyEmpty, KeyTooLong, ValueTooLong, BodyTooLarge, TooDeep, TimeMissing, TimeTooOld, TimeInFuture, TimeOrder,
 	AttributeMissing, AttributeType, AttributeEnum, AttributePattern, AttributeRange, AttributeUnknown, AttributeDuplicate, BodyMissing, BodyType,
-	MetricName, MetricType, MetricUnit, MetricTemporality, MetricNotMonotonic, SumNegative, Undecodable,
+	MetricName, MetricType, MetricUnit, MetricTemporality, MetricNotMonotonic, SumNegative, Undecodable, Unmapped,
 }
 
 // Bounds of what verdicts say.

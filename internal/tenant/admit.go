@@ -80,7 +80,8 @@ func Lookup(r Registry, id string) (*Tenant, *Refusal) {
 	return nil, Denied(ReasonUnknown, nil, "tenant %q is unknown", id)
 }
 
-// Admit decides whether this cell takes a signal of a tenant: nil, or why not. It does so without looking at what is sent.
+// Admit decides whether this cell takes a signal of a tenant: nil, or why not. It does so without looking at what is sent; signal 0: before it is known
+// which signals that are.
 func Admit(r Registry, t *Tenant, s signal.Signal) *Refusal {
 	cell := r.Jurisdiction()
 	switch {
@@ -96,7 +97,7 @@ func Admit(r Registry, t *Tenant, s signal.Signal) *Refusal {
 			}
 		}
 		return Denied(ReasonJurisdiction, info, "data of tenant %q must stay in jurisdiction %q, this cell is in %q; nothing was read: %s", t.ID, t.Jurisdiction, cell, where)
-	case !t.Takes(s):
+	case s != 0 && !t.Takes(s):
 		return Denied(ReasonSignal, map[string]string{"tenant": t.ID, "signal": s.String()}, "tenant %q may not send %s", t.ID, s)
 	}
 	return nil

@@ -60,6 +60,8 @@ type Config struct {
 	// QuarantineUndecodable hands bodies that are not OTLP, or cannot be decompressed, to the pipeline's quarantine before they are refused.
 	// Default false; only with output: envelope.
 	QuarantineUndecodable bool `mapstructure:"quarantine_undecodable"`
+	// LegacyEvents serves POST /v1/events, which takes what the old REST collectors took.
+	LegacyEvents LegacyConfig `mapstructure:"legacy_events"`
 	// Limits of a request, and of all of them.
 	Limits LimitsConfig `mapstructure:"limits"`
 	// RetryAfter is what a sender is asked to wait where the pipeline says nothing; default 5s, at least 1s.
@@ -70,6 +72,14 @@ type Config struct {
 type Protocols struct {
 	GRPC configoptional.Optional[configgrpc.ServerConfig] `mapstructure:"grpc"`
 	HTTP configoptional.Optional[confighttp.ServerConfig] `mapstructure:"http"`
+}
+
+// LegacyConfig is of POST /v1/events (docs/formats/legacy.md).
+type LegacyConfig struct {
+	// Enabled serves it; default false. Only with output: envelope.
+	Enabled bool `mapstructure:"enabled"`
+	// MappingFile says how events become OTLP. Default and empty: the built-in mapping.
+	MappingFile string `mapstructure:"mapping_file"`
 }
 
 // TenantConfig says whose a request is.
@@ -146,6 +156,9 @@ func (c *Config) Validate() error {
 	}
 	if c.QuarantineUndecodable && c.Output != outputEnvelope {
 		bad("quarantine_undecodable: is true, and output is %q; only envelopes can carry what is not OTLP", c.Output)
+	}
+	if c.LegacyEvents.Enabled && c.Output != outputEnvelope {
+		bad("legacy_events::enabled: is true, which needs output: %s", outputEnvelope)
 	}
 	if c.Tenant.Default != "" && !validID(c.Tenant.Default) {
 		bad("tenant::default: is %q, want at most %d of letters, digits and %s", c.Tenant.Default, maxIDBytes, idPunctuation)

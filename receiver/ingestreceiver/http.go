@@ -41,8 +41,11 @@ func (r *ingestReceiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	contentType := mediaType(req)
 	held := &reservation{of: &r.budget}
 	defer held.release()
-	err := r.serveHTTP(w, req, q, contentType, held)
-	if err != nil {
+	var err error
+	if r.legacy != nil && req.URL.Path == legacyPath {
+		contentType = typeJSON
+		err = r.serveLegacy(w, req, q, held)
+	} else if err = r.serveHTTP(w, req, q, contentType, held); err != nil {
 		err = r.keep(req.Context(), q, err)
 	}
 	if err == nil {
@@ -151,7 +154,10 @@ var emptyJSON = []byte("{}")
 // writeOK writes an Export*ServiceResponse. It says nothing where all was taken.
 func writeOK(w http.ResponseWriter, contentType string, q *request) {
 	msg := q.outcome.protobuf()
-	if contentType == typeJSON {
+	switch {
+	case q.legacy:
+		msg = q.outcome.legacyJSON(q.events)
+	case contentType == typeJSON:
 		msg = q.outcome.json(q.signal)
 	}
 	w.Header().Set("Content-Type", contentType)
@@ -196,6 +202,10 @@ func (r *ingestReceiver) startHTTP(ctx context.Context) error {
 			return err
 		}
 		r.httpGate = gateOf(a, auth.RequestParameters)
+	}
+	var err error
+	if r.legacy, err = r.cfg.LegacyEvents.mapping(); err != nil {
+		return err
 	}
 	cfg := serverConfig(*r.cfg.Protocols.HTTP.Get(), &r.cfg.Limits)
 	srv, err := cfg.ToServer(ctx, r.host.GetExtensions(), r.set.TelemetrySettings, r, confighttp.WithErrorHandler(r.httpError))

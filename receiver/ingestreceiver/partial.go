@@ -61,6 +61,19 @@ func (o *outcome) protobuf() []byte {
 	return protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), partial)
 }
 
+// legacyJSON is the answer to POST /v1/events: how many events were taken, how many are in quarantine, and why the first of them.
+func (o *outcome) legacyJSON(accepted int) []byte {
+	answer := map[string]any{"accepted": accepted - o.rejected, "rejected": o.rejected}
+	if msg := o.message(); msg != "" {
+		answer["message"] = msg
+	}
+	b, err := json.Marshal(answer)
+	if err != nil { // never: numbers and text
+		return emptyJSON
+	}
+	return b
+}
+
 // json is the response in OTLP/JSON, in which a 64-bit number is text.
 func (o *outcome) json(s signal.Signal) []byte {
 	msg := o.message()

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/pulsegrid/pulsegrid/internal/componentmeta"
+	"github.com/pulsegrid/pulsegrid/internal/legacy"
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
@@ -54,6 +55,7 @@ type ingestReceiver struct {
 	reader     *reader
 	telemetry  *componentmeta.Telemetry
 	http, grpc *transport
+	legacy     *legacy.Mapping // of /v1/events; nil: it is not served. Set by Start.
 	onShutdown func()
 
 	next sinks // complete before Start

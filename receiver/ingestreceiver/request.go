@@ -36,6 +36,7 @@ type request struct {
 	compressed int    // bytes that came over the network
 	events     int
 	outcome    outcome
+	legacy     bool     // it came to /v1/events: its events may be of all signals
 	original   original // what is put into quarantine if it cannot be decoded; empty where that is not configured
 }
 
