@@ -14,8 +14,10 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/pulsegrid/pulsegrid/internal/columns"
+	"github.com/pulsegrid/pulsegrid/internal/ledger"
 )
 
 // contender is a writer of its own process, as far as the table can tell.
@@ -123,10 +125,19 @@ func BenchmarkWritersOfOneTable(b *testing.B) {
 					cfg := lake(b)
 					cfg.Commit.MaxAge = place.maxAge
 					slow := func(s *sink) {
-						open := s.openCatalog
-						s.openCatalog = func(ctx context.Context) (catalog.Catalog, error) {
-							cat, err := open(ctx)
-							return &slowCatalog{cat, place.load, place.commit}, err
+						delay := func(of *store) {
+							open := of.openCatalog
+							of.openCatalog = func(ctx context.Context) (catalog.Catalog, error) {
+								cat, err := open(ctx)
+								return &slowCatalog{cat, place.load, place.commit}, err
+							}
+						}
+						delay(s.store)
+						join := s.joinLedger
+						s.joinLedger = func() (*ledgerStore, error) {
+							l, err := join()
+							delay(l.store)
+							return l, err
 						}
 					}
 					cs := contenders(b, cfg, writers, slow)
@@ -154,9 +165,29 @@ func BenchmarkWritersOfOneTable(b *testing.B) {
 					b.ReportMetric(waits[len(waits)/2].Seconds(), "median-wait-s")
 					b.ReportMetric(waits[len(waits)-1].Seconds(), "worst-wait-s")
 					b.ReportMetric(float64(least)/(float64(len(waits))/float64(writers)), "least/mean")
+					b.ReportMetric(meanDuration(cs, "logs"), "s/table-commit")
+					b.ReportMetric(meanDuration(cs, ledger.Name), "s/ledger-commit")
 					b.ReportMetric(0, "ns/op")
 				}
 			})
 		}
 	}
+}
+
+// meanDuration is the mean time that groups of a table took, in seconds.
+func meanDuration(cs []*contender, name string) float64 {
+	var sum float64
+	var n uint64
+	for _, c := range cs {
+		m, err := c.tel.GetMetric("otelcol_iceberg_commit_duration")
+		if err != nil {
+			continue
+		}
+		for _, p := range m.Data.(metricdata.Histogram[float64]).DataPoints {
+			if of, _ := p.Attributes.Value("table"); of.AsString() == c.cfg.Namespace+"."+name {
+				sum, n = sum+p.Sum, n+p.Count
+			}
+		}
+	}
+	return sum / float64(n)
 }

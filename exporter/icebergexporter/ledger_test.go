@@ -54,8 +54,8 @@ func entries(t *testing.T, cfg *Config, topic string) (out []entry) {
 	return out
 }
 
-// want is the entry of a block of logs.
-func want(part int32, first, last int64) entry {
+// wantEntry is the entry of a block of logs.
+func wantEntry(part int32, first, last int64) entry {
 	e := entry{part: int64(part), first: first, last: last, events: last - first + 1, rows: last - first + 1}
 	for o := first; o <= last; o++ {
 		id := eventID(part, o, 0)
@@ -82,9 +82,9 @@ func TestEveryBlockHasOneEntryOfWhatBecameOfIt(t *testing.T) {
 	b.Events = 0
 	require.NoError(t, h.consumeLogs(block.NewContext(ctx, b), plog.NewLogs()), "nothing of it is left")
 
-	second := want(0, 10, 19)
+	second := wantEntry(0, 10, 19)
 	second.events, second.duplicates, second.quarantined = 15, 5, 2
-	require.Equal(t, []entry{want(0, 0, 9), second, {first: 20, last: 29}}, entries(t, cfg, topic))
+	require.Equal(t, []entry{wantEntry(0, 0, 9), second, {first: 20, last: 29}}, entries(t, cfg, topic))
 	require.Equal(t, int64(3), h.metricOf("iceberg_ledger_entries", "pulsegrid.ledger"))
 	require.Equal(t, "30", loaded(t, cfg, ledger.Name).Properties()["pulsegrid.offset.otlp.logs.v1.0"])
 
@@ -96,7 +96,7 @@ uri, warehouse = sys.argv[1:]
 rows = load_catalog("pulsegrid", type="sql", uri="sqlite:///" + uri, warehouse=warehouse).load_table("pulsegrid.ledger").scan().to_arrow().to_pylist()
 print(json.dumps(sorted([r["first_offset"], r["rows"], r["id_sum"]] for r in rows)))
 `, cfg.Catalog.URI[len("file:"):], cfg.Catalog.Warehouse)
-	require.Equal(t, [][]int64{{0, 10, want(0, 0, 9).idSum}, {10, 10, second.idSum}, {20, 0, 0}}, read, "pyiceberg")
+	require.Equal(t, [][]int64{{0, 10, wantEntry(0, 0, 9).idSum}, {10, 10, second.idSum}, {20, 0, 0}}, read, "pyiceberg")
 }
 
 func TestTheSignalsOfAComponentShareOneLedger(t *testing.T) {
@@ -150,13 +150,13 @@ func TestEntriesThatACrashLeftOutAreWrittenWhenTheirBlocksComeAgain(t *testing.T
 	requireUnanswered(t, after)
 	h.shutdown()
 	require.ErrorIs(t, <-after, errShutdown)
-	require.Equal(t, []entry{want(0, 0, 9)}, entries(t, cfg, topic))
+	require.Equal(t, []entry{wantEntry(0, 0, 9)}, entries(t, cfg, topic))
 
 	again := start(t, other(cfg), columns.Logs)
 	third := again.async(0, 20, 29, 10)
 	require.NoError(t, again.sendFrom(0, 10, 19, 10))
 	require.NoError(t, <-third)
-	require.Equal(t, []entry{want(0, 0, 9), want(0, 10, 19), want(0, 20, 29)}, entries(t, cfg, topic))
+	require.Equal(t, []entry{wantEntry(0, 0, 9), wantEntry(0, 10, 19), wantEntry(0, 20, 29)}, entries(t, cfg, topic))
 	require.Equal(t, sorted(bodies(0, 0, 29)), stored(t, cfg, "logs", "body"))
 }
 
@@ -175,7 +175,7 @@ func TestALedgerBehindItsTableSendsTheReceiverBack(t *testing.T) {
 	requireResume(t, h.sendFrom(0, 30, 39, 30), 10) // the rows of 30-39 are in, its entry is not
 	require.NoError(t, h.sendFrom(0, 10, 24, 10))
 	require.NoError(t, h.sendFrom(0, 25, 39, 25))
-	require.Equal(t, []entry{want(0, 0, 9), want(0, 10, 24), want(0, 25, 39)}, entries(t, cfg, topic))
+	require.Equal(t, []entry{wantEntry(0, 0, 9), wantEntry(0, 10, 24), wantEntry(0, 25, 39)}, entries(t, cfg, topic))
 	require.Equal(t, sorted(bodies(0, 0, 39)), stored(t, cfg, "logs", "body"))
 }
 
@@ -192,7 +192,7 @@ func TestANewLedgerBeginsWhereTheGroupIs(t *testing.T) {
 	third := again.async(0, 20, 29, 10)
 	require.NoError(t, again.sendFrom(0, 10, 19, 10))
 	require.NoError(t, <-third)
-	require.Equal(t, []entry{want(0, 10, 19), want(0, 20, 29)}, entries(t, cfg, topic), "and not before its first block")
+	require.Equal(t, []entry{wantEntry(0, 10, 19), wantEntry(0, 20, 29)}, entries(t, cfg, topic), "and not before its first block")
 }
 
 func TestAReplacedLedgerStopsTheSink(t *testing.T) {

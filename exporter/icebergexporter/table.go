@@ -76,8 +76,16 @@ func sqliteURI(uri string) string {
 	return base + "?" + values.Encode()
 }
 
-// openCatalog is how a sink gets its catalog; tests put a failing one in its place.
+// sqlite lets a process open SQLite catalogs, and make tables, one after another: SQLite refuses writers that race, whatever its busy
+// timeout. Another process that wins such a race costs a try.
+var sqlite sync.Mutex
+
+// openCatalog is how a store gets its catalog; tests put a failing one in its place.
 func (c *Config) openCatalog(ctx context.Context) (catalog.Catalog, error) {
+	if c.Catalog.Type == catalogSQL {
+		sqlite.Lock()
+		defer sqlite.Unlock()
+	}
 	cat, err := catalog.Load(ctx, c.Catalog.Name, c.catalogProperties())
 	if err != nil {
 		return nil, fmt.Errorf("catalog %s (%s): %w", c.Catalog.Name, c.Catalog.Type, err)
@@ -158,13 +166,11 @@ func (c *Config) ensureTable(ctx context.Context, cat catalog.Catalog, d definit
 	return c.create(ctx, cat, d)
 }
 
-// creating lets the tables of a process be made one after another: SQLite refuses writers that race, whatever its busy timeout. Another
-// process that wins such a race costs a try.
-var creating sync.Mutex
-
 func (c *Config) create(ctx context.Context, cat catalog.Catalog, d definition) (*table.Table, error) {
-	creating.Lock()
-	defer creating.Unlock()
+	if c.Catalog.Type == catalogSQL {
+		sqlite.Lock()
+		defer sqlite.Unlock()
+	}
 	namespace, id := table.Identifier{c.Namespace}, table.Identifier{c.Namespace, d.name}
 	exists, err := cat.CheckNamespaceExists(ctx, namespace)
 	if err != nil {
