@@ -3,6 +3,7 @@ package icebergexporter
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -19,8 +20,10 @@ import (
 	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/exporter/exportertest"
 	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/pmetric"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/pulsegrid/pulsegrid/internal/block"
 	"github.com/pulsegrid/pulsegrid/internal/columns"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 	"github.com/pulsegrid/pulsegrid/internal/testkit/pytest"
@@ -338,8 +341,15 @@ func TestLifecycle(t *testing.T) {
 	require.NoError(t, m.Start(t.Context(), componenttest.NewNopHost()))
 	ctx, md := metrics(0, 0, 1)
 	require.NoError(t, m.ConsumeMetrics(ctx, md), "through the Collector's helper")
+	ctx, _ = metrics(0, 2, 2)
+	require.NoError(t, m.ConsumeMetrics(ctx, pmetric.NewMetrics()), "a block without events")
+	ctx, md = metrics(0, 9, 9)
+	b, _ := block.FromContext(ctx)
+	b.Oldest = 9
+	_, ok := errors.AsType[*block.ResumeError](m.ConsumeMetrics(block.NewContext(ctx, b), md))
+	require.True(t, ok, "the receiver is told where to resume")
 	require.NoError(t, m.Shutdown(context.Background()))
-	require.Equal(t, "2", loaded(t, cfg, "metrics").Properties()["pulsegrid.offset.otlp.metrics.v1.0"], "the block reaches the exporter")
+	require.Equal(t, "3", loaded(t, cfg, "metrics").Properties()["pulsegrid.offset.otlp.metrics.v1.0"], "the block reaches the exporter")
 }
 
 func createTable(t *testing.T, cfg *Config, model *columns.Table, edit func(iceberg.NestedField) (iceberg.NestedField, bool)) {

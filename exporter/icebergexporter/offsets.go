@@ -89,16 +89,20 @@ func rolledBack(tbl *table.Table) []table.Snapshot {
 		return nil
 	}
 	branch := map[int64]bool{}
+	var oldest *table.Snapshot
 	for snap := tbl.CurrentSnapshot(); snap != nil; snap = parent(tbl, snap) {
 		if commitID(snap) == last {
 			return nil // nearly always the first or, after a compaction, the second
 		}
-		branch[snap.SnapshotID] = true
+		branch[snap.SnapshotID], oldest = true, snap
 	}
 	var out []table.Snapshot
 	for _, s := range tbl.Metadata().Snapshots() {
 		if commitID(&s) != last {
 			continue
+		}
+		if oldest != nil && oldest.ParentSnapshotID != nil && oldest.SequenceNumber > s.SequenceNumber {
+			return nil // what lies between was expired, and this one kept (by a tag): it is on the branch, as far as one can tell
 		}
 		for snap := &s; snap != nil && !branch[snap.SnapshotID]; snap = parent(tbl, snap) {
 			if commitID(snap) != "" {

@@ -257,6 +257,29 @@ func TestARestoredOrRolledBackTableIsFilledAgainFromWhereItEnds(t *testing.T) {
 	}
 }
 
+func TestExpiryAndCompactionAreNoRollback(t *testing.T) {
+	cfg := lake(t)
+	h := start(t, cfg, columns.Logs)
+	for n := range int64(4) {
+		require.NoError(t, h.send(0, n*10, n*10+9))
+	}
+	tbl := reload(t, cfg, "logs")
+	tx := tbl.NewTransaction()
+	_, err := tx.RewriteManifests(t.Context())
+	require.NoError(t, err)
+	_, err = tx.Commit(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, commitID(loaded(t, cfg, "logs").CurrentSnapshot()), "a snapshot of somebody else")
+	require.NoError(t, h.send(0, 40, 49))
+	tx = reload(t, cfg, "logs").NewTransaction()
+	require.NoError(t, tx.ExpireSnapshots(table.WithOlderThan(0), table.WithRetainLast(1)))
+	_, err = tx.Commit(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, h.send(0, 50, 59))
+	require.Equal(t, sorted(bodies(0, 0, 59)), stored(t, cfg, "logs", "body"))
+	require.Zero(t, h.metric("iceberg_resumes"))
+}
+
 func TestAnIntroductionIsAnsweredAndNotWritten(t *testing.T) {
 	cfg := lake(t)
 	h := start(t, cfg, columns.Logs)
