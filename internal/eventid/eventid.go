@@ -7,6 +7,8 @@
 //	data point   what makes the time series (source, scope, metric, attributes in any order) and its times; where it has no
 //	             time, its value as well
 //
+// Wire makes the same ids of a request's bytes, without decoding it.
+//
 // The source of an event is what Source makes of the record's source and the event's resource: one record may hold many
 // resources, which report the same metrics at the same time.
 package eventid
@@ -325,6 +327,11 @@ func (e *encoder) attributesSorted(m pcommon.Map) {
 		e.chunks = append(e.chunks, chunk{start, len(e.buf)})
 	}
 	binary.LittleEndian.PutUint64(e.buf[at:], uint64(len(e.chunks)))
+	e.sortChunks(begin)
+}
+
+// sortChunks puts the chunks, which lie from begin to the end, in the order of their bytes.
+func (e *encoder) sortChunks(begin int) {
 	end, buf := len(e.buf), e.buf
 	byBytes := func(a, b chunk) int { return bytes.Compare(buf[a.start:a.end], buf[b.start:b.end]) }
 	if slices.IsSortedFunc(e.chunks, byBytes) {

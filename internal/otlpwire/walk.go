@@ -115,6 +115,17 @@ func (e *Event) ScopeAttr(key string) (Value, bool) { return e.ScopeAttributes()
 // ScopeName is the name of the instrumentation scope.
 func (e *Event) ScopeName() []byte { return lastBytes(e.Scope, 1) }
 
+// ScopeVersion is the version of the instrumentation scope.
+func (e *Event) ScopeVersion() []byte { return lastBytes(e.Scope, 2) }
+
+// StartTime is when a data point's series began, in nanoseconds since 1970; 0: not set, or not a data point.
+func (e *Event) StartTime() uint64 {
+	if e.Signal != signal.Metrics {
+		return 0
+	}
+	return lastUint(e.Bytes, 2, wireI64)
+}
+
 // Time is a log record's or a data point's time or a span's start, in nanoseconds since 1970; 0: not set.
 func (e *Event) Time() uint64 {
 	switch e.Signal {
@@ -172,6 +183,54 @@ func (e *Event) Body() (v Value) {
 		}
 	}
 	return v
+}
+
+// LogRecord is what a log record holds besides its attributes.
+type LogRecord struct {
+	Time, ObservedTime uint64 // nanoseconds since 1970; 0: not set
+	Severity           int32
+	SeverityText       []byte
+	EventName          []byte
+	Body               Value
+	DroppedAttributes  uint32
+	Flags              uint32
+	TraceID            [16]byte
+	SpanID             [8]byte
+}
+
+// LogRecord reads all of a log record at once; zero for other events.
+func (e *Event) LogRecord() (r LogRecord) {
+	if e.Signal != signal.Logs {
+		return r
+	}
+	var trace, span []byte
+	for f := (fields{b: e.Bytes}); f.next(); {
+		switch {
+		case f.num == 1 && f.wire == wireI64:
+			r.Time = f.uint()
+		case f.num == 2 && f.wire == wireVarint:
+			r.Severity = int32(f.uint())
+		case f.num == 3 && f.wire == wireLen:
+			r.SeverityText = f.content()
+		case f.num == 5 && f.wire == wireLen:
+			r.Body = r.Body.merge(f.content())
+		case f.num == 7 && f.wire == wireVarint:
+			r.DroppedAttributes = uint32(f.uint())
+		case f.num == 8 && f.wire == wireI32:
+			r.Flags = uint32(f.uint())
+		case f.num == 9 && f.wire == wireLen:
+			trace = f.content()
+		case f.num == 10 && f.wire == wireLen:
+			span = f.content()
+		case f.num == 11 && f.wire == wireI64:
+			r.ObservedTime = f.uint()
+		case f.num == 12 && f.wire == wireLen:
+			r.EventName = f.content()
+		}
+	}
+	copy(r.TraceID[:], trace)
+	copy(r.SpanID[:], span)
+	return r
 }
 
 // TraceID of a log record or span; zero: not set, or a data point.

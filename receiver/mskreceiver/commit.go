@@ -32,6 +32,9 @@ type statement struct {
 	finishes bool       // it finishes a block
 }
 
+// commitFunc sends one commit and returns what became of each partition; none: all is well.
+type commitFunc func(context.Context, map[topicPartition]statement) map[topicPartition]error
+
 // committer commits statements: one request at a time, with everything that was stated meanwhile.
 //
 // Invariants:
@@ -48,8 +51,7 @@ type statement struct {
 // too: the group has given the partition away, nothing more of it begins here, and the client is about to say so (group.lost,
 // group.revoked or group.rejoined).
 type committer struct {
-	// commit sends one commit and returns what became of each partition.
-	commit func(context.Context, map[topicPartition]statement) map[topicPartition]error
+	commit commitFunc
 	retry  RetryConfig
 	log    *zap.Logger
 	tel    *telemetry
@@ -293,7 +295,7 @@ func explainCommit(err error) error {
 const commitTimeout = 30 * time.Second
 
 // commitWith commits through the group member cl.
-func commitWith(cl *kgo.Client) func(context.Context, map[topicPartition]statement) map[topicPartition]error {
+func commitWith(cl *kgo.Client) commitFunc {
 	return func(ctx context.Context, statements map[topicPartition]statement) map[topicPartition]error {
 		ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 		defer cancel()

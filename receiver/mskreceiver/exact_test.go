@@ -15,8 +15,11 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/receiver/receivertest"
 
 	"github.com/pulsegrid/pulsegrid/internal/block"
+	"github.com/pulsegrid/pulsegrid/internal/envelope"
+	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
 // Scenario: an owner crashes between any two steps of a block; the next one has other limits.
@@ -399,4 +402,126 @@ func TestAStoreSendsItsPartitionBack(t *testing.T) {
 			s.check(t)
 		})
 	}
+}
+
+// Scenario: a member shuts down in good order while the oldest block is stuck and those behind it are stored.
+// Guarantee: the next owner redoes them all as they were.
+func TestAShutdownLeavesWhatIsNotFinishedAsIntents(t *testing.T) {
+	c := fakeCluster(t, 1)
+	cl := testClient(t, c.ListenAddrs())
+	produce(t, cl, "x", 40, 1)
+	stored := make(chan struct{}, 100)
+	s := newStore(func(ctx context.Context, b block.Block, _ plog.Logs) error {
+		if b.First == 10 {
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		stored <- struct{}{}
+		return nil
+	})
+	cfg := testConfig(c.ListenAddrs(), "g")
+	cfg.Block.MaxEvents = 10 // 5 records
+	cfg.ShutdownTimeout = 400 * time.Millisecond
+	_, stop := run(t, cfg, s)
+	for range 5 { // 0, 5, then 15, 20, 25 behind the stuck one
+		<-stored
+	}
+	require.ErrorContains(t, stop(), "partition 0")
+	require.EqualValues(t, 10, committed(t, cl, "g")[0])
+	require.Contains(t, metadataOf(t, cl, "g", 0), " e=15,20,25,30")
+	next := newStore(nil)
+	run(t, testConfig(c.ListenAddrs(), "g"), next)
+	eventually(t, "all committed", func() bool { return committed(t, cl, "g")[0] == 40 })
+	requireTiles(t, next.offered(0), 10, 40)
+	require.Equal(t, "otlp.logs.v1/0/10-14", next.offered(0)[0].String())
+	require.Equal(t, "otlp.logs.v1/0/25-29", next.offered(0)[3].String())
+}
+
+// Guarantee: an intended range is cut again whole, though it is far more than the memory bound of its new owner.
+func TestAnIntendedRangeMayExceedTheMemoryBound(t *testing.T) {
+	c := fakeCluster(t, 1)
+	cl := testClient(t, c.ListenAddrs())
+	for range 10 {
+		produce(t, cl, "x", 600, 1)
+	}
+	commitText(t, cl, "g", 0, 0, "v1 i=1 e=5900")
+	s := newStore(nil)
+	cfg := testConfig(c.ListenAddrs(), "g")
+	cfg.MaxInFlightBytes = 1 << 20
+	run(t, cfg, s)
+	eventually(t, "all committed", func() bool { return committed(t, cl, "g")[0] == 6000 })
+	require.Equal(t, "otlp.logs.v1/0/0-5899", s.offered(0)[0].String())
+	requireTiles(t, s.offered(0), 0, 6000)
+}
+
+// Scenario: Kafka cuts a log off, behind what was delivered of it, and writes other records there; and the client goes back.
+// Guarantees: new records at old offsets go to quarantine with the next block, the same records again are dropped, and blocks tile.
+func TestRecordsThatReplaceDeliveredOnesAreQuarantined(t *testing.T) {
+	d := testDeps(t)
+	var put []string
+	d.quarantine = newQuarantine("q", "g")
+	d.quarantine.produce = func(_ context.Context, records ...*kgo.Record) error {
+		for _, r := range records {
+			code, _ := header(r, envelope.HeaderQuarantineCode)
+			put = append(put, fmt.Sprintf("%s %s", r.Value, code))
+		}
+		return nil
+	}
+	s := newStore(nil)
+	d.sinks = &sinks{logs: s}
+	set := receivertest.NewNopSettings(metadata.Type())
+	obs, err := newSinks(set)
+	require.NoError(t, err)
+	d.sinks.obs = obs.obs
+	d.committer.commit = func(context.Context, map[topicPartition]statement) map[topicPartition]error { return nil }
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); d.committer.run(ctx) }()
+	defer func() { cancel(); <-ended }()
+
+	d.cfg.Block.MaxAge = 0
+	p := newPartition(topicPartition{logsTopic, 0}, signal.Logs, d, d.log(), nil)
+	d.committer.own(p)
+	d.budget.attach(p)
+	p.place(plan{position: position{next: 10, epoch: -1}, from: 10, end: 20})
+	go p.run()
+	record := func(offset int64, epoch int32, body string) *kgo.Record {
+		return &kgo.Record{Topic: logsTopic, Offset: offset, LeaderEpoch: epoch, Value: logsRequest(body)}
+	}
+	p.push([]*kgo.Record{record(10, 1, "a"), record(11, 1, "b")})
+	eventually(t, "delivered", func() bool { return s.hasAll([]string{"a", "b"}) })
+	p.push([]*kgo.Record{record(10, 1, "a"), {Topic: logsTopic, Offset: 11, LeaderEpoch: 2, Value: []byte("other")}, record(12, 2, "c")})
+	eventually(t, "it goes on", func() bool { return s.hasAll([]string{"c"}) })
+	p.halt()
+	<-p.done
+	require.Equal(t, []string{"other replaced"}, put)
+	require.Equal(t, map[string]int{"a": 1, "b": 1, "c": 1}, s.stored())
+	requireTiles(t, s.offered(0), 10, 13)
+	used, _ := d.budget.usage()
+	require.Zero(t, used)
+}
+
+// Scenario: records of a partition keep coming, and it keeps up.
+// Guarantee: a block costs one commit, which says that the one before it is done and where it ends.
+func TestABlockCostsOneCommit(t *testing.T) {
+	c := fakeCluster(t, 1)
+	cl := testClient(t, c.ListenAddrs())
+	var commits atomic.Int32
+	c.ControlKey(int16(kmsg.OffsetCommit), func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		commits.Add(1)
+		return nil, nil, false
+	})
+	s := newStore(nil)
+	cfg := testConfig(c.ListenAddrs(), "g")
+	cfg.Block.MaxAge = 200 * time.Millisecond
+	run(t, cfg, s)
+	for i := range 100 {
+		produce(t, cl, fmt.Sprintf("x%d", i), 1, 1)
+		time.Sleep(20 * time.Millisecond)
+	}
+	eventually(t, "all committed", func() bool { return committed(t, cl, "g")[0] == 100 })
+	blocks := len(s.offered(0))
+	t.Logf("%d commits for %d blocks", commits.Load(), blocks)
+	require.Less(t, float64(commits.Load()), 1.5*float64(blocks)+2, "two a block would be without waiting for the next intent")
 }

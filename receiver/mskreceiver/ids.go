@@ -3,6 +3,7 @@ package mskreceiver
 import (
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
 
+	"github.com/pulsegrid/pulsegrid/internal/eventid"
 	"github.com/pulsegrid/pulsegrid/internal/otlpdecode"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
@@ -22,6 +23,11 @@ func (r *idReader) read(e *entry) (tenant string, ids [][16]byte) {
 	if e.refusal != nil {
 		return e.origin.Tenant, nil
 	}
+	var ok bool
+	if r.ids, ok = eventid.Wire(r.signal, e.record.Value, e.origin.Source, r.ids); ok {
+		return e.origin.Tenant, r.ids
+	}
+	r.ids = r.ids[:0]
 	s := stamperOf(e)
 	s.ids = &r.ids
 	switch r.signal {

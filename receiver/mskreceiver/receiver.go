@@ -40,6 +40,7 @@ type mskReceiver struct {
 	tel        *telemetry
 	sinks      sinks // attached by the factory before Start
 	onShutdown func()
+	commitWith func(*kgo.Client) commitFunc
 
 	attached     int // pipelines' signals, by the factory
 	started      atomic.Int32
@@ -65,7 +66,7 @@ type mskReceiver struct {
 }
 
 func newReceiver(set receiver.Settings, cfg *Config) (*mskReceiver, error) {
-	r := &mskReceiver{cfg: cfg, log: set.Logger, fetchErrors: map[topicPartition]string{}}
+	r := &mskReceiver{cfg: cfg, log: set.Logger, commitWith: commitWith, fetchErrors: map[topicPartition]string{}}
 	var err error
 	if r.sinks, err = newSinks(set); err != nil {
 		return nil, err
@@ -119,7 +120,7 @@ func (r *mskReceiver) start(ctx context.Context, host component.Host) error {
 	}
 	r.client = client
 	d.quarantine.produce = produceWith(client)
-	d.committer.commit = commitWith(client)
+	d.committer.commit = r.commitWith(client)
 	r.group.locate = (&locator{
 		client: client, retry: r.cfg.Retry, log: r.log,
 		options: func() ([]kgo.Opt, error) { return r.cfg.Options(context.Background(), r.log) },
