@@ -166,7 +166,7 @@ func (r *nodes) tenant(n *yaml.Node, field string) definition {
 	r.object(n, field, map[string]func(*yaml.Node, string){
 		"id": func(n *yaml.Node, field string) {
 			named = true
-			r.text(&d.ID, fmt.Sprintf("at most %d of letters, digits and %s", maxIDBytes, idPunctuation), ValidID)(n, field)
+			r.text(&d.ID, fmt.Sprintf("at most %d of letters, digits and %s", MaxIDBytes, IDPunctuation), ValidID)(n, field)
 		},
 		"status":       oneOf(r, &d.Status, Active, Suspended),
 		"class":        r.text(&d.Class, name, ValidName),

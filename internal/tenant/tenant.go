@@ -70,16 +70,23 @@ func (t *Tenant) Quota(s signal.Signal) Quota { return t.quotas[s] }
 
 // Bounds of identifiers.
 const (
-	maxIDBytes    = 128 // as the ingest receiver bounds them
-	idPunctuation = "._:/@+-"
+	MaxIDBytes    = 128
+	IDPunctuation = "._:/@+-"
 	maxNameBytes  = 32
 )
 
-// ValidID bounds a tenant's id: it becomes a Kafka header, a path and a column's value.
+// ValidID bounds what becomes a Kafka header or key, a path or a column's value: ids of tenants and of their agents.
 func ValidID(s string) bool {
-	return len(s) > 0 && len(s) <= maxIDBytes && strings.IndexFunc(s, func(c rune) bool {
-		return (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && !strings.ContainsRune(idPunctuation, c)
-	}) < 0
+	if s == "" || len(s) > MaxIDBytes {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		if (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && strings.IndexByte(IDPunctuation, c) < 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // ValidName bounds names of classes, jurisdictions and topic classes: they become values of metrics and parts of topics' names.

@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/collector/config/configoptional"
 
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire"
+	"github.com/pulsegrid/pulsegrid/internal/tenant"
 )
 
 // What Output may be.
@@ -160,8 +161,8 @@ func (c *Config) Validate() error {
 	if c.LegacyEvents.Enabled && c.Output != outputEnvelope {
 		bad("legacy_events::enabled: is true, which needs output: %s", outputEnvelope)
 	}
-	if c.Tenant.Default != "" && !validID(c.Tenant.Default) {
-		bad("tenant::default: is %q, want at most %d of letters, digits and %s", c.Tenant.Default, maxIDBytes, idPunctuation)
+	if c.Tenant.Default != "" && !tenant.ValidID(c.Tenant.Default) {
+		bad("tenant::default: is %q, want at most %d of letters, digits and %s", c.Tenant.Default, tenant.MaxIDBytes, tenant.IDPunctuation)
 	}
 	if c.Tenant.Default == "" && c.Tenant.Header == "" {
 		bad("tenant: header and default are both empty, so that every request would be refused")

@@ -32,6 +32,7 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"github.com/pulsegrid/pulsegrid/internal/tenant"
 )
 
 // bomb is gzip of n zero bytes.
@@ -129,7 +130,7 @@ func TestEveryRefusalOverHTTPIsAsDocumented(t *testing.T) {
 		{"too many events", "/v1/logs", typeProtobuf, "", many, "", 413, codes.InvalidArgument},
 		{"JSON of too many objects", "/v1/logs", typeJSON, "", bytes.Repeat([]byte("{},"), 200_000), "", 413, codes.InvalidArgument},
 		{"tenant", "/v1/logs", typeProtobuf, "", good, "a b", 400, codes.InvalidArgument},
-		{"long tenant", "/v1/logs", typeProtobuf, "", good, strings.Repeat("a", maxIDBytes+1), 400, codes.InvalidArgument},
+		{"long tenant", "/v1/logs", typeProtobuf, "", good, strings.Repeat("a", tenant.MaxIDBytes+1), 400, codes.InvalidArgument},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			headers := []string{"Content-Type", c.contentType}

@@ -3,7 +3,6 @@ package ingestreceiver
 import (
 	"context"
 	"errors"
-	"strings"
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
@@ -16,11 +15,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
-)
-
-const (
-	maxIDBytes    = 128 // of a tenant's or a source's id
-	idPunctuation = "._:/@+-"
+	"github.com/pulsegrid/pulsegrid/internal/tenant"
 )
 
 // request is one export request on its way.
@@ -65,25 +60,11 @@ func id(header string, values func(string) []string) (string, error) {
 		return "", nil
 	case len(v) > 1:
 		return "", refusedHeader.because("header %s is there %d times", header, len(v))
-	case v[0] != "" && !validID(v[0]):
-		return "", refusedHeader.because("header %s: want at most %d of letters, digits and %s", header, maxIDBytes, idPunctuation)
+	case v[0] != "" && !tenant.ValidID(v[0]):
+		return "", refusedHeader.because("header %s: want at most %d of letters, digits and %s", header, tenant.MaxIDBytes, tenant.IDPunctuation)
 	default:
 		return v[0], nil
 	}
-}
-
-// validID bounds what becomes a Kafka header or key, a path or a column's value.
-func validID(s string) bool {
-	if s == "" || len(s) > maxIDBytes {
-		return false
-	}
-	for i := range len(s) {
-		c := s[i]
-		if (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && strings.IndexByte(idPunctuation, c) < 0 {
-			return false
-		}
-	}
-	return true
 }
 
 // export validates q's bytes and hands them to the pipeline. It returns when the pipeline has.
