@@ -80,6 +80,7 @@ func agreeWalk(t *testing.T, sig signal.Signal, req []byte, want decoded) {
 		if w.body != nil {
 			sameValue(t, e.Body(), *w.body)
 		}
+		agreeHead(t, &e, w)
 		i++
 		return true
 	})
@@ -312,6 +313,7 @@ type wanted struct {
 	scope                pcommon.InstrumentationScope
 	scalars              string
 	body                 *pcommon.Value
+	head                 string
 }
 
 func (d decoded) events() (out []wanted) {
@@ -323,7 +325,8 @@ func (d decoded) events() (out []wanted) {
 					body := lr.Body()
 					out = append(out, wanted{lr.Attributes(), r.Resource().Attributes(), s.Scope(), fmt.Sprintln(
 						uint64(lr.Timestamp()), uint64(lr.ObservedTimestamp()), 0, lr.EventName(), int32(lr.SeverityNumber()),
-						[16]byte(lr.TraceID()), [8]byte(lr.SpanID()), "", "", MetricType(0), 0, false, s.Scope().Name()), &body})
+						[16]byte(lr.TraceID()), [8]byte(lr.SpanID()), "", "", MetricType(0), 0, false, s.Scope().Name()), &body,
+						fmt.Sprintf("%q", []string{lr.SeverityText(), schemaURL(s.SchemaUrl(), r.SchemaUrl())})})
 				}
 			}
 		}
@@ -333,7 +336,8 @@ func (d decoded) events() (out []wanted) {
 				for _, sp := range s.Spans().All() {
 					out = append(out, wanted{sp.Attributes(), r.Resource().Attributes(), s.Scope(), fmt.Sprintln(
 						uint64(sp.StartTimestamp()), 0, uint64(sp.EndTimestamp()), sp.Name(), 0,
-						[16]byte(sp.TraceID()), [8]byte(sp.SpanID()), "", "", MetricType(0), 0, false, s.Scope().Name()), nil})
+						[16]byte(sp.TraceID()), [8]byte(sp.SpanID()), "", "", MetricType(0), 0, false, s.Scope().Name()), nil,
+						spanHead(sp, schemaURL(s.SchemaUrl(), r.SchemaUrl()))})
 				}
 			}
 		}
@@ -341,10 +345,10 @@ func (d decoded) events() (out []wanted) {
 		for _, r := range d.metrics.ResourceMetrics().All() {
 			for _, s := range r.ScopeMetrics().All() {
 				for _, m := range s.Metrics().All() {
-					eachPoint(m, func(at pcommon.Timestamp, attrs pcommon.Map, temporality int32, monotonic bool) {
+					eachPoint(m, func(at pcommon.Timestamp, attrs pcommon.Map, temporality int32, monotonic bool, head string) {
 						out = append(out, wanted{attrs, r.Resource().Attributes(), s.Scope(), fmt.Sprintln(
 							uint64(at), 0, 0, m.Name(), 0, [16]byte{}, [8]byte{}, m.Name(), m.Unit(), m.Type(), temporality, monotonic,
-							s.Scope().Name()), nil})
+							s.Scope().Name()), nil, head + schemaURL(s.SchemaUrl(), r.SchemaUrl())})
 					})
 				}
 			}
@@ -353,27 +357,27 @@ func (d decoded) events() (out []wanted) {
 	return out
 }
 
-func eachPoint(m pmetric.Metric, fn func(at pcommon.Timestamp, attrs pcommon.Map, temporality int32, monotonic bool)) {
+func eachPoint(m pmetric.Metric, fn func(at pcommon.Timestamp, attrs pcommon.Map, temporality int32, monotonic bool, head string)) {
 	switch m.Type() {
 	case pmetric.MetricTypeGauge:
 		for _, p := range m.Gauge().DataPoints().All() {
-			fn(p.Timestamp(), p.Attributes(), 0, false)
+			fn(p.Timestamp(), p.Attributes(), 0, false, pointHead(numberOf(p), p.Exemplars()))
 		}
 	case pmetric.MetricTypeSum:
 		for _, p := range m.Sum().DataPoints().All() {
-			fn(p.Timestamp(), p.Attributes(), int32(m.Sum().AggregationTemporality()), m.Sum().IsMonotonic())
+			fn(p.Timestamp(), p.Attributes(), int32(m.Sum().AggregationTemporality()), m.Sum().IsMonotonic(), pointHead(numberOf(p), p.Exemplars()))
 		}
 	case pmetric.MetricTypeHistogram:
 		for _, p := range m.Histogram().DataPoints().All() {
-			fn(p.Timestamp(), p.Attributes(), int32(m.Histogram().AggregationTemporality()), false)
+			fn(p.Timestamp(), p.Attributes(), int32(m.Histogram().AggregationTemporality()), false, pointHead("empty 0 0", p.Exemplars()))
 		}
 	case pmetric.MetricTypeExponentialHistogram:
 		for _, p := range m.ExponentialHistogram().DataPoints().All() {
-			fn(p.Timestamp(), p.Attributes(), int32(m.ExponentialHistogram().AggregationTemporality()), false)
+			fn(p.Timestamp(), p.Attributes(), int32(m.ExponentialHistogram().AggregationTemporality()), false, pointHead("empty 0 0", p.Exemplars()))
 		}
 	case pmetric.MetricTypeSummary:
 		for _, p := range m.Summary().DataPoints().All() {
-			fn(p.Timestamp(), p.Attributes(), 0, false)
+			fn(p.Timestamp(), p.Attributes(), 0, false, pointHead("empty 0 0", pmetric.NewExemplarSlice()))
 		}
 	}
 }

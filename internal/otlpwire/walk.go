@@ -60,6 +60,20 @@ type Event struct {
 	Scope    []byte // the InstrumentationScope message; empty where there is none
 	Metric   Metric
 	Signal   signal.Signal
+
+	// Ordinals, from 0, of the event's resource, scope and metric among those of the request that hold events: who works something out
+	// for all events of one does it again when this changes.
+	ResourceIndex, ScopeIndex, MetricIndex int
+
+	resourceWrapper, scopeWrapper []byte // the ResourceLogs and ScopeLogs message, or what the signal has
+}
+
+// SchemaURL is that of the event's scope, and where it has none that of its resource.
+func (e *Event) SchemaURL() []byte {
+	if url := lastBytes(e.scopeWrapper, 3); len(url) > 0 {
+		return url
+	}
+	return lastBytes(e.resourceWrapper, 3)
 }
 
 // Attributes of the event itself.
@@ -185,19 +199,24 @@ func (e *Event) SpanID() (id [8]byte) {
 // Walk calls fn for each event of req in order until fn returns false. It fails with ErrMalformed when it comes across a fault
 // outside the events' own bytes; it has called fn for the events before the fault then.
 func Walk(sig signal.Signal, req []byte, fn func(Event) bool) error {
-	e := Event{Signal: sig}
+	e := Event{Signal: sig, ResourceIndex: -1, ScopeIndex: -1, MetricIndex: -1}
 	index := 0
 	return descend(sig, req, func(p *path) bool {
 		e.Index = index
 		index++
 		e.Bytes = p.event
 		if p.changed <= resourceLevel {
-			e.Resource = merged(p.at[resourceLevel].msg, 1)
+			e.ResourceIndex++
+			e.resourceWrapper = p.at[resourceLevel].msg
+			e.Resource = merged(e.resourceWrapper, 1)
 		}
 		if p.changed <= scopeLevel {
-			e.Scope = merged(p.at[scopeLevel].msg, 1)
+			e.ScopeIndex++
+			e.scopeWrapper = p.at[scopeLevel].msg
+			e.Scope = merged(e.scopeWrapper, 1)
 		}
 		if sig == signal.Metrics && p.changed <= dataLevel {
+			e.MetricIndex++
 			metric := p.at[metricLevel].msg
 			e.Metric = Metric{
 				Name: lastBytes(metric, 1), Unit: lastBytes(metric, 3),

@@ -1,0 +1,222 @@
+package otlpwire
+
+import (
+	"math"
+
+	"github.com/pulsegrid/pulsegrid/internal/signal"
+)
+
+// Head is what an event says outside of its attributes, read in one pass: for callers that want most of it. Fields that the event's
+// signal has not are zero. Slices alias the request.
+type Head struct {
+	Time, ObservedTime, EndTime uint64 // as the Event's methods of these names
+	Name                        []byte // a log record's event name, a span's or a metric's name
+	SeverityText                []byte
+	TraceState                  []byte
+	StatusMessage               []byte
+	Kind                        int32 // a span's
+	Body                        Value // a log record's
+	Number                      Value // a number data point's value: an int, a double, or empty
+	Parts                       int   // span events, links or exemplars: see Event.Parts
+
+	attributes     []byte // from the first attribute's field to behind the last one's
+	attributeField int32
+}
+
+// Attributes iterates over the event's attributes.
+func (h *Head) Attributes() Cursor { return Attributes{h.attributes, h.attributeField}.Cursor() }
+
+// Head reads e into h.
+func (e *Event) Head(h *Head) {
+	*h = Head{attributeField: e.attributesField()}
+	switch e.Signal {
+	case signal.Logs:
+		e.logHead(h)
+	case signal.Traces:
+		e.spanHead(h)
+	default:
+		e.pointHead(h)
+	}
+}
+
+func (e *Event) logHead(h *Head) {
+	first, end := -1, 0
+	for f := (fields{b: e.Bytes}); f.next(); {
+		switch {
+		case f.wire == wireLen:
+			switch f.num {
+			case 6:
+				if first < 0 {
+					first = f.start
+				}
+				end = f.pos
+			case 3:
+				h.SeverityText = f.content()
+			case 5:
+				h.Body = h.Body.merge(f.content())
+			case 12:
+				h.Name = f.content()
+			}
+		case f.wire == wireI64 && f.num == 1:
+			h.Time = f.uint()
+		case f.wire == wireI64 && f.num == 11:
+			h.ObservedTime = f.uint()
+		}
+	}
+	if first >= 0 {
+		h.attributes = e.Bytes[first:end]
+	}
+}
+
+func (e *Event) spanHead(h *Head) {
+	first, end := -1, 0
+	for f := (fields{b: e.Bytes}); f.next(); {
+		switch {
+		case f.wire == wireLen:
+			switch f.num {
+			case 9:
+				if first < 0 {
+					first = f.start
+				}
+				end = f.pos
+			case 3:
+				h.TraceState = f.content()
+			case 5:
+				h.Name = f.content()
+			case 11, 13:
+				h.Parts++
+			case 15: // merged as messages are: a piece without a message leaves that of the piece before
+				for g := (fields{b: f.content()}); g.next(); {
+					if g.num == 2 && g.wire == wireLen {
+						h.StatusMessage = g.content()
+					}
+				}
+			}
+		case f.wire == wireI64 && f.num == 7:
+			h.Time = f.uint()
+		case f.wire == wireI64 && f.num == 8:
+			h.EndTime = f.uint()
+		case f.wire == wireVarint && f.num == 6:
+			h.Kind = int32(f.uint())
+		}
+	}
+	if first >= 0 {
+		h.attributes = e.Bytes[first:end]
+	}
+}
+
+func (e *Event) pointHead(h *Head) {
+	h.Name = e.Metric.Name
+	exemplars := e.exemplarsField()
+	number := e.Metric.Type == Gauge || e.Metric.Type == Sum
+	first, end := -1, 0
+	for f := (fields{b: e.Bytes}); f.next(); {
+		switch {
+		case f.wire == wireLen && f.num == h.attributeField:
+			if first < 0 {
+				first = f.start
+			}
+			end = f.pos
+		case f.wire == wireLen && f.num == exemplars:
+			h.Parts++
+		case f.wire == wireI64 && f.num == 3:
+			h.Time = f.uint()
+		case f.wire == wireI64 && f.num == 4 && number:
+			h.Number = Value{typ: TypeDouble, num: f.uint()}
+		case f.wire == wireI64 && f.num == 6 && number:
+			h.Number = Value{typ: TypeInt, num: f.uint()}
+		}
+	}
+	if first >= 0 {
+		h.attributes = e.Bytes[first:end]
+	}
+}
+
+func (e *Event) exemplarsField() int32 {
+	switch e.Metric.Type {
+	case Gauge, Sum:
+		return 5
+	case Histogram:
+		return 8
+	case ExponentialHistogram:
+		return 11
+	}
+	return math.MaxInt32
+}
+
+// PartKind is what a part of an event is.
+type PartKind uint8
+
+// The kinds of part.
+const (
+	SpanEvent PartKind = iota
+	SpanLink
+	Exemplar
+)
+
+// String is the name of the field that holds parts of this kind.
+func (k PartKind) String() string { return [...]string{"events", "links", "exemplars"}[k] }
+
+// Part is something within an event that has attributes of its own.
+type Part struct {
+	Kind       PartKind
+	Index      int    // among the event's parts of this kind
+	Text       []byte // a span event's name, a link's trace state
+	Attributes Attributes
+}
+
+// Parts calls fn for each part of the event until fn returns false.
+func (e *Event) Parts(fn func(Part) bool) {
+	var seen [3]int
+	exemplars := e.exemplarsField()
+	for f := (fields{b: e.Bytes}); f.next(); {
+		if f.wire != wireLen {
+			continue
+		}
+		p := Part{}
+		switch {
+		case e.Signal == signal.Traces && f.num == 11:
+			p = Part{Kind: SpanEvent, Text: lastBytes(f.content(), 2), Attributes: Attributes{f.content(), 3}}
+		case e.Signal == signal.Traces && f.num == 13:
+			p = Part{Kind: SpanLink, Text: lastBytes(f.content(), 3), Attributes: Attributes{f.content(), 4}}
+		case e.Signal == signal.Metrics && f.num == exemplars:
+			p = Part{Kind: Exemplar, Attributes: Attributes{f.content(), 7}}
+		default:
+			continue
+		}
+		p.Index = seen[p.Kind]
+		seen[p.Kind]++
+		if !fn(p) {
+			return
+		}
+	}
+}
+
+// Cursor iterates over attributes without a call for each: for c := a.Cursor(); c.Next(); { c.Key ... }.
+type Cursor struct {
+	Key   []byte
+	Value Value
+
+	f     fields
+	field int32
+}
+
+// Cursor returns one that stands before the first attribute.
+func (a Attributes) Cursor() Cursor { return Cursor{f: fields{b: a.msg}, field: a.field} }
+
+// Next moves to the next attribute; false: there is none.
+func (c *Cursor) Next() bool {
+	for c.f.next() {
+		if c.f.num != c.field || c.f.wire != wireLen {
+			continue
+		}
+		kv := c.f.content()
+		if key, value, ok := usualParts(kv); ok {
+			c.Key, c.Value = key, Value{}.merge(value)
+		} else {
+			c.Key, c.Value = keyValue(kv)
+		}
+		return true
+	}
+	return false
+}

@@ -1,0 +1,100 @@
+package otlpwire
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"testing"
+
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+
+	"github.com/pulsegrid/pulsegrid/internal/signal"
+)
+
+// agreeHead holds Head, Parts, SchemaURL and Cursor against pdata, and against the accessors that read one field each.
+func agreeHead(t *testing.T, e *Event, w wanted) {
+	t.Helper()
+	var h Head
+	e.Head(&h)
+	if h.Time != e.Time() || h.ObservedTime != e.ObservedTime() || h.EndTime != e.EndTime() || string(h.Name) != string(e.Name()) {
+		t.Fatalf("event %d: head %+v is not what the accessors say", e.Index, h)
+	}
+	if w.body != nil {
+		sameValue(t, h.Body, *w.body)
+	}
+	if got := headText(e, &h); got != w.head {
+		t.Fatalf("event %d: got  %s\nwant %s", e.Index, got, w.head)
+	}
+	var want []string
+	for k, v := range e.Attributes().All() {
+		want = append(want, fmt.Sprintf("%q %v %v %x", k, v.typ, v.num, v.raw))
+	}
+	var got []string
+	for c := h.Attributes(); c.Next(); {
+		got = append(got, fmt.Sprintf("%q %v %v %x", c.Key, c.Value.typ, c.Value.num, c.Value.raw))
+	}
+	if !slices.Equal(got, want) {
+		t.Fatalf("event %d: the cursor gives %v\nwant %v", e.Index, got, want)
+	}
+}
+
+func headText(e *Event, h *Head) string {
+	var parts []string
+	e.Parts(func(p Part) bool {
+		n := 0
+		for c := p.Attributes.Cursor(); c.Next(); n++ {
+		}
+		parts = append(parts, fmt.Sprintf("%s[%d] %q %d", p.Kind, p.Index, p.Text, n))
+		return true
+	})
+	if len(parts) != h.Parts {
+		return fmt.Sprintf("%d parts are not %v", h.Parts, parts)
+	}
+	slices.Sort(parts)
+	switch e.Signal {
+	case signal.Logs:
+		return fmt.Sprintf("%q", []string{string(h.SeverityText), string(e.SchemaURL())})
+	case signal.Traces:
+		return fmt.Sprintf("%q %d %q", []string{string(h.TraceState), string(h.StatusMessage), string(e.SchemaURL())}, h.Kind, parts)
+	}
+	return fmt.Sprintf("%v %d %d %q", h.Number.Type(), h.Number.Int(), math.Float64bits(h.Number.Double()), parts) + string(e.SchemaURL())
+}
+
+func schemaURL(scope, resource string) string {
+	if scope != "" {
+		return scope
+	}
+	return resource
+}
+
+func spanHead(sp ptrace.Span, url string) string {
+	var parts []string
+	for i, e := range sp.Events().All() {
+		parts = append(parts, fmt.Sprintf("events[%d] %q %d", i, e.Name(), e.Attributes().Len()))
+	}
+	for i, l := range sp.Links().All() {
+		parts = append(parts, fmt.Sprintf("links[%d] %q %d", i, l.TraceState().AsRaw(), l.Attributes().Len()))
+	}
+	slices.Sort(parts)
+	return fmt.Sprintf("%q %d %q", []string{sp.TraceState().AsRaw(), sp.Status().Message(), url}, int32(sp.Kind()), parts)
+}
+
+func numberOf(p pmetric.NumberDataPoint) string {
+	switch p.ValueType() {
+	case pmetric.NumberDataPointValueTypeInt:
+		return fmt.Sprintf("int %d 0", p.IntValue())
+	case pmetric.NumberDataPointValueTypeDouble:
+		return fmt.Sprintf("double 0 %d", math.Float64bits(p.DoubleValue()))
+	}
+	return "empty 0 0"
+}
+
+func pointHead(number string, exemplars pmetric.ExemplarSlice) string {
+	var parts []string
+	for i, x := range exemplars.All() {
+		parts = append(parts, fmt.Sprintf("exemplars[%d] %q %d", i, "", x.FilteredAttributes().Len()))
+	}
+	slices.Sort(parts)
+	return fmt.Sprintf("%s %q", number, parts)
+}
