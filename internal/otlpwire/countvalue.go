@@ -15,42 +15,45 @@ var (
 	}
 )
 
-// usual tells whether kv is a KeyValue as nearly all are: a key, then a value that holds a scalar, nothing else, and all of them
+// usual tells whether kv is a KeyValue as nearly all are: a key and a value that holds a scalar, nothing else, and all of them
 // shorter than 128 bytes. It is sound, not complete: what it says no to may still be well-formed.
 func usual(kv []byte) bool {
-	if len(kv) < 4 || kv[0] != 1<<3|wireLen || kv[1] >= 0x80 {
+	_, v, ok := usualParts(kv)
+	if !ok {
 		return false
 	}
-	v := 2 + int(kv[1])
-	if v+2 > len(kv) || kv[v] != 2<<3|wireLen || kv[v+1] >= 0x80 || v+2+int(kv[v+1]) != len(kv) {
-		return false
+	if len(v) < 2 {
+		return len(v) == 0
 	}
-	kv = kv[v+2:]
-	if len(kv) < 2 {
-		return len(kv) == 0
-	}
-	switch kv[0] {
+	switch v[0] {
 	case 1<<3 | wireLen, 7<<3 | wireLen: // string, bytes
-		return kv[1] < 0x80 && 2+int(kv[1]) == len(kv)
+		return v[1] < 0x80 && 2+int(v[1]) == len(v)
 	case 2<<3 | wireVarint, 3<<3 | wireVarint: // bool, int
-		_, next := varint(kv, 1)
-		return next == len(kv)
+		_, next := varint(v, 1)
+		return next == len(v)
 	case 4<<3 | wireI64: // double
-		return len(kv) == 9
+		return len(v) == 9
 	}
 	return false
 }
 
-// usualParts returns the key and the AnyValue message of a KeyValue that consists of these two, each shorter than 128 bytes.
+// usualParts returns the key and the AnyValue message of a KeyValue that consists of these two, each shorter than 128 bytes. Encoders of
+// most languages write the key first; pdata, and so every Collector that is an agent, writes it last.
 func usualParts(kv []byte) (key, value []byte, ok bool) {
-	if len(kv) < 4 || kv[0] != 1<<3|wireLen || kv[1] >= 0x80 {
+	if len(kv) < 4 || kv[1] >= 0x80 {
 		return nil, nil, false
 	}
 	v := 2 + int(kv[1])
-	if v+2 > len(kv) || kv[v] != 2<<3|wireLen || kv[v+1] >= 0x80 || v+2+int(kv[v+1]) != len(kv) {
+	if v+2 > len(kv) || kv[v+1] >= 0x80 || v+2+int(kv[v+1]) != len(kv) {
 		return nil, nil, false
 	}
-	return kv[2:v:v], kv[v+2:], true
+	switch {
+	case kv[0] == 1<<3|wireLen && kv[v] == 2<<3|wireLen:
+		return kv[2:v:v], kv[v+2 : len(kv) : len(kv)], true
+	case kv[0] == 2<<3|wireLen && kv[v] == 1<<3|wireLen:
+		return kv[v+2 : len(kv) : len(kv)], kv[2:v:v], true
+	}
+	return nil, nil, false
 }
 
 func (w *walker) keyValue(b []byte, depth int) *Error {

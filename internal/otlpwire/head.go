@@ -206,17 +206,80 @@ func (a Attributes) Cursor() Cursor { return Cursor{f: fields{b: a.msg}, field: 
 
 // Next moves to the next attribute; false: there is none.
 func (c *Cursor) Next() bool {
+	key, raw, ok := c.NextRaw()
+	if ok {
+		c.Key, c.Value = key, raw.Value()
+	}
+	return ok
+}
+
+// NextRaw moves to the next attribute and returns it with its value not read yet: who only asks of what type most values are is done sooner
+// than with Next. It leaves Key and Value as they are.
+func (c *Cursor) NextRaw() (key []byte, v RawValue, ok bool) {
 	for c.f.next() {
 		if c.f.num != c.field || c.f.wire != wireLen {
 			continue
 		}
 		kv := c.f.content()
 		if key, value, ok := usualParts(kv); ok {
-			c.Key, c.Value = key, Value{}.merge(value)
-		} else {
-			c.Key, c.Value = keyValue(kv)
+			return key, value, true
 		}
-		return true
+		key, v = rawKeyValue(kv)
+		return key, v, true
 	}
-	return false
+	return nil, nil, false
+}
+
+// rawKeyValue is keyValue without reading the value. A value in pieces is put together: protobuf merges messages by concatenating them.
+func rawKeyValue(msg []byte) (key []byte, v RawValue) {
+	for f := (fields{b: msg}); f.next(); {
+		switch {
+		case f.num == 1 && f.wire == wireLen:
+			key = f.content()
+		case f.num == 2 && f.wire == wireLen && v == nil:
+			v = f.content() // its capacity ends with it, so that append copies
+		case f.num == 2 && f.wire == wireLen:
+			v = append(v, f.content()...)
+		}
+	}
+	return key, v
+}
+
+// RawValue is an AnyValue message.
+type RawValue []byte
+
+// Value reads the value.
+func (v RawValue) Value() Value { return Value{}.merge(v) }
+
+// Scalar returns the type of a value that is written as nearly all plain values are: a string shorter than 128 bytes, a bool, an int or a double,
+// and nothing else. text is a string's. It is sound, not complete: what it says no to may be a scalar all the same.
+func (v RawValue) Scalar() (typ ValueType, text []byte, ok bool) {
+	if len(v) < 2 {
+		return TypeEmpty, nil, false
+	}
+	switch v[0] {
+	case 1<<3 | wireLen:
+		return TypeString, v[2:], v[1] < 0x80 && 2+int(v[1]) == len(v)
+	case 3<<3 | wireVarint:
+		return TypeInt, nil, v.oneVarint()
+	case 4<<3 | wireI64:
+		return TypeDouble, nil, len(v) == 9
+	case 2<<3 | wireVarint:
+		return TypeBool, nil, v.oneVarint()
+	}
+	return TypeEmpty, nil, false
+}
+
+// oneVarint tells whether a varint begins behind the first byte and ends with v.
+func (v RawValue) oneVarint() bool {
+	last := len(v) - 1
+	if last > 10 || v[last] >= 0x80 {
+		return false
+	}
+	for _, c := range v[1:last] {
+		if c < 0x80 {
+			return false
+		}
+	}
+	return true
 }

@@ -34,6 +34,21 @@ func agreeHead(t *testing.T, e *Event, w wanted) {
 	for c := h.Attributes(); c.Next(); {
 		got = append(got, fmt.Sprintf("%q %v %v %x", c.Key, c.Value.typ, c.Value.num, c.Value.raw))
 	}
+	n := 0
+	raws := h.Attributes()
+	for key, raw, ok := raws.NextRaw(); ok; key, raw, ok = raws.NextRaw() {
+		v := raw.Value()
+		if one := fmt.Sprintf("%q %v %v %x", key, v.typ, v.num, v.raw); n >= len(want) || one != want[n] {
+			t.Fatalf("event %d: raw attribute %d is %s, want %v", e.Index, n, one, want)
+		}
+		if typ, text, ok := raw.Scalar(); ok && (typ != v.typ || typ == TypeString && string(text) != string(v.raw)) {
+			t.Fatalf("event %d: attribute %d is a scalar of type %v and text %q, want %v %q", e.Index, n, typ, text, v.typ, v.raw)
+		}
+		n++
+	}
+	if n != len(want) {
+		t.Fatalf("event %d: %d raw attributes, want %d", e.Index, n, len(want))
+	}
 	if !slices.Equal(got, want) {
 		t.Fatalf("event %d: the cursor gives %v\nwant %v", e.Index, got, want)
 	}

@@ -1,0 +1,17 @@
+// Package schema holds events against the schemas of a registry. A registry is files in the format of the OpenTelemetry semantic
+// conventions (Weaver's `groups`, and its second edition `definition/2`), so the published conventions load as they are; what PulseGrid
+// needs beyond them are annotations (docs/formats/schemas.md). What an event violates is told as verdicts (docs/formats/verdicts.md).
+//
+//	definition.go  YAML of both editions -> groups
+//	annotation.go  what PulseGrid adds to the format
+//	resolve.go     registries and their dependencies; refs, extends, refinements -> attributes of each group
+//	compile.go     groups -> tables of checks
+//	registry.go    which schema an event has: by event name, metric name, span kind and name, scope, schema URL
+//	check.go       a request's events against limits and schemas, on the bytes of the request
+//	value.go       an attribute's or a body's value against its check
+//	pdata.go       the same for decoded requests
+//	verdict.go     verdicts, their codes and their JSON
+//	policy.go      how strict a tenant's events are taken
+//
+// A Registry and a Checker never change, so that any number of goroutines may use one; a reload makes another.
+package schema

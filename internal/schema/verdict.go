@@ -1,0 +1,158 @@
+package schema
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Code is what a verdict says, for programs. Codes never change their meaning; docs/formats/verdicts.md lists them, and a test holds the
+// two together.
+type Code string
+
+// The codes.
+const (
+	InvalidUTF8        Code = "invalid_utf8"
+	TooManyAttributes  Code = "attributes_too_many"
+	KeyEmpty           Code = "key_empty"
+	KeyTooLong         Code = "key_too_long"
+	ValueTooLong       Code = "value_too_long"
+	BodyTooLarge       Code = "body_too_large"
+	TooDeep            Code = "too_deep"
+	TimeMissing        Code = "time_missing"
+	TimeTooOld         Code = "time_too_old"
+	TimeInFuture       Code = "time_in_future"
+	TimeOrder          Code = "time_order"
+	AttributeMissing   Code = "attribute_missing"
+	AttributeType      Code = "attribute_type"
+	AttributeEnum      Code = "attribute_enum"
+	AttributePattern   Code = "attribute_pattern"
+	AttributeRange     Code = "attribute_range"
+	AttributeUnknown   Code = "attribute_unknown"
+	AttributeDuplicate Code = "attribute_duplicate"
+	BodyMissing        Code = "body_missing"
+	BodyType           Code = "body_type"
+	MetricName         Code = "metric_name_missing"
+	MetricType         Code = "metric_type"
+	MetricUnit         Code = "metric_unit"
+	MetricTemporality  Code = "metric_temporality"
+	MetricNotMonotonic Code = "metric_not_monotonic"
+	SumNegative        Code = "sum_negative"
+	// Undecodable is said of a whole body that is not OTLP, by the receiver.
+	Undecodable Code = "undecodable"
+)
+
+// Codes lists all of them.
+var Codes = []Code{
+	InvalidUTF8, TooManyAttributes, KeyEmpty, KeyTooLong, ValueTooLong, BodyTooLarge, TooDeep, TimeMissing, TimeTooOld, TimeInFuture, TimeOrder,
+	AttributeMissing, AttributeType, AttributeEnum, AttributePattern, AttributeRange, AttributeUnknown, AttributeDuplicate, BodyMissing, BodyType,
+	MetricName, MetricType, MetricUnit, MetricTemporality, MetricNotMonotonic, SumNegative, Undecodable,
+}
+
+// Bounds of what verdicts say.
+const (
+	maxVerdicts      = 16 // of an event; further ones are counted
+	maxTextBytes     = 64 // of a value or key that is quoted
+	maxExpectedBytes = 256
+	maxPathBytes     = 384
+	maxDecodeBytes   = 64 << 20
+	maxDecodeEvents  = 1 << 18
+)
+
+// Verdict is one violation. It never holds more than the beginning of a value, and nothing of one that is marked as personal data, or that no
+// schema knows.
+type Verdict struct {
+	Code     Code   `json:"code"`
+	Path     string `json:"path"` // of what is at fault, within the event
+	Expected string `json:"expected,omitempty"`
+	Got      string `json:"got,omitempty"`
+	Schema   string `json:"schema,omitempty"`  // id of the group; empty: a limit that holds for all events
+	Version  string `json:"version,omitempty"` // of the schema
+}
+
+// String is a verdict for people.
+func (v Verdict) String() string {
+	var b strings.Builder
+	b.WriteString(string(v.Code))
+	b.WriteString(" at ")
+	b.WriteString(v.Path)
+	if v.Expected != "" {
+		b.WriteString(": expected " + v.Expected)
+	}
+	if v.Got != "" {
+		b.WriteString(", got " + v.Got)
+	}
+	if v.Schema != "" {
+		b.WriteString(" (" + strings.TrimSpace(v.Schema+" "+v.Version) + ")")
+	}
+	return b.String()
+}
+
+// Findings are the verdicts on a request, by event in rising order; nil: all of its events are valid.
+type Findings []Finding
+
+// Finding is what an event violates.
+type Finding struct {
+	Event    int       `json:"event"`         // ordinal in the request, from 0
+	PII      bool      `json:"pii,omitempty"` // the event's schema marks personal data
+	Verdicts []Verdict `json:"verdicts"`      // at least one
+	More     int       `json:"more,omitempty"`
+}
+
+// Append adds the JSON of f to dst.
+func (f Findings) Append(dst []byte) []byte {
+	b, err := json.Marshal(f)
+	if err != nil {
+		panic(err) // strings, numbers and booleans
+	}
+	return append(dst, b...)
+}
+
+// ErrFindings is returned for what is no JSON of findings.
+var ErrFindings = errors.New("not findings")
+
+// DecodeFindings reads what Append has written. Codes of a later version are kept as they are.
+func DecodeFindings(b []byte) (Findings, error) {
+	if len(b) > maxDecodeBytes {
+		return nil, fmt.Errorf("%w: %d bytes, at most %d are allowed", ErrFindings, len(b), maxDecodeBytes)
+	}
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	var f Findings
+	if err := dec.Decode(&f); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrFindings, err)
+	}
+	if len(bytes.TrimSpace(b[dec.InputOffset():])) > 0 {
+		return nil, fmt.Errorf("%w: there is more behind them", ErrFindings)
+	}
+	last := -1
+	for i := range f {
+		switch e := &f[i]; {
+		case e.Event <= last || e.Event >= maxDecodeEvents:
+			return nil, fmt.Errorf("%w: event %d after event %d; want rising ordinals below %d", ErrFindings, e.Event, last, maxDecodeEvents)
+		case len(e.Verdicts) == 0 || len(e.Verdicts) > maxVerdicts || e.More < 0:
+			return nil, fmt.Errorf("%w: event %d has %d verdicts and %d more, want 1 to %d and none or more", ErrFindings, e.Event, len(e.Verdicts), e.More, maxVerdicts)
+		}
+		for _, v := range f[i].Verdicts {
+			if !v.Code.valid() {
+				return nil, fmt.Errorf("%w: event %d has code %.64q, want letters and _", ErrFindings, f[i].Event, v.Code)
+			}
+		}
+		last = f[i].Event
+	}
+	return f, nil
+}
+
+func (c Code) valid() bool {
+	return c != "" && len(c) <= 64 && strings.Trim(string(c), "abcdefghijklmnopqrstuvwxyz0123456789_") == ""
+}
+
+// clip is the beginning of a text, as valid UTF-8.
+func clip[T string | []byte](s T, most int) string {
+	if len(s) <= most {
+		return strings.ToValidUTF8(string(s), "\uFFFD")
+	}
+	return strings.ToValidUTF8(string(s[:most]), "\uFFFD") + "…"
+}
