@@ -30,6 +30,7 @@ const (
 	attrEvents        = "pulsegrid.events"
 	attrLane          = "pulsegrid.lane"
 	attrSchemaVersion = "pulsegrid.schema_version"
+	attrFindings      = "pulsegrid.findings"
 )
 
 // Envelope is one OTLP export request of one tenant and signal.
@@ -39,9 +40,14 @@ type Envelope struct {
 	Source        string    // the agent or resource that sent it; Kafka's record key. Empty: none known.
 	Events        int       // log records, spans or metric data points in Body
 	Received      time.Time // when the gateway had read the request
-	Lane          string    // LaneFast or LaneOverflow
+	Lane          string    // LaneFast, LaneOverflow or LaneQuarantine
 	SchemaVersion string    // registry version that validated it; empty: not validated
-	Body          []byte    // an Export*ServiceRequest in protobuf
+	Body          []byte    // an Export*ServiceRequest in protobuf; in LaneQuarantine it may be anything that was sent
+	// Findings are the verdicts on events that are to be quarantined, as JSON (docs/formats/verdicts.md); nil: all events are valid. In
+	// LaneQuarantine: why these are here.
+	Findings []byte
+	// Quarantine says more of an envelope of LaneQuarantine, and is nil for all others.
+	Quarantine *Quarantine
 }
 
 // Append adds e to ld. The body is not copied: ld aliases it.
@@ -51,7 +57,7 @@ func (e Envelope) Append(ld plog.Logs) {
 		lr.SetObservedTimestamp(pcommon.NewTimestampFromTime(e.Received))
 	}
 	a := lr.Attributes()
-	a.EnsureCapacity(6)
+	a.EnsureCapacity(8)
 	a.PutStr(attrSignal, e.Signal.String())
 	a.PutStr(attrTenant, e.Tenant)
 	a.PutStr(attrSource, e.Source)
@@ -59,6 +65,12 @@ func (e Envelope) Append(ld plog.Logs) {
 	a.PutStr(attrLane, e.Lane)
 	if e.SchemaVersion != "" {
 		a.PutStr(attrSchemaVersion, e.SchemaVersion)
+	}
+	if len(e.Findings) > 0 {
+		setBytes(a.PutEmptyBytes(attrFindings), e.Findings)
+	}
+	if e.Quarantine != nil {
+		e.Quarantine.put(a)
 	}
 	setBytes(lr.Body().SetEmptyBytes(), e.Body)
 }
@@ -133,6 +145,14 @@ func read(lr plog.LogRecord) (Envelope, error) {
 			e.Lane, err = text(v)
 		case attrSchemaVersion:
 			e.SchemaVersion, err = text(v)
+		case attrFindings:
+			if v.Type() != pcommon.ValueTypeBytes {
+				err = fmt.Errorf("want bytes, got %s", v.Type())
+				break
+			}
+			e.Findings = getBytes(v.Bytes())
+		default:
+			err = e.readQuarantine(k, v)
 		}
 		if err != nil {
 			return Envelope{}, fmt.Errorf("%w: attribute %s: %w", ErrNotEnvelope, k, err)
@@ -141,6 +161,8 @@ func read(lr plog.LogRecord) (Envelope, error) {
 	switch {
 	case e.Signal == 0:
 		return Envelope{}, fmt.Errorf("%w: attribute %s is missing", ErrNotEnvelope, attrSignal)
+	case (e.Lane == LaneQuarantine) != (e.Quarantine != nil):
+		return Envelope{}, fmt.Errorf("%w: lane is %q, and what it is quarantined for is there: %t", ErrNotEnvelope, e.Lane, e.Quarantine != nil)
 	case !tenant:
 		return Envelope{}, fmt.Errorf("%w: attribute %s is missing", ErrNotEnvelope, attrTenant)
 	}

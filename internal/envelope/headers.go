@@ -16,4 +16,6 @@ const (
 const (
 	LaneFast     = "fast"
 	LaneOverflow = "overflow"
+	// LaneQuarantine is for what must not reach the stores' main tables: its records go to the quarantine topic.
+	LaneQuarantine = "quarantine"
 )

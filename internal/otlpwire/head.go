@@ -39,9 +39,25 @@ func (e *Event) Head(h *Head) {
 	}
 }
 
+// next moves f to the next field, past attributes that are shorter than 128 bytes: most of an event's fields are these. Attributes lie between
+// first and end so far; first is -1 before there are any.
+func (h *Head) next(f *fields, first, end *int) bool {
+	b, pos, tag := f.b, f.pos, byte(h.attributeField<<3|wireLen)
+	for pos+1 < len(b) && b[pos] == tag && b[pos+1] < 0x80 && pos+2+int(b[pos+1]) <= len(b) {
+		pos += 2 + int(b[pos+1])
+	}
+	if pos > f.pos {
+		if *first < 0 {
+			*first = f.pos
+		}
+		*end, f.pos = pos, pos
+	}
+	return f.next()
+}
+
 func (e *Event) logHead(h *Head) {
 	first, end := -1, 0
-	for f := (fields{b: e.Bytes}); f.next(); {
+	for f := (fields{b: e.Bytes}); h.next(&f, &first, &end); {
 		switch {
 		case f.wire == wireLen:
 			switch f.num {
@@ -70,7 +86,7 @@ func (e *Event) logHead(h *Head) {
 
 func (e *Event) spanHead(h *Head) {
 	first, end := -1, 0
-	for f := (fields{b: e.Bytes}); f.next(); {
+	for f := (fields{b: e.Bytes}); h.next(&f, &first, &end); {
 		switch {
 		case f.wire == wireLen:
 			switch f.num {
@@ -110,7 +126,7 @@ func (e *Event) pointHead(h *Head) {
 	exemplars := e.exemplarsField()
 	number := e.Metric.Type == Gauge || e.Metric.Type == Sum
 	first, end := -1, 0
-	for f := (fields{b: e.Bytes}); f.next(); {
+	for f := (fields{b: e.Bytes}); h.next(&f, &first, &end); {
 		switch {
 		case f.wire == wireLen && f.num == h.attributeField:
 			if first < 0 {

@@ -76,9 +76,10 @@ type run struct {
 	patched Limits // where the schema has limits of its own
 	head    otlpwire.Head
 	seen    [maxAttributes / 64]uint64
-	// order[i] is one more than the ordinal of the check that an event's i-th attribute had last: events of one kind mostly have their
-	// attributes in one order.
+	// order[i] is one more than the ordinal of the check that an event's i-th attribute had last, 0 where orderOf had none for it, and strange[i]
+	// its key then: events of one kind mostly have their attributes in one order.
 	order   [maxOrder]uint16
+	strange [maxOrder][]byte
 	orderOf *table
 
 	// What holds for all events of a resource, a scope or a metric, and is found out once.

@@ -40,7 +40,7 @@ func (r *run) set(s *Schema, t *table, attrs otlpwire.Cursor, strict bool) (n in
 		return n
 	}
 	if r.orderOf != t {
-		r.orderOf, r.order = t, [maxOrder]uint16{}
+		r.orderOf, r.order, r.strange = t, [maxOrder]uint16{}, [maxOrder][]byte{}
 	}
 	clear(r.seen[:(len(t.checks)+63)/64])
 	for key, raw, ok := attrs.NextRaw(); ok; key, raw, ok = attrs.NextRaw() {
@@ -77,10 +77,12 @@ func (r *run) ordinal(t *table, key []byte, n int) int {
 	}
 	if last := r.order[n]; last > 0 && string(key) == t.checks[last-1].key {
 		return int(last) - 1
+	} else if last == 0 && len(key) > 0 && string(key) == string(r.strange[n]) {
+		return -1
 	}
 	i := t.find(key)
-	if i >= 0 {
-		r.order[n] = uint16(i) + 1
+	if r.order[n] = uint16(i + 1); i < 0 {
+		r.strange[n] = key
 	}
 	return i
 }
