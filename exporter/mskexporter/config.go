@@ -100,6 +100,8 @@ type TopicsConfig struct {
 	Logs    TopicConfig        `mapstructure:"logs"`
 	Metrics TopicConfig        `mapstructure:"metrics"`
 	Traces  TopicConfig        `mapstructure:"traces"`
+	// Quarantine is the topic of envelopes in the quarantine lane, of all signals; its settings are those of logs. Default quarantine.v1.
+	Quarantine string `mapstructure:"quarantine"`
 }
 
 // TopicConfig is a topic as it should be. Fewer replicas or a lower min.insync.replicas than asked are refused at start; other
@@ -135,8 +137,8 @@ func createDefaultConfig() *Config {
 	return &Config{
 		ClientConfig: kafka.NewDefaultClientConfig(),
 		Topics: TopicsConfig{
-			Manage: kafka.ManageCreate,
-			Logs:   topic(signal.Logs), Metrics: topic(signal.Metrics), Traces: topic(signal.Traces),
+			Manage: kafka.ManageCreate, Quarantine: signal.QuarantineTopic,
+			Logs: topic(signal.Logs), Metrics: topic(signal.Metrics), Traces: topic(signal.Traces),
 		},
 		DefaultTenant:    defaultTenant,
 		Compression:      CompressionConfig{Codec: defaultCodec, Level: defaultLevel, PassFrames: true},
@@ -207,6 +209,9 @@ func (c *TopicsConfig) validate() error {
 		errs = append(errs, fmt.Errorf("topics::manage: %w", err))
 	}
 	seen := map[string]signal.Signal{}
+	if c.Quarantine == "" {
+		errs = append(errs, errors.New("topics::quarantine: is empty"))
+	}
 	for _, s := range signal.All {
 		t := c.of(s)
 		key := "topics::" + s.String() + "::"
@@ -216,6 +221,9 @@ func (c *TopicsConfig) validate() error {
 			errs = append(errs, fmt.Errorf("%sname: %q is the topic of %s as well; signals must not share one", key, t.Name, other))
 		}
 		seen[t.Name] = s
+		if t.Name == c.Quarantine {
+			errs = append(errs, fmt.Errorf("topics::quarantine: %q is the topic of %s as well; stores would take what is quarantined for good", c.Quarantine, s))
+		}
 		if t.Partitions < 0 {
 			errs = append(errs, fmt.Errorf("%spartitions: %d is below zero", key, t.Partitions))
 		}
@@ -254,7 +262,10 @@ func (c *Config) specs() []kafka.TopicSpec {
 			Retention: t.Retention, MaxMessageBytes: max(c.MaxRecordBytes, kafkaDefaultMaxMessage),
 		})
 	}
-	return out
+	return append(out, kafka.TopicSpec{
+		Name: c.Topics.Quarantine, Partitions: c.Topics.Logs.Partitions, ReplicationFactor: c.Topics.Logs.ReplicationFactor,
+		MinInSyncReplicas: c.Topics.Logs.MinInSyncReplicas, Retention: c.Topics.Logs.Retention, MaxMessageBytes: max(c.MaxRecordBytes, kafkaDefaultMaxMessage),
+	})
 }
 
 func (c CompressionConfig) validate() error {

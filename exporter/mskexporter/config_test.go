@@ -65,6 +65,8 @@ func TestErrorsNameTheKeyAndTheValue(t *testing.T) {
 		`topics::logs::name: "otlp.metrics.v1"`:   func(c *Config) { c.Topics.Logs.Name = "otlp.metrics.v1" },
 		"topics::traces::partitions: -1":          func(c *Config) { c.Topics.Traces.Partitions = -1 },
 		"topics::metrics::min_insync_replicas: 4": func(c *Config) { c.Topics.Metrics.MinInSyncReplicas = 4 },
+		"topics::quarantine: is empty":            func(c *Config) { c.Topics.Quarantine = "" },
+		`topics::quarantine: "otlp.logs.v1"`:      func(c *Config) { c.Topics.Quarantine = "otlp.logs.v1" },
 		"topics::logs::retention: -1s":            func(c *Config) { c.Topics.Logs.Retention = -time.Second },
 		`compression::codec: "brotli"`:            func(c *Config) { c.Compression.Codec = "brotli" },
 		"compression::level: 19":                  func(c *Config) { c.Compression.Level = 19 },

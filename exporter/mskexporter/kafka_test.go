@@ -42,6 +42,7 @@ func TestOneNode(t *testing.T) {
 func topics(prefix string) func(*Config) {
 	return func(c *Config) {
 		c.Topics.Logs.Name, c.Topics.Metrics.Name, c.Topics.Traces.Name = prefix+".logs", prefix+".metrics", prefix+".traces"
+		c.Topics.Quarantine = prefix + ".quarantine"
 	}
 }
 

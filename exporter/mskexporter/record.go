@@ -58,6 +58,9 @@ func (c *client) records(e envelope.Envelope, frames []byte) ([]record, error) {
 	for _, h := range common {
 		room -= headerOverhead + len(h.Key) + len(h.Value)
 	}
+	if e.Lane == envelope.LaneQuarantine {
+		return c.quarantined(e, key, common)
+	}
 	parts, counts := [][]byte{e.Body}, []int{e.Events}
 	if len(e.Body) > room {
 		var err error

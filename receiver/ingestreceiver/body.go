@@ -1,6 +1,7 @@
 package ingestreceiver
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -37,6 +38,8 @@ type reader struct {
 	limits *LimitsConfig
 	// passFrames keeps the zstd frames of bodies for the next hop.
 	passFrames bool
+	// keepUndecompressed returns bodies that cannot be decompressed beside the error.
+	keepUndecompressed bool
 
 	bufs  sync.Pool // *[]byte, compressed bodies
 	gzips sync.Pool // *gzip.Reader
@@ -52,6 +55,8 @@ type body struct {
 	bytes      []byte // decompressed; allocated for this request
 	compressed int    // bytes that came
 	frames     []byte // the zstd frames that bytes came out of, if they can be passed on as they are; allocated for this request
+	// undecompressed is what came, if it cannot be decompressed and is wanted all the same; allocated for this request.
+	undecompressed []byte
 }
 
 // read returns the decompressed body of a request. Its bytes are reserved in held as they come.
@@ -94,6 +99,15 @@ func (d *reader) read(req *http.Request, encoding string, held *reservation) (bo
 	}
 	b := body{compressed: len(in)}
 	b.bytes, err = d.decompress(encoding, in, held)
+	if d.keepUndecompressed && errors.Is(err, refusedCompression) {
+		b.undecompressed = in
+		if pooled != nil {
+			if !held.grow(len(in)) {
+				return body{}, refusedMemory
+			}
+			b.undecompressed = bytes.Clone(in)
+		}
+	}
 	if err == nil && pooled == nil && zstdframe.Plain(in, zstdMaxWindow) {
 		b.frames = in
 	}

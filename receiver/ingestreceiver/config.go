@@ -57,6 +57,9 @@ type Config struct {
 	// SourceHeader names the header in which an agent says who it is; default x-pulsegrid-agent. Without it, or if empty, the
 	// source is a hash of the first resource's identity.
 	SourceHeader string `mapstructure:"source_header"`
+	// QuarantineUndecodable hands bodies that are not OTLP, or cannot be decompressed, to the pipeline's quarantine before they are refused.
+	// Default false; only with output: envelope.
+	QuarantineUndecodable bool `mapstructure:"quarantine_undecodable"`
 	// Limits of a request, and of all of them.
 	Limits LimitsConfig `mapstructure:"limits"`
 	// RetryAfter is what a sender is asked to wait where the pipeline says nothing; default 5s, at least 1s.
@@ -140,6 +143,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Output != outputEnvelope && c.Output != outputPdata {
 		bad("output: is %q, want %s or %s", c.Output, outputEnvelope, outputPdata)
+	}
+	if c.QuarantineUndecodable && c.Output != outputEnvelope {
+		bad("quarantine_undecodable: is true, and output is %q; only envelopes can carry what is not OTLP", c.Output)
 	}
 	if c.Tenant.Default != "" && !validID(c.Tenant.Default) {
 		bad("tenant::default: is %q, want at most %d of letters, digits and %s", c.Tenant.Default, maxIDBytes, idPunctuation)

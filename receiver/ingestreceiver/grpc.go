@@ -88,12 +88,19 @@ func (r *ingestReceiver) exportGRPC(ctx context.Context, s signal.Signal, f *fra
 	}
 	held := &reservation{of: &r.budget}
 	defer held.release()
-	if err := r.takeFrame(ctx, q, f, held); err != nil {
+	err := r.takeFrame(ctx, q, f, held)
+	if err != nil {
+		err = r.keep(ctx, q, err)
+	}
+	if err != nil {
 		a := answerTo(err, r.cfg.RetryAfter)
 		r.grpc.done(ctx, q, &a)
 		return nil, a.status.Err()
 	}
 	r.grpc.done(ctx, q, nil)
+	if msg := q.outcome.protobuf(); msg != nil {
+		return &frame{mem.BufferSlice{mem.SliceBuffer(msg)}}, nil
+	}
 	return &frame{}, nil
 }
 
@@ -121,6 +128,9 @@ func (r *ingestReceiver) takeFrame(ctx context.Context, q *request, f *frame, he
 		return refusedMemory
 	}
 	q.body = f.take()
+	if r.cfg.QuarantineUndecodable {
+		q.original = original{q.body, typeProtobuf, encodingNone}
+	}
 	return r.export(ctx, q)
 }
 

@@ -39,9 +39,12 @@ func (r *ingestReceiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	held := &reservation{of: &r.budget}
 	defer held.release()
 	err := r.serveHTTP(w, req, q, contentType, held)
+	if err != nil {
+		err = r.keep(req.Context(), q, err)
+	}
 	if err == nil {
 		r.http.done(req.Context(), q, nil)
-		writeOK(w, contentType)
+		writeOK(w, contentType, q)
 		return
 	}
 	a := answerTo(err, r.cfg.RetryAfter)
@@ -71,6 +74,12 @@ func (r *ingestReceiver) serveHTTP(w http.ResponseWriter, req *http.Request, q *
 		return err
 	}
 	b, err := r.readHTTP(w, req, encoding, held)
+	if r.cfg.QuarantineUndecodable {
+		q.original = original{b.bytes, contentType, encodingNone}
+		if b.undecompressed != nil {
+			q.original = original{b.undecompressed, contentType, encoding}
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -131,12 +140,16 @@ func mediaType(req *http.Request) string {
 
 var emptyJSON = []byte("{}")
 
-// writeOK writes an Export*ServiceResponse that says nothing: all was taken.
-func writeOK(w http.ResponseWriter, contentType string) {
+// writeOK writes an Export*ServiceResponse. It says nothing where all was taken.
+func writeOK(w http.ResponseWriter, contentType string, q *request) {
+	msg := q.outcome.protobuf()
+	if contentType == typeJSON {
+		msg = q.outcome.json(q.signal)
+	}
 	w.Header().Set("Content-Type", contentType)
 	w.WriteHeader(http.StatusOK)
-	if contentType == typeJSON {
-		_, _ = w.Write(emptyJSON) // who does not hear the answer sends again
+	if len(msg) > 0 {
+		_, _ = w.Write(msg) // who does not hear the answer sends again
 	}
 }
 

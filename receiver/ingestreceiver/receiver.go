@@ -74,6 +74,7 @@ type ingestReceiver struct {
 func newReceiver(set receiver.Settings, cfg *Config) (*ingestReceiver, error) {
 	r := &ingestReceiver{cfg: cfg, set: set, wire: cfg.Limits.wire(), reader: newReader(&cfg.Limits, cfg.Output == outputEnvelope), telemetry: metadata.Telemetry(set.ID, set.TelemetrySettings)}
 	r.budget.limit = int64(cfg.Limits.MaxInFlightBytes)
+	r.reader.keepUndecompressed = cfg.QuarantineUndecodable
 	in := newInstruments(r.telemetry, r.budget.used.Load)
 	var errHTTP, errGRPC error
 	r.http, errHTTP = newTransport("http", set, in)

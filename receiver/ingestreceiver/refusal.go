@@ -30,6 +30,12 @@ type refusal struct {
 
 func (r *refusal) Error() string { return r.msg }
 
+// Is: refusals for one reason are one, whatever else they say.
+func (r *refusal) Is(other error) bool {
+	o, ok := other.(*refusal) //nolint:errorlint // errors.Is unwraps
+	return ok && o.reason == r.reason
+}
+
 // because says more about a refusal.
 func (r *refusal) because(format string, args ...any) *refusal {
 	with := *r
@@ -110,9 +116,11 @@ func encodable(s *status.Status) *status.Status {
 		return s
 	}
 	p := s.Proto()
-	p.Message = strings.ToValidUTF8(p.GetMessage(), "\uFFFD")
+	p.Message = encodableText(p.GetMessage())
 	return status.FromProto(p)
 }
+
+func encodableText(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 // withRetryInfo says when to come again, for Unavailable without a word about it. It does not for ResourceExhausted: there
 // OTLP gives the lack of RetryInfo a meaning, do not retry.

@@ -35,6 +35,8 @@ type request struct {
 	frames     []byte // zstd, of body; nil: none that can be passed on
 	compressed int    // bytes that came over the network
 	events     int
+	outcome    outcome
+	original   original // what is put into quarantine if it cannot be decoded; empty where that is not configured
 }
 
 // identify takes tenant and source from a request's headers. values returns all values of one header.
@@ -102,6 +104,7 @@ func (r *ingestReceiver) export(ctx context.Context, q *request) error {
 		q.source = otlpwire.Source(q.signal, q.body)
 	}
 	ctx = q.transport.begin(ctx, q.signal)
+	ctx, result := envelope.WithResult(ctx)
 	if r.cfg.Output == outputPdata {
 		err = r.exportPdata(ctx, q)
 	} else {
@@ -115,6 +118,7 @@ func (r *ingestReceiver) export(ctx context.Context, q *request) error {
 		}.Append(ld)
 		err = r.next.logs.ConsumeLogs(ctx, ld)
 	}
+	q.outcome.rejected, q.outcome.flagged, q.outcome.reasons = result.Read()
 	q.transport.end(ctx, q.signal, events, err)
 	return err
 }

@@ -14,9 +14,9 @@ import (
 
 // instruments are shared by the transports.
 type instruments struct {
-	requests, events, compressed, uncompressed, refused componentmeta.Counter
-	duration                                            componentmeta.Histogram
-	with                                                func(...attribute.KeyValue) componentmeta.Attributes
+	requests, events, rejected, compressed, uncompressed, refused componentmeta.Counter
+	duration                                                      componentmeta.Histogram
+	with                                                          func(...attribute.KeyValue) componentmeta.Attributes
 }
 
 func newInstruments(t *componentmeta.Telemetry, used func() int64) *instruments {
@@ -24,6 +24,7 @@ func newInstruments(t *componentmeta.Telemetry, used func() int64) *instruments 
 	return &instruments{
 		requests:     t.Counter("ingest_requests"),
 		events:       t.Counter("ingest_events"),
+		rejected:     t.Counter("ingest_rejected_events"),
 		compressed:   t.Counter("ingest_compressed_bytes"),
 		uncompressed: t.Counter("ingest_uncompressed_bytes"),
 		refused:      t.Counter("ingest_refused"),
@@ -85,6 +86,9 @@ func (t *transport) done(ctx context.Context, q *request, a *answer) {
 		outcome = outcomeEmpty
 	case a == nil:
 		t.in.events.Add(ctx, int64(q.events), t.bySignal[q.signal])
+		if n := q.outcome.rejected; n > 0 {
+			t.in.rejected.Add(ctx, int64(n), t.bySignal[q.signal])
+		}
 		t.in.compressed.Add(ctx, int64(q.compressed), t.bySignal[q.signal])
 		t.in.uncompressed.Add(ctx, int64(len(q.body)), t.bySignal[q.signal])
 	default:
