@@ -7,6 +7,7 @@
 //	resolve.go     registries and their dependencies; refs, extends, refinements -> attributes of each group
 //	compile.go     groups -> tables of checks
 //	registry.go    which schema an event has: by event name, metric name, span kind and name, scope, schema URL
+//	loader.go      files that change -> the newest good registry
 //	check.go       a request's events against limits and schemas, on the bytes of the request
 //	value.go       an attribute's or a body's value against its check
 //	pdata.go       the same for decoded requests

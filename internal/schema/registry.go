@@ -59,7 +59,7 @@ type Promotion struct {
 	Type string // string, int, double or boolean
 }
 
-// Version identifies what was loaded: 12 hex digits, the same for the same files.
+// Version identifies what was loaded: 12 hex digits, the same for the same files; empty for the empty registry.
 func (r *Registry) Version() string { return r.version }
 
 // Schemas is the number of schemas that events are held against.
@@ -74,11 +74,11 @@ func Empty() *Registry {
 	if err != nil {
 		panic(err) // nothing cannot be at fault
 	}
+	r.version = ""
 	return r
 }
 
-// Load compiles a registry from files. It takes all or nothing: the error names every file at fault (BadFiles). Files that are not YAML are the caller's to
-// leave out.
+// Load compiles a registry from files. It takes all or nothing: the error joins a FileError for every fault.
 func Load(files []File) (*Registry, error) {
 	if len(files) > maxFiles {
 		return nil, fmt.Errorf("%d files, at most %d are allowed", len(files), maxFiles)

@@ -26,29 +26,19 @@ type FileError struct {
 func (e *FileError) Error() string { return e.File + ": " + e.Err.Error() }
 func (e *FileError) Unwrap() error { return e.Err }
 
-// BadFiles are the files that an error of Load names.
-func BadFiles(err error) []string {
-	var out []string
-	var walk func(error)
-	walk = func(err error) {
-		if f, ok := err.(*FileError); ok { //nolint:errorlint // each layer is looked at
-			out = append(out, f.File)
-			return
-		}
-		switch u := err.(type) { //nolint:errorlint // each layer is looked at
-		case interface{ Unwrap() []error }:
-			for _, e := range u.Unwrap() {
-				walk(e)
-			}
-		case interface{ Unwrap() error }:
-			walk(u.Unwrap())
+// errorsByFile takes an error of Load apart.
+func errorsByFile(err error) map[string]error {
+	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // Load joins, and wraps no further
+	if !ok {
+		return nil
+	}
+	out := map[string]error{}
+	for _, e := range joined.Unwrap() {
+		if f, ok := e.(*FileError); ok { //nolint:errorlint // as above
+			out[f.File] = errors.Join(out[f.File], f)
 		}
 	}
-	if err != nil {
-		walk(err)
-	}
-	slices.Sort(out)
-	return slices.Compact(out)
+	return out
 }
 
 // tree is one registry: a folder with a manifest and all below it, or the files that no such folder holds.

@@ -1,0 +1,159 @@
+package schemaregistryextension
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/component/componentstatus"
+	"go.opentelemetry.io/collector/extension"
+	"go.opentelemetry.io/otel/attribute"
+	"go.uber.org/zap"
+
+	"github.com/pulsegrid/pulsegrid/internal/componentmeta"
+	"github.com/pulsegrid/pulsegrid/internal/fileset"
+	"github.com/pulsegrid/pulsegrid/internal/schema"
+)
+
+// schemaRegistry implements schema.Source.
+type schemaRegistry struct {
+	cfg       *Config
+	log       *zap.Logger
+	telemetry *componentmeta.Telemetry
+	reloads   componentmeta.Counter
+	duration  componentmeta.Histogram
+
+	current atomic.Pointer[schema.Registry] // never nil
+	files   atomic.Int64                    // that it is made of
+	refused atomic.Int64
+	looked  atomic.Int64 // Unix nanoseconds of the last look with success, or of the start
+
+	// Of Start, Shutdown and the goroutine between them.
+	host    component.Host
+	source  fileset.Source
+	loader  *schema.Loader
+	stop    context.CancelFunc
+	working sync.WaitGroup
+	told    []string // what was last said of the files
+}
+
+var _ schema.Source = (*schemaRegistry)(nil)
+
+func newRegistry(set extension.Settings, cfg *Config) (*schemaRegistry, error) {
+	t := metadata.Telemetry(set.ID, set.TelemetrySettings)
+	e := &schemaRegistry{
+		cfg: cfg, log: set.Logger, telemetry: t,
+		reloads: t.Counter("schema_registry_reloads"), duration: t.Histogram("schema_registry_reload_duration"),
+	}
+	e.current.Store(schema.Empty())
+	e.looked.Store(time.Now().UnixNano())
+	gauge := func(name string, value func() int64) {
+		t.Gauge(name, func(record func(int64, ...attribute.KeyValue)) { record(value()) })
+	}
+	gauge("schema_registry_schemas", func() int64 { return int64(e.Registry().Schemas()) })
+	gauge("schema_registry_files", e.files.Load)
+	gauge("schema_registry_refused_files", e.refused.Load)
+	gauge("schema_registry_age", func() int64 { return int64(time.Since(time.Unix(0, e.looked.Load())).Seconds()) })
+	if err := t.Err(); err != nil {
+		t.Shutdown()
+		return nil, err
+	}
+	return e, nil
+}
+
+// Registry implements schema.Source.
+func (e *schemaRegistry) Registry() *schema.Registry { return e.current.Load() }
+
+// Start reads the registry, and then looks for changes until Shutdown. A registry that cannot be read is no error: a gateway that does not start
+// cannot tell its agents to keep their data, and events that are not checked are not lost. Until it can be read only limits are checked.
+func (e *schemaRegistry) Start(ctx context.Context, host component.Host) error {
+	e.host = host
+	var err error
+	if e.source, err = fileset.OpenTree(ctx, e.cfg.Location); err != nil {
+		return fmt.Errorf("location: %w", err)
+	}
+	e.loader = schema.NewLoader(e.source)
+	e.reload(ctx)
+	run, stop := context.WithCancel(context.Background())
+	e.stop = stop
+	e.working.Go(func() {
+		ticker := time.NewTicker(e.cfg.ReloadInterval)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-run.Done():
+				return
+			case <-ticker.C:
+				e.reload(run)
+			}
+		}
+	})
+	return nil
+}
+
+// Shutdown may be called without Start, and twice.
+func (e *schemaRegistry) Shutdown(context.Context) error {
+	if e.stop != nil {
+		e.stop()
+	}
+	e.working.Wait()
+	e.telemetry.Shutdown()
+	if e.source == nil {
+		return nil
+	}
+	source := e.source
+	e.source = nil
+	return source.Close()
+}
+
+// reload looks for changes. What is wrong is told when it changes, not at each look.
+func (e *schemaRegistry) reload(ctx context.Context) {
+	look, cancel := context.WithTimeout(ctx, e.cfg.Timeout)
+	defer cancel()
+	report, err := e.loader.Reload(look)
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return // shutting down
+	}
+	var wrong []string
+	result := "same"
+	switch {
+	case err != nil:
+		result = "failed"
+		wrong = append(wrong, err.Error())
+	default:
+		e.looked.Store(time.Now().UnixNano())
+		e.files.Store(int64(report.Files))
+		e.refused.Store(int64(len(report.Refused)))
+		for _, r := range report.Refused {
+			wrong = append(wrong, r.Error())
+		}
+	}
+	if report.Changed {
+		result = "changed"
+		r := e.loader.Registry()
+		e.current.Store(r)
+		e.duration.Record(ctx, report.Duration.Seconds(), e.telemetry.With())
+		e.log.Info("schema registry is in force", zap.String("version", r.Version()), zap.Int("schemas", r.Schemas()), zap.Int("files", report.Files),
+			zap.Int("refused_files", len(report.Refused)), zap.Duration("took", report.Duration))
+	}
+	e.reloads.Add(ctx, 1, e.telemetry.With(attribute.String("result", result)))
+	if slices.Equal(wrong, e.told) {
+		return
+	}
+	ailed := len(e.told) > 0
+	e.told = wrong
+	for _, w := range wrong {
+		e.log.Error("schema registry: what was good last stays in force", zap.String("reason", w), zap.String("version", e.Registry().Version()))
+	}
+	switch {
+	case len(wrong) > 0:
+		componentstatus.ReportStatus(e.host, componentstatus.NewRecoverableErrorEvent(fmt.Errorf("schema registry: %s", wrong[0])))
+	case ailed:
+		componentstatus.ReportStatus(e.host, componentstatus.NewEvent(componentstatus.StatusOK))
+	}
+}

@@ -1,0 +1,146 @@
+package fileset
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"gocloud.dev/blob"
+	_ "gocloud.dev/blob/s3blob" // s3://
+)
+
+// Check tells whether Open would understand a location.
+func Check(location string) error {
+	_, _, err := parse(location)
+	return err
+}
+
+// parse splits a location into a directory or a bucket's URL.
+func parse(location string) (dir string, bucket *url.URL, err error) {
+	if location == "" {
+		return "", nil, errors.New("is empty, want a directory or s3://BUCKET/PREFIX?region=REGION")
+	}
+	u, err := url.Parse(location)
+	switch {
+	case err == nil && u.Scheme == "s3":
+		if u.Host == "" {
+			return "", nil, fmt.Errorf("%q names no bucket", location)
+		}
+		return "", u, nil
+	case err == nil && u.Scheme == "file":
+		if u.Host != "" || u.Path == "" {
+			return "", nil, fmt.Errorf("%q: want file:///DIRECTORY", location)
+		}
+		return u.Path, nil, nil
+	case strings.Contains(location, "://"):
+		return "", nil, fmt.Errorf("%q is neither a directory nor s3://BUCKET/PREFIX", location)
+	}
+	return location, nil, nil
+}
+
+// Open opens a location: a directory's path, file:///DIRECTORY, or s3://BUCKET/PREFIX with the query parameters of
+// gocloud.dev/blob/s3blob (region, endpoint, use_path_style, ...) and the credentials that AWS's SDK finds. It does not look whether it is there.
+func Open(ctx context.Context, location string) (Source, error) {
+	dir, u, err := parse(location)
+	if err != nil {
+		return nil, err
+	}
+	if u == nil {
+		return directory(dir), nil
+	}
+	prefix := strings.Trim(u.Path, "/")
+	if prefix != "" {
+		prefix += "/"
+	}
+	bare := *u
+	bare.Path = ""
+	b, err := blob.OpenBucket(ctx, bare.String())
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", location, err)
+	}
+	return &bucket{Bucket: b, prefix: prefix, name: "s3://" + u.Host + "/" + prefix}, nil
+}
+
+// directory on this machine. Links are followed, as a Kubernetes ConfigMap is a directory of links.
+type directory string
+
+func (d directory) List(context.Context) ([]Entry, error) {
+	found, err := os.ReadDir(string(d))
+	if err != nil {
+		return nil, err
+	}
+	var out []Entry
+	for _, f := range found {
+		if !member(f.Name()) {
+			continue
+		}
+		info, err := os.Stat(filepath.Join(string(d), f.Name()))
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // gone since the directory was read, or a link to nowhere
+			continue
+		case err != nil:
+			return nil, err
+		case !info.Mode().IsRegular():
+			continue
+		}
+		out = append(out, Entry{f.Name(), strconv.FormatInt(info.Size(), 36) + "/" + strconv.FormatInt(info.ModTime().UnixNano(), 36), info.Size()})
+	}
+	return out, nil
+}
+
+func (d directory) Read(_ context.Context, name string, most int64) ([]byte, error) {
+	f, err := os.Open(filepath.Join(string(d), name))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	return io.ReadAll(io.LimitReader(f, most+1))
+}
+
+func (d directory) String() string { return string(d) }
+func (d directory) Close() error   { return nil }
+
+type bucket struct {
+	*blob.Bucket
+	prefix, name string
+}
+
+func (b *bucket) List(ctx context.Context) ([]Entry, error) {
+	var out []Entry
+	it := b.Bucket.List(&blob.ListOptions{Prefix: b.prefix, Delimiter: "/"})
+	for {
+		o, err := it.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			return out, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		name := strings.TrimPrefix(o.Key, b.prefix)
+		if o.IsDir || !member(name) {
+			continue
+		}
+		if len(out) > MaxFiles {
+			return out, nil // Refresh refuses it
+		}
+		out = append(out, Entry{name, fmt.Sprintf("%x/%d/%d", o.MD5, o.Size, o.ModTime.UnixNano()), o.Size})
+	}
+}
+
+func (b *bucket) Read(ctx context.Context, name string, most int64) ([]byte, error) {
+	r, err := b.NewRangeReader(ctx, b.prefix+name, 0, most+1, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = r.Close() }() // it was only read
+	return io.ReadAll(r)
+}
+
+func (b *bucket) String() string { return b.name }

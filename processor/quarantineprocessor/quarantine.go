@@ -1,0 +1,197 @@
+package quarantineprocessor
+
+import (
+	"context"
+	"fmt"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/consumer/consumererror"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/processor"
+	"go.opentelemetry.io/otel/attribute"
+
+	"github.com/pulsegrid/pulsegrid/internal/componentmeta"
+	"github.com/pulsegrid/pulsegrid/internal/envelope"
+	"github.com/pulsegrid/pulsegrid/internal/otlpwire"
+	"github.com/pulsegrid/pulsegrid/internal/schema"
+)
+
+// maxReasons are told to the sender.
+const maxReasons = 3
+
+type quarantineProcessor struct {
+	cfg       *Config
+	next      consumer.Logs
+	telemetry *componentmeta.Telemetry
+	events    componentmeta.Counter
+	records   componentmeta.Counter
+	bytes     componentmeta.Counter
+}
+
+func newProcessor(set processor.Settings, cfg *Config, next consumer.Logs) (*quarantineProcessor, error) {
+	t := metadata.Telemetry(set.ID, set.TelemetrySettings)
+	p := &quarantineProcessor{
+		cfg: cfg, next: next, telemetry: t,
+		events: t.Counter("quarantine_events"), records: t.Counter("quarantine_records"), bytes: t.Counter("quarantine_bytes"),
+	}
+	return p, t.Err()
+}
+
+func (*quarantineProcessor) Start(context.Context, component.Host) error { return nil }
+
+func (p *quarantineProcessor) Shutdown(context.Context) error {
+	p.telemetry.Shutdown()
+	return nil
+}
+
+// Capabilities: what is divided is made anew.
+func (*quarantineProcessor) Capabilities() consumer.Capabilities {
+	return consumer.Capabilities{MutatesData: false}
+}
+
+// ConsumeLogs hands on both parts of each envelope in one call, so that whoever acknowledges the one has the other too. Ordinary log records pass.
+func (p *quarantineProcessor) ConsumeLogs(ctx context.Context, ld plog.Logs) error {
+	if !envelope.Is(ld) {
+		return p.next.ConsumeLogs(ctx, ld)
+	}
+	es, err := envelope.All(ld)
+	if err != nil {
+		return consumererror.NewPermanent(err)
+	}
+	out, quarantined, rejected, reasons := plog.NewLogs(), []envelope.Envelope(nil), 0, []string(nil)
+	divided := false
+	for _, e := range es {
+		switch {
+		case e.Lane == envelope.LaneQuarantine:
+			quarantined = append(quarantined, e)
+			e.Append(out)
+			continue
+		case len(e.Findings) == 0:
+			e.Append(out)
+			continue
+		}
+		findings, err := schema.DecodeFindings(e.Findings)
+		if err != nil {
+			return consumererror.NewPermanent(fmt.Errorf("%s request of tenant %q: findings: %w", e.Signal, e.Tenant, err))
+		}
+		divided = true
+		healthy, bad, err := p.divide(e, findings)
+		if err != nil {
+			return consumererror.NewPermanent(fmt.Errorf("%s request of tenant %q: %w", e.Signal, e.Tenant, err))
+		}
+		if healthy != nil {
+			healthy.Append(out)
+		}
+		for _, q := range bad {
+			q.Append(out)
+		}
+		quarantined = append(quarantined, bad...)
+		rejected += len(findings)
+		for _, f := range findings[:min(len(findings), maxReasons)] {
+			reasons = append(reasons, fmt.Sprintf("event %d: %s", f.Event, f.Verdicts[0]))
+		}
+	}
+	if !divided {
+		out = ld
+	}
+	if err := p.next.ConsumeLogs(ctx, out); err != nil {
+		return err
+	}
+	if rejected > 0 {
+		envelope.ResultOf(ctx).Reject(rejected, reasons...)
+	}
+	p.count(ctx, quarantined)
+	return nil
+}
+
+// divide makes the envelope of an envelope's healthy events, nil where it has none, and those of its events at fault.
+func (p *quarantineProcessor) divide(e envelope.Envelope, findings schema.Findings) (healthy *envelope.Envelope, bad []envelope.Envelope, err error) {
+	if last := findings[len(findings)-1].Event; last >= e.Events {
+		return nil, nil, fmt.Errorf("findings: event %d is at fault, and there are %d", last, e.Events)
+	}
+	next := 0 // of findings
+	good, rest, err := otlpwire.Split(e.Signal, e.Body, func(i int) bool {
+		if next < len(findings) && findings[next].Event == i {
+			next++
+			return false
+		}
+		return true
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if next != len(findings) {
+		return nil, nil, fmt.Errorf("findings: event %d is at fault, and the request has fewer events", findings[next].Event)
+	}
+	if bad, err = p.quarantine(e, rest, findings); err != nil {
+		return nil, nil, err
+	}
+	if good == nil {
+		return nil, bad, nil
+	}
+	h := e
+	h.Body, h.Events, h.Findings = good, e.Events-len(findings), nil
+	return &h, bad, nil
+}
+
+// quarantine makes envelopes of a request whose events are all at fault, as large as is allowed.
+func (p *quarantineProcessor) quarantine(e envelope.Envelope, rest []byte, findings schema.Findings) ([]envelope.Envelope, error) {
+	parts, counts, err := otlpwire.SplitBySize(e.Signal, rest, p.cfg.MaxRecordBytes/2)
+	if err != nil {
+		return nil, err
+	}
+	var out []envelope.Envelope
+	for i, part := range parts {
+		of := findings[:counts[i]]
+		findings = findings[counts[i]:]
+		if out, err = p.add(out, e, part, of); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// add appends the envelope of a part, or of its halves where its verdicts are too long for one.
+func (p *quarantineProcessor) add(out []envelope.Envelope, e envelope.Envelope, part []byte, of schema.Findings) ([]envelope.Envelope, error) {
+	q := envelope.Quarantine{Code: string(of[0].Verdicts[0].Code), Reason: of[0].Verdicts[0].String(), ContentType: envelope.TypeOTLP}
+	own := make(schema.Findings, len(of))
+	for i, f := range of {
+		f.Event = i // in the part
+		own[i] = f
+		q.PII = q.PII || f.PII
+	}
+	encoded := own.Append(nil)
+	if half := len(of) / 2; half > 0 && len(encoded) > p.cfg.MaxRecordBytes/2 {
+		first, second, err := otlpwire.Split(e.Signal, part, func(i int) bool { return i < half })
+		if err != nil {
+			return nil, err
+		}
+		if out, err = p.add(out, e, first, of[:half]); err != nil {
+			return nil, err
+		}
+		return p.add(out, e, second, of[half:])
+	}
+	e.Lane, e.Body, e.Events, e.Findings, e.Quarantine = envelope.LaneQuarantine, part, len(of), encoded, &q
+	return append(out, e), nil
+}
+
+// count counts what has been acknowledged.
+func (p *quarantineProcessor) count(ctx context.Context, es []envelope.Envelope) {
+	for _, e := range es {
+		sig := attribute.String("signal", e.Signal.String())
+		p.records.Add(ctx, 1, p.telemetry.With(sig, attribute.String("code", e.Quarantine.Code)))
+		p.bytes.Add(ctx, int64(len(e.Body)), p.telemetry.With(sig))
+		findings, err := schema.DecodeFindings(e.Findings)
+		if err != nil || e.Events == 0 {
+			continue // a body that is not OTLP has no events; findings that another component wrote are its business
+		}
+		codes := map[schema.Code]int64{}
+		for _, f := range findings {
+			codes[f.Verdicts[0].Code]++
+		}
+		for code, n := range codes {
+			p.events.Add(ctx, n, p.telemetry.With(sig, attribute.String("code", string(code))))
+		}
+	}
+}
