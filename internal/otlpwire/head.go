@@ -181,31 +181,32 @@ type Part struct {
 	Attributes Attributes
 }
 
-// Parts calls fn for each part of the event until fn returns false.
+// Parts calls fn for each part of the event until fn returns false: for span events, then for links, however they were sent; or for exemplars.
 func (e *Event) Parts(fn func(Part) bool) {
-	var seen [3]int
-	exemplars := e.exemplarsField()
+	if e.Signal == signal.Traces {
+		_ = e.parts(SpanEvent, 11, 2, 3, fn) && e.parts(SpanLink, 13, 3, 4, fn)
+	} else if e.Signal == signal.Metrics {
+		e.parts(Exemplar, e.exemplarsField(), 0, 7, fn)
+	}
+}
+
+// parts are those of one field, with their text and attributes in these fields of theirs.
+func (e *Event) parts(kind PartKind, num, text, attributes int32, fn func(Part) bool) bool {
+	index := 0
 	for f := (fields{b: e.Bytes}); f.next(); {
-		if f.wire != wireLen {
+		if f.num != num || f.wire != wireLen {
 			continue
 		}
-		p := Part{}
-		switch {
-		case e.Signal == signal.Traces && f.num == 11:
-			p = Part{Kind: SpanEvent, Text: lastBytes(f.content(), 2), Attributes: Attributes{f.content(), 3}}
-		case e.Signal == signal.Traces && f.num == 13:
-			p = Part{Kind: SpanLink, Text: lastBytes(f.content(), 3), Attributes: Attributes{f.content(), 4}}
-		case e.Signal == signal.Metrics && f.num == exemplars:
-			p = Part{Kind: Exemplar, Attributes: Attributes{f.content(), 7}}
-		default:
-			continue
+		p := Part{Kind: kind, Index: index, Attributes: Attributes{f.content(), attributes}}
+		if text != 0 {
+			p.Text = lastBytes(f.content(), text)
 		}
-		p.Index = seen[p.Kind]
-		seen[p.Kind]++
+		index++
 		if !fn(p) {
-			return
+			return false
 		}
 	}
+	return true
 }
 
 // Cursor iterates over attributes without a call for each: for c := a.Cursor(); c.Next(); { c.Key ... }.

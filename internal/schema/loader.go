@@ -85,8 +85,13 @@ func (l *Loader) build(failed map[string]error) bool {
 			delete(try, name)
 		}
 	}
-	for name, err := range failed {
-		back(name, &FileError{name, err})
+	for name, err := range failed { // what is there now is not known
+		refused[name] = &FileError{name, err}
+		if was, ok := l.good[name]; ok {
+			try[name] = was
+		} else {
+			delete(try, name)
+		}
 	}
 	for range maxRounds {
 		next, err := Load(files(try))
