@@ -223,28 +223,45 @@ func (a Attributes) Cursor() Cursor { return Cursor{f: fields{b: a.msg}, field: 
 
 // Next moves to the next attribute; false: there is none.
 func (c *Cursor) Next() bool {
-	key, raw, ok := c.NextRaw()
+	key, raw, _, ok := c.NextRaw()
 	if ok {
 		c.Key, c.Value = key, raw.Value()
 	}
 	return ok
 }
 
-// NextRaw moves to the next attribute and returns it with its value not read yet: who only asks of what type most values are is done sooner
-// than with Next. It leaves Key and Value as they are.
-func (c *Cursor) NextRaw() (key []byte, v RawValue, ok bool) {
+// NextRaw moves to the next attribute and returns it with its value not read yet. plain is the value's type where it is written as nearly all are: a
+// string shorter than 128 bytes (which is v.Text()), a bool, an int or a double, and nothing else; TypeEmpty says nothing about the value. It is made of
+// one piece, and leaves Key and Value as they are, because most of what is done with requests is to walk their attributes.
+func (c *Cursor) NextRaw() (key []byte, v RawValue, plain ValueType, ok bool) {
+	b, pos := c.f.b, c.f.pos
+	if pos+6 <= len(b) && b[pos] == byte(c.field<<3|wireLen) && b[pos+1] < 0x80 {
+		end := pos + 2 + int(b[pos+1])
+		k := pos + 4 // where the key begins
+		if end <= len(b) && b[pos+2] == 1<<3|wireLen && b[pos+3] < 0x80 {
+			kEnd := k + int(b[pos+3])
+			if kEnd+2 <= end && b[kEnd] == 2<<3|wireLen && kEnd+2+int(b[kEnd+1]) == end { // its length is below 128, as the attribute's is
+				c.f.pos = end
+				v = RawValue(b[kEnd+2 : end : end])
+				return b[k:kEnd:kEnd], v, v.plain(), true
+			}
+		}
+	}
+	return c.nextOfAny()
+}
+
+func (c *Cursor) nextOfAny() (key []byte, v RawValue, plain ValueType, ok bool) {
 	for c.f.next() {
 		if c.f.num != c.field || c.f.wire != wireLen {
 			continue
 		}
-		kv := c.f.content()
-		if key, value, ok := usualParts(kv); ok {
-			return key, value, true
+		if key, value, ok := usualParts(c.f.content()); ok {
+			return key, value, RawValue(value).plain(), true
 		}
-		key, v = rawKeyValue(kv)
-		return key, v, true
+		key, v = rawKeyValue(c.f.content())
+		return key, v, v.plain(), true
 	}
-	return nil, nil, false
+	return nil, nil, TypeEmpty, false
 }
 
 // rawKeyValue is keyValue without reading the value. A value in pieces is put together: protobuf merges messages by concatenating them.
@@ -268,23 +285,32 @@ type RawValue []byte
 // Value reads the value.
 func (v RawValue) Value() Value { return Value{}.merge(v) }
 
-// Scalar returns the type of a value that is written as nearly all plain values are: a string shorter than 128 bytes, a bool, an int or a double,
-// and nothing else. text is a string's. It is sound, not complete: what it says no to may be a scalar all the same.
-func (v RawValue) Scalar() (typ ValueType, text []byte, ok bool) {
+// Text of a value of which NextRaw has said that it is a plain string.
+func (v RawValue) Text() []byte { return v[2:] }
+
+func (v RawValue) plain() ValueType {
 	if len(v) < 2 {
-		return TypeEmpty, nil, false
+		return TypeEmpty
 	}
 	switch v[0] {
 	case 1<<3 | wireLen:
-		return TypeString, v[2:], v[1] < 0x80 && 2+int(v[1]) == len(v)
+		if int(v[1]) == len(v)-2 && v[1] < 0x80 {
+			return TypeString
+		}
 	case 3<<3 | wireVarint:
-		return TypeInt, nil, v.oneVarint()
+		if len(v) == 2 && v[1] < 0x80 || v.oneVarint() {
+			return TypeInt
+		}
 	case 4<<3 | wireI64:
-		return TypeDouble, nil, len(v) == 9
+		if len(v) == 9 {
+			return TypeDouble
+		}
 	case 2<<3 | wireVarint:
-		return TypeBool, nil, v.oneVarint()
+		if len(v) == 2 && v[1] < 0x80 {
+			return TypeBool
+		}
 	}
-	return TypeEmpty, nil, false
+	return TypeEmpty
 }
 
 // oneVarint tells whether a varint begins behind the first byte and ends with v.

@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"encoding/binary"
 	"math"
 	"strconv"
 	"unicode/utf8"
@@ -28,26 +29,30 @@ func (r *run) set(s *Schema, t *table, attrs otlpwire.Cursor, strict bool) (n in
 		most = math.MaxInt
 	}
 	if t == nil {
-		for key, raw, ok := attrs.NextRaw(); ok; key, raw, ok = attrs.NextRaw() {
-			n++
-			if !r.plainKey(key) {
-				r.key(key)
-			}
-			if _, text, scalar := raw.Scalar(); !scalar || len(text) > most || !utf8.Valid(text) {
-				r.value(place{run: r, key: key}, raw.Value(), r.limits.ValueBytesMax)
-			}
-		}
-		return n
+		return r.limited(attrs, most)
 	}
 	if r.orderOf != t {
 		r.orderOf, r.order, r.strange = t, [maxOrder]uint16{}, [maxOrder][]byte{}
 	}
 	clear(r.seen[:(len(t.checks)+63)/64])
-	for key, raw, ok := attrs.NextRaw(); ok; key, raw, ok = attrs.NextRaw() {
-		i := r.ordinal(t, key, n)
+	for {
+		key, raw, plain, ok := attrs.NextRaw()
+		if !ok {
+			break
+		}
+		i := -1
+		if n < maxOrder {
+			if last := r.order[n]; last > 0 && string(key) == t.checks[last-1].key {
+				i = int(last) - 1
+			} else {
+				i = r.ordinal(t, key, n)
+			}
+		} else {
+			i = t.find(key)
+		}
 		n++
 		if i < 0 {
-			r.foreign(s, t, key, raw, strict)
+			r.foreign(s, t, key, raw, plain, strict)
 			continue
 		}
 		c := &t.checks[i]
@@ -57,7 +62,7 @@ func (r *run) set(s *Schema, t *table, attrs otlpwire.Cursor, strict bool) (n in
 		}
 		r.seen[word] |= mask
 		// Nearly all values are seen to be valid here. What is not is looked at again, for what is wrong with it.
-		if typ, text, scalar := raw.Scalar(); scalar && c.types.has(typ) && len(text) <= most && utf8.Valid(text) && (c.more == nil || c.more.takes(typ, text, raw)) {
+		if plain != otlpwire.TypeEmpty && c.types.has(plain) && (plain != otlpwire.TypeString || textual(raw.Text(), most)) && (c.more == nil || c.more.takes(plain, raw)) {
 			continue
 		}
 		r.checked(place{run: r, schema: s, check: c, key: key}, raw.Value())
@@ -70,14 +75,51 @@ func (r *run) set(s *Schema, t *table, attrs otlpwire.Cursor, strict bool) (n in
 	return n
 }
 
-// ordinal of the check of a key that is an event's n-th; -1: the table has none.
-func (r *run) ordinal(t *table, key []byte, n int) int {
-	if n >= maxOrder {
-		return t.find(key)
+// limited is set without a table.
+func (r *run) limited(attrs otlpwire.Cursor, most int) (n int) {
+	for {
+		key, raw, plain, ok := attrs.NextRaw()
+		if !ok {
+			return n
+		}
+		n++
+		if len(key) == 0 || !textual(key, r.limits.KeyBytesMax) {
+			r.key(key)
+		}
+		if plain == otlpwire.TypeEmpty || plain == otlpwire.TypeString && !textual(raw.Text(), most) {
+			r.value(place{run: r, key: key}, raw.Value(), r.limits.ValueBytesMax)
+		}
 	}
-	if last := r.order[n]; last > 0 && string(key) == t.checks[last-1].key {
-		return int(last) - 1
-	} else if last == 0 && len(key) > 0 && string(key) == string(r.strange[n]) {
+}
+
+// textual tells whether a text is at most so long and plainly valid: ASCII, eight bytes at a time, or else what the library says.
+func textual(s []byte, most int) bool {
+	if len(s) > most {
+		return false
+	}
+	i := 0
+	for ; i+8 <= len(s); i += 8 {
+		if binary.LittleEndian.Uint64(s[i:])&0x8080808080808080 != 0 {
+			return utf8.Valid(s)
+		}
+	}
+	if i > 0 && i < len(s) { // the last eight bytes, some of them for the second time
+		if binary.LittleEndian.Uint64(s[len(s)-8:])&0x8080808080808080 != 0 {
+			return utf8.Valid(s)
+		}
+		return true
+	}
+	for ; i < len(s); i++ {
+		if s[i] >= 0x80 {
+			return utf8.Valid(s)
+		}
+	}
+	return true
+}
+
+// ordinal of the check of a key that is an event's n-th, and not the one that it was last; -1: the table has none.
+func (r *run) ordinal(t *table, key []byte, n int) int {
+	if r.order[n] == 0 && len(key) > 0 && string(key) == string(r.strange[n]) {
 		return -1
 	}
 	i := t.find(key)
@@ -88,9 +130,10 @@ func (r *run) ordinal(t *table, key []byte, n int) int {
 }
 
 // takes tells whether a scalar is valid as far as can be told at once.
-func (m *more) takes(typ otlpwire.ValueType, text []byte, raw otlpwire.RawValue) bool {
+func (m *more) takes(typ otlpwire.ValueType, raw otlpwire.RawValue) bool {
 	switch typ {
 	case otlpwire.TypeString:
+		text := raw.Text()
 		if m.bytesMax > 0 && len(text) > m.bytesMax || m.pattern != nil && !m.pattern.Match(text) {
 			return false
 		}
@@ -118,26 +161,20 @@ func (m *more) takes(typ otlpwire.ValueType, text []byte, raw otlpwire.RawValue)
 }
 
 // foreign is an attribute that the table has no check of its own for.
-func (r *run) foreign(s *Schema, t *table, key []byte, raw otlpwire.RawValue, strict bool) {
-	if !r.plainKey(key) {
+func (r *run) foreign(s *Schema, t *table, key []byte, raw otlpwire.RawValue, plain otlpwire.ValueType, strict bool) {
+	if len(key) == 0 || !textual(key, r.limits.KeyBytesMax) {
 		r.key(key)
 	}
 	if c := t.template(key); c != nil {
 		r.checked(place{run: r, schema: s, check: c, key: key}, raw.Value())
 		return
 	}
-	typ, text, scalar := raw.Scalar()
 	if strict {
 		r.add(s, Verdict{Code: AttributeUnknown, Path: r.path(key), Expected: "an attribute of the schema", Got: typeName(raw.Value().Type())})
 	}
-	if most := r.limits.ValueBytesMax; scalar && (typ != otlpwire.TypeString || (most <= 0 || len(text) <= most) && utf8.Valid(text)) {
-		return
+	if plain == otlpwire.TypeEmpty || plain == otlpwire.TypeString && !textual(raw.Text(), r.limits.ValueBytesMax) {
+		r.value(place{run: r, key: key}, raw.Value(), r.limits.ValueBytesMax)
 	}
-	r.value(place{run: r, key: key}, raw.Value(), r.limits.ValueBytesMax)
-}
-
-func (r *run) plainKey(key []byte) bool {
-	return len(key) > 0 && (r.limits.KeyBytesMax <= 0 || len(key) <= r.limits.KeyBytesMax) && utf8.Valid(key)
 }
 
 func (r *run) key(key []byte) {
