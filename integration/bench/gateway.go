@@ -42,6 +42,7 @@ func benchGateways(ctx context.Context, kafka *kafkatest.Cluster, s settings) er
 				"PULSEGRID_KAFKA_BROKERS": brokers, "PULSEGRID_TOPIC_LOGS": topic, "PULSEGRID_REPLICATION_FACTOR": "1", "PULSEGRID_MIN_INSYNC": "1", "PULSEGRID_PARTITIONS": "4",
 				"PULSEGRID_HTTP_ENDPOINT": httpAddr, "PULSEGRID_GRPC_ENDPOINT": grpcAddr,
 				"PULSEGRID_HEALTH_ENDPOINT": rig.FreeAddr(), "PULSEGRID_METRICS_HOST": "127.0.0.1", "PULSEGRID_METRICS_PORT": metricsPort,
+				"PULSEGRID_SCHEMAS": filepath.Join(s.configs, "gateway", "schemas"), "PULSEGRID_EVENT_AGE_MAX": "0", // the events are of one day
 			}, []string{httpAddr, grpcAddr}, s.collector, "--config", filepath.Join(s.configs, "gateway", "config.yaml"))
 		}},
 		{"contrib", func(brokers, topic, httpAddr, grpcAddr string) *rig.Process {

@@ -1,6 +1,7 @@
 package otlpwire
 
 import (
+	"encoding/binary"
 	"math"
 
 	"github.com/pulsegrid/pulsegrid/internal/signal"
@@ -57,7 +58,20 @@ func (h *Head) next(f *fields, first, end *int) bool {
 
 func (e *Event) logHead(h *Head) {
 	first, end := -1, 0
-	for f := (fields{b: e.Bytes}); h.next(&f, &first, &end); {
+	for f := (fields{b: e.Bytes}); ; {
+		// Both times are there in nearly all records: they are read without the detour.
+		if b, pos := f.b, f.pos; pos+9 <= len(b) && (b[pos] == 1<<3|wireI64 || b[pos] == 11<<3|wireI64) {
+			if at := binary.LittleEndian.Uint64(b[pos+1:]); b[pos] == 1<<3|wireI64 {
+				h.Time = at
+			} else {
+				h.ObservedTime = at
+			}
+			f.pos += 9
+			continue
+		}
+		if !h.next(&f, &first, &end) {
+			break
+		}
 		switch {
 		case f.wire == wireLen:
 			switch f.num {
@@ -73,7 +87,7 @@ func (e *Event) logHead(h *Head) {
 			case 12:
 				h.Name = f.content()
 			}
-		case f.wire == wireI64 && f.num == 1:
+		case f.wire == wireI64 && f.num == 1: // behind attributes, or with an overlong tag
 			h.Time = f.uint()
 		case f.wire == wireI64 && f.num == 11:
 			h.ObservedTime = f.uint()
@@ -237,13 +251,15 @@ func (c *Cursor) NextRaw() (key []byte, v RawValue, plain ValueType, ok bool) {
 	b, pos := c.f.b, c.f.pos
 	if pos+6 <= len(b) && b[pos] == byte(c.field<<3|wireLen) && b[pos+1] < 0x80 {
 		end := pos + 2 + int(b[pos+1])
-		k := pos + 4 // where the key begins
-		if end <= len(b) && b[pos+2] == 1<<3|wireLen && b[pos+3] < 0x80 {
-			kEnd := k + int(b[pos+3])
-			if kEnd+2 <= end && b[kEnd] == 2<<3|wireLen && kEnd+2+int(b[kEnd+1]) == end { // its length is below 128, as the attribute's is
+		if m := pos + 4 + int(b[pos+3]); end <= len(b) && b[pos+3] < 0x80 && m+2 <= end && m+2+int(b[m+1]) == end { // two fields, shorter than 128 bytes
+			one, two := b[pos+4:m:m], b[m+2:end:end]
+			switch {
+			case b[pos+2] == 1<<3|wireLen && b[m] == 2<<3|wireLen:
 				c.f.pos = end
-				v = RawValue(b[kEnd+2 : end : end])
-				return b[k:kEnd:kEnd], v, v.plain(), true
+				return one, two, RawValue(two).plain(), true
+			case b[pos+2] == 2<<3|wireLen && b[m] == 1<<3|wireLen: // as pdata writes it
+				c.f.pos = end
+				return two, one, RawValue(one).plain(), true
 			}
 		}
 	}

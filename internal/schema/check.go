@@ -124,7 +124,10 @@ func (r *run) event(e otlpwire.Event) bool {
 	}
 	if e.ScopeIndex != r.scope {
 		r.scope, r.named = e.ScopeIndex, false
-		r.scopeName, r.url = e.ScopeName(), e.SchemaURL()
+		r.scopeName = e.ScopeName()
+		if r.registry.asksURL {
+			r.url = e.SchemaURL()
+		}
 	}
 	r.find(&e)
 	if r.schema != nil {
@@ -208,10 +211,9 @@ func (r *run) checkResource(e *otlpwire.Event) {
 	r.at = "resource."
 	n := r.set(nil, nil, e.ResourceAttributes().Cursor(), false)
 	r.tooMany(n)
-	url := e.SchemaURL()
 	r.schemaOnly = true // the limits have been checked
 	for _, s := range r.registry.resources {
-		if s.match.SchemaURL != "" && !glob(s.match.SchemaURL, url) || s.match.Scope != "" && !glob(s.match.Scope, e.ScopeName()) {
+		if s.match.SchemaURL != "" && !glob(s.match.SchemaURL, e.SchemaURL()) || s.match.Scope != "" && !glob(s.match.Scope, e.ScopeName()) {
 			continue
 		}
 		r.set(s, s.table, e.ResourceAttributes().Cursor(), false)

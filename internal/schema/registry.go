@@ -50,6 +50,7 @@ type Registry struct {
 	patterns  map[string][]*Schema                // by what comes before the first `*`
 	prefixes  []int                               // lengths of patterns' keys, the longest first
 	resources []*Schema
+	asksURL   bool // a schema URL decides somewhere; else it is not looked for
 	promoted  [len(signal.All) + 1][]Promotion
 }
 
@@ -282,6 +283,7 @@ func (r *Registry) index() {
 	for _, byName := range append(r.byName[:], r.patterns) {
 		for _, s := range byName {
 			slices.SortFunc(s, order)
+			r.asksURL = r.asksURL || len(s) > 1 || s[0].match.SchemaURL != ""
 		}
 	}
 	lengths := map[int]bool{}
