@@ -4,13 +4,13 @@ import "go.opentelemetry.io/collector/pdata/pcommon"
 
 // Headers that a record of the quarantine topic has besides those of the record that it was.
 const (
-	HeaderQuarantineCode   = "quarantine_code"   // short and fixed: what a machine may branch on
-	HeaderQuarantineReason = "quarantine_reason" // for people
-	HeaderFindings         = "findings"          // every verdict, as JSON (docs/formats/verdicts.md); absent where a store refused the record
-	HeaderSource           = "source"            // who sent it, where it is known; the record's key may be cut short
-	HeaderContentType      = "content_type"      // of the value; absent: OTLP protobuf
-	HeaderContentEncoding  = "content_encoding"  // of the value; absent: none
-	HeaderPII              = "pii"               // "true": the schema of an event in it marks personal data
+	HeaderQuarantineCode   = "quarantine_code"             // short and fixed: what a machine may branch on
+	HeaderQuarantineReason = "quarantine_reason"           // for people
+	HeaderFindings         = "quarantine_findings"         // every verdict, as JSON (docs/formats/verdicts.md); absent where a store refused the record
+	HeaderSource           = "quarantine_source"           // who sent it, where it is known; the record's key may be cut short
+	HeaderContentType      = "quarantine_content_type"     // of the value; absent: OTLP protobuf
+	HeaderContentEncoding  = "quarantine_content_encoding" // of the value; absent: none
+	HeaderPII              = "quarantine_pii"              // "true": the schema of an event in it marks personal data
 	HeaderOriginTopic      = "origin_topic"
 	HeaderOriginPartition  = "origin_partition"
 	HeaderOriginOffset     = "origin_offset"
