@@ -23,6 +23,7 @@ func (c *client) quarantined(e envelope.Envelope, key []byte, common []kgo.Recor
 	add(envelope.HeaderSource, e.Source)
 	add(envelope.HeaderContentType, q.ContentType)
 	add(envelope.HeaderContentEncoding, q.ContentEncoding)
+	add(envelope.HeaderObject, q.Object)
 	if q.PII {
 		add(envelope.HeaderPII, "true")
 	}

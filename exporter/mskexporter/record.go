@@ -49,7 +49,7 @@ func (c *client) records(e envelope.Envelope, frames []byte) ([]record, error) {
 	if e.Tenant == "" {
 		return nil, permanent(reasonInvalid, "%s request says nothing of its tenant, and default_tenant is empty", e.Signal)
 	}
-	if len(e.Body) == 0 {
+	if len(e.Body) == 0 && e.Lane != envelope.LaneQuarantine { // there the body may lie elsewhere
 		return nil, nil
 	}
 	key := sourceKey(e.Source)

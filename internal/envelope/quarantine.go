@@ -11,6 +11,7 @@ const (
 	HeaderContentType      = "quarantine_content_type"     // of the value; absent: OTLP protobuf
 	HeaderContentEncoding  = "quarantine_content_encoding" // of the value; absent: none
 	HeaderPII              = "quarantine_pii"              // "true": the schema of an event in it marks personal data
+	HeaderObject           = "quarantine_object"           // where the value is, if it is too large for a record: the URL of an object
 	HeaderOriginTopic      = "origin_topic"
 	HeaderOriginPartition  = "origin_partition"
 	HeaderOriginOffset     = "origin_offset"
@@ -22,7 +23,7 @@ const (
 func QuarantineHeader(key string) bool {
 	switch key {
 	case HeaderQuarantineCode, HeaderQuarantineReason, HeaderOriginTopic, HeaderOriginPartition, HeaderOriginOffset, HeaderOriginTimestamp, HeaderOriginGroup,
-		HeaderFindings, HeaderSource, HeaderContentType, HeaderContentEncoding, HeaderPII:
+		HeaderFindings, HeaderSource, HeaderContentType, HeaderContentEncoding, HeaderPII, HeaderObject:
 		return true
 	}
 	return false
@@ -35,6 +36,7 @@ const (
 	attrContentType     = "pulsegrid.content_type"
 	attrContentEncoding = "pulsegrid.content_encoding"
 	attrPII             = "pulsegrid.pii"
+	attrObject          = "pulsegrid.object"
 )
 
 // TypeOTLP is the content type of an OTLP request in protobuf.
@@ -47,6 +49,7 @@ type Quarantine struct {
 	ContentType     string // TypeOTLP: the body is the valid request of just the events at fault
 	ContentEncoding string // how the body is compressed; empty: it is not
 	PII             bool   // a schema marks personal data in it
+	Object          string // URL of the object that has the body, which is empty then
 }
 
 func (q *Quarantine) put(a pcommon.Map) {
@@ -56,6 +59,9 @@ func (q *Quarantine) put(a pcommon.Map) {
 	if q.ContentEncoding != "" {
 		a.PutStr(attrContentEncoding, q.ContentEncoding)
 	}
+	if q.Object != "" {
+		a.PutStr(attrObject, q.Object)
+	}
 	if q.PII {
 		a.PutBool(attrPII, true)
 	}
@@ -64,7 +70,7 @@ func (q *Quarantine) put(a pcommon.Map) {
 // readQuarantine reads an attribute that only envelopes in LaneQuarantine have; it leaves any other alone.
 func (e *Envelope) readQuarantine(key string, v pcommon.Value) (err error) {
 	switch key {
-	case attrCode, attrReason, attrContentType, attrContentEncoding, attrPII:
+	case attrCode, attrReason, attrContentType, attrContentEncoding, attrPII, attrObject:
 	default:
 		return nil
 	}
@@ -80,6 +86,8 @@ func (e *Envelope) readQuarantine(key string, v pcommon.Value) (err error) {
 		q.ContentType, err = text(v)
 	case attrContentEncoding:
 		q.ContentEncoding, err = text(v)
+	case attrObject:
+		q.Object, err = text(v)
 	case attrPII:
 		q.PII = v.Bool()
 	}

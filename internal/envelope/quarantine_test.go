@@ -13,7 +13,7 @@ import (
 func quarantined() Envelope {
 	e := sample("\xff any bytes")
 	e.Lane, e.Findings = LaneQuarantine, []byte(`[{"event":0}]`)
-	e.Quarantine = &Quarantine{Code: "undecodable", Reason: "why", ContentType: "application/json", ContentEncoding: "gzip", PII: true}
+	e.Quarantine = &Quarantine{Code: "undecodable", Reason: "why", ContentType: "application/json", ContentEncoding: "gzip", PII: true, Object: "s3://b/o"}
 	return e
 }
 
@@ -48,7 +48,7 @@ func TestTheQuarantineLaneAndItsReasonBelongTogether(t *testing.T) {
 		_, err := All(ld)
 		require.ErrorIs(t, err, ErrNotEnvelope)
 	}
-	for _, attr := range []string{attrFindings, attrCode, attrReason, attrContentType, attrContentEncoding} {
+	for _, attr := range []string{attrFindings, attrCode, attrReason, attrContentType, attrContentEncoding, attrObject} {
 		ld := plog.NewLogs()
 		quarantined().Append(ld)
 		ld.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().At(0).Attributes().PutInt(attr, 1)
@@ -58,7 +58,7 @@ func TestTheQuarantineLaneAndItsReasonBelongTogether(t *testing.T) {
 }
 
 func TestQuarantineHeadersAreTold(t *testing.T) {
-	for _, h := range []string{HeaderQuarantineCode, HeaderQuarantineReason, HeaderFindings, HeaderSource, HeaderContentType, HeaderContentEncoding, HeaderPII, HeaderOriginTopic} {
+	for _, h := range []string{HeaderQuarantineCode, HeaderQuarantineReason, HeaderFindings, HeaderSource, HeaderContentType, HeaderContentEncoding, HeaderPII, HeaderObject, HeaderOriginTopic} {
 		require.True(t, QuarantineHeader(h), h)
 	}
 	require.False(t, QuarantineHeader(HeaderTenant))

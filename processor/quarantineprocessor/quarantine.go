@@ -27,22 +27,36 @@ type quarantineProcessor struct {
 	events    componentmeta.Counter
 	records   componentmeta.Counter
 	bytes     componentmeta.Counter
+	objects   componentmeta.Counter
+	store     *oversized // nil: none
 }
 
 func newProcessor(set processor.Settings, cfg *Config, next consumer.Logs) (*quarantineProcessor, error) {
 	t := metadata.Telemetry(set.ID, set.TelemetrySettings)
 	p := &quarantineProcessor{
 		cfg: cfg, next: next, telemetry: t,
-		events: t.Counter("quarantine_events"), records: t.Counter("quarantine_records"), bytes: t.Counter("quarantine_bytes"),
+		events: t.Counter("quarantine_events"), records: t.Counter("quarantine_records"), bytes: t.Counter("quarantine_bytes"), objects: t.Counter("quarantine_objects"),
 	}
 	return p, t.Err()
 }
 
-func (*quarantineProcessor) Start(context.Context, component.Host) error { return nil }
+// Start opens the object store, if there is one.
+func (p *quarantineProcessor) Start(ctx context.Context, _ component.Host) (err error) {
+	if p.cfg.Oversized.URL != "" {
+		p.store, err = openOversized(ctx, p.cfg.Oversized)
+	}
+	return err
+}
 
+// Shutdown may be called without Start, and twice.
 func (p *quarantineProcessor) Shutdown(context.Context) error {
 	p.telemetry.Shutdown()
-	return nil
+	if p.store == nil {
+		return nil
+	}
+	store := p.store
+	p.store = nil
+	return store.bucket.Close()
 }
 
 // Capabilities: what is divided is made anew.
@@ -64,6 +78,11 @@ func (p *quarantineProcessor) ConsumeLogs(ctx context.Context, ld plog.Logs) err
 	for _, e := range es {
 		switch {
 		case e.Lane == envelope.LaneQuarantine:
+			size := len(e.Body)
+			if err := p.shrink(ctx, &e); err != nil {
+				return err
+			}
+			divided = divided || len(e.Body) != size
 			quarantined = append(quarantined, e)
 			e.Append(out)
 			continue
@@ -83,8 +102,11 @@ func (p *quarantineProcessor) ConsumeLogs(ctx context.Context, ld plog.Logs) err
 		if healthy != nil {
 			healthy.Append(out)
 		}
-		for _, q := range bad {
-			q.Append(out)
+		for i := range bad {
+			if err := p.shrink(ctx, &bad[i]); err != nil {
+				return err
+			}
+			bad[i].Append(out)
 		}
 		quarantined = append(quarantined, bad...)
 		rejected += len(findings)
@@ -102,6 +124,19 @@ func (p *quarantineProcessor) ConsumeLogs(ctx context.Context, ld plog.Logs) err
 		envelope.ResultOf(ctx).Reject(rejected, reasons...)
 	}
 	p.count(ctx, quarantined)
+	return nil
+}
+
+// shrink puts the body of an envelope that is larger than a record into the object store. Its error is worth another try: nothing of the request has gone
+// on.
+func (p *quarantineProcessor) shrink(ctx context.Context, e *envelope.Envelope) error {
+	if p.store == nil || len(e.Body)+len(e.Findings)+headerRoom <= p.cfg.MaxRecordBytes {
+		return nil
+	}
+	if err := p.store.keep(ctx, e); err != nil {
+		return err
+	}
+	p.objects.Add(ctx, 1, p.telemetry.With(attribute.String("signal", e.Signal.String())))
 	return nil
 }
 

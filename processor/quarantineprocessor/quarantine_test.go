@@ -296,7 +296,60 @@ func TestRandomDivisionsKeepEveryEvent(t *testing.T) {
 	}
 }
 
+// Scenario: an event, and a body that is not OTLP, are larger than a record; the object store is up, or down.
+// Guarantees: the bytes are in the store before the record that points to them goes on; personal data lies apart; who repeats himself writes no second object;
+// what the store does not take is asked for again, with nothing handed on.
+func TestWhatIsLargerThanARecordGoesToTheObjectStore(t *testing.T) {
+	dir := t.TempDir()
+	r := start(t, func(c *Config) { c.MaxRecordBytes, c.Oversized.URL = 4<<10, "file://"+dir+"?no_tmp_dir=true" })
+	e := request(signal.Logs, 3, 1)
+	big := otlptest.Logs(9, 1)
+	body, err := otlpwire.SetResourceAttribute(signal.Logs, big, "big", strings.Repeat("x", 8<<10))
+	require.NoError(t, err)
+	e.Body = append(append([]byte(nil), e.Body...), body...) // two requests laid end to end are one, of four events
+	e.Events = 4
+	e.Findings = schema.Findings{{Event: 3, Verdicts: []schema.Verdict{{Code: schema.ValueTooLong, Path: "resource"}}}}.Append(nil)
+	undecodable := envelope.Envelope{Signal: signal.Traces, Tenant: "../evil", Lane: envelope.LaneQuarantine, Body: []byte(strings.Repeat("?", 5<<10)), Quarantine: &envelope.Quarantine{Code: "undecodable", PII: true}}
+	for range 2 {
+		r.next.got = nil
+		require.NoError(t, r.ConsumeLogs(t.Context(), logsOf(e, undecodable)))
+		require.Len(t, r.next.got, 3)
+		for i, want := range map[int][]byte{1: body, 2: undecodable.Body} {
+			q := r.next.got[i]
+			require.Empty(t, q.Body)
+			path, ok := strings.CutPrefix(q.Quarantine.Object, "file://"+dir+"/")
+			require.True(t, ok, q.Quarantine.Object)
+			require.True(t, strings.HasPrefix(path, map[int]string{1: "plain/acme/logs/", 2: "pii/..%2Fevil/traces/"}[i]), path)
+			kept, err := r.store.bucket.ReadAll(t.Context(), path)
+			require.NoError(t, err)
+			if i == 1 {
+				require.Equal(t, eventBytes(t, signal.Logs, want), eventBytes(t, signal.Logs, kept))
+			} else {
+				require.Equal(t, want, kept)
+			}
+		}
+	}
+	objects := 0
+	for it := r.store.bucket.List(nil); ; objects++ {
+		if _, err := it.Next(t.Context()); err != nil {
+			break
+		}
+	}
+	require.Equal(t, 2, objects)
+	require.EqualValues(t, 4, r.value(t, "quarantine_objects"))
+
+	require.NoError(t, os.RemoveAll(dir))
+	require.NoError(t, os.WriteFile(dir, nil, 0o600)) // no directory any more
+	calls := r.next.calls
+	err = r.ConsumeLogs(t.Context(), logsOf(undecodable))
+	require.Error(t, err)
+	require.False(t, consumererror.IsPermanent(err))
+	require.Equal(t, calls, r.next.calls)
+}
+
 func TestConfig(t *testing.T) {
+	require.ErrorContains(t, (&Config{MaxRecordBytes: 1 << 20, Oversized: OversizedConfig{URL: "ftp://x", Timeout: 1}}).Validate(), "oversized::url")
+	require.ErrorContains(t, (&Config{MaxRecordBytes: 1 << 20}).Validate(), "oversized::timeout: is 0s")
 	require.ErrorContains(t, (&Config{MaxRecordBytes: 1}).Validate(), "max_record_bytes: is 1")
 	conf, err := confmaptest.LoadConf(filepath.Join("testdata", "config.yaml"))
 	require.NoError(t, err)
