@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.opentelemetry.io/collector/pdata/plog"
@@ -440,7 +442,7 @@ func TestAShutdownLeavesWhatIsNotFinishedAsIntents(t *testing.T) {
 // Guarantee: an intended range is cut again whole, though it is far more than the memory bound of its new owner.
 func TestAnIntendedRangeMayExceedTheMemoryBound(t *testing.T) {
 	c := fakeCluster(t, 1)
-	cl := testClient(t, c.ListenAddrs())
+	cl := testClient(t, c.ListenAddrs(), kgo.ProducerBatchCompression(kgo.NoCompression()))
 	for range 10 {
 		produce(t, cl, "x", 600, 1)
 	}
@@ -448,10 +450,94 @@ func TestAnIntendedRangeMayExceedTheMemoryBound(t *testing.T) {
 	s := newStore(nil)
 	cfg := testConfig(c.ListenAddrs(), "g")
 	cfg.MaxInFlightBytes = 1 << 20
+	cfg.Fetch.MaxBytes, cfg.Fetch.MaxPartitionBytes = 64<<10, 64<<10
 	run(t, cfg, s)
 	eventually(t, "all committed", func() bool { return committed(t, cl, "g")[0] == 6000 })
 	require.Equal(t, "otlp.logs.v1/0/0-5899", s.offered(0)[0].String())
 	requireTiles(t, s.offered(0), 0, 6000)
+}
+
+// Scenario: the client was expelled and has joined again under another id, before it is told what it still owns.
+// Guarantee: nothing is committed for partitions that were assigned to its former id.
+func TestACommitIsNotSentUnderAnotherMemberId(t *testing.T) {
+	c := fakeCluster(t, 2)
+	cl := testClient(t, c.ListenAddrs())
+	produce(t, cl, "x", 10, 2)
+	r, _ := run(t, testConfig(c.ListenAddrs(), "g"), newStore(nil))
+	eventually(t, "committed", func() bool { return sumOffsets(committed(t, cl, "g")) == 10 })
+	id, _ := r.client.GroupMetadata()
+	former, present := &partition{member: "former"}, &partition{member: id}
+	of := func(p *partition, next int64) statement {
+		return statement{position: position{next: next, epoch: -1}, owner: p}
+	}
+	results := commitWith(r.client)(t.Context(), map[topicPartition]statement{{logsTopic, 0}: of(former, 3), {logsTopic, 1}: of(present, 4)})
+	require.ErrorIs(t, results[topicPartition{logsTopic, 0}], errExpelled)
+	require.NoError(t, results[topicPartition{logsTopic, 1}])
+	results = commitWith(r.client)(t.Context(), map[topicPartition]statement{{logsTopic, 0}: of(former, 3)})
+	require.ErrorIs(t, results[topicPartition{logsTopic, 0}], errExpelled)
+	require.Equal(t, map[int32]int64{0: 5, 1: 4}, committed(t, cl, "g"))
+}
+
+// Scenario: the group expels its only member, which joins again under another id and is given the partitions that it takes for
+// kept, while it delivers.
+// Guarantees: it begins them anew from what is committed, and goes on with the same blocks.
+func TestPartitionsKeptOverAnExpulsionAreBegunAnew(t *testing.T) {
+	c := fakeCluster(t, 2)
+	cl := testClient(t, c.ListenAddrs())
+	var expel atomic.Bool
+	c.ControlKey(int16(kmsg.Heartbeat), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		if !expel.Load() {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.HeartbeatResponse)
+		resp.ErrorCode = kerr.RebalanceInProgress.Code
+		return resp, nil, true
+	})
+	c.ControlKey(int16(kmsg.JoinGroup), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		if q := req.(*kmsg.JoinGroupRequest); q.MemberID == "" || !expel.Swap(false) {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.JoinGroupResponse)
+		resp.ErrorCode = kerr.UnknownMemberID.Code
+		return resp, nil, true
+	})
+	m := newMemory(time.Hour)
+	s := newStore(nil)
+	s.memories = []block.Memory{m}
+	cfg := testConfig(c.ListenAddrs(), "g")
+	cfg.SessionTimeout = time.Second
+	r, stop := run(t, cfg, s)
+	sets := []map[int32]map[int64][]string{produce(t, cl, "x", 20, 2)}
+	eventually(t, "committed", func() bool { return sumOffsets(committed(t, cl, "g")) == 20 })
+	id, _ := r.client.GroupMetadata()
+	before := r.group.partitions()
+	expel.Store(true)
+	renewed := func() bool {
+		for _, p := range r.group.partitions() {
+			if slices.Contains(before, p) || p.member == id {
+				return false
+			}
+		}
+		return len(r.group.partitions()) == 2
+	}
+	for i := 0; !renewed() && i < 1000; i++ {
+		sets = append(sets, produce(t, cl, fmt.Sprintf("y%d", i), 2, 2))
+		time.Sleep(20 * time.Millisecond)
+	}
+	require.True(t, renewed())
+	sets = append(sets, produce(t, cl, "z", 20, 2))
+	want := allBodies(sets...)
+	eventually(t, "all committed", func() bool { return sumOffsets(committed(t, cl, "g")) == int64(len(want)/2) })
+	require.True(t, s.hasAll(want))
+	for id, end := range committed(t, cl, "g") {
+		requireTiles(t, s.offered(id), 0, end)
+	}
+	require.NoError(t, stop())
+	require.Empty(t, m.faults)
+	require.Empty(t, m.told)
+	s.check(t)
 }
 
 // Scenario: Kafka cuts a log off, behind what was delivered of it, and writes other records there; and the client goes back.

@@ -33,11 +33,12 @@ type group struct {
 	deps    *deps
 	log     *zap.Logger
 	signals map[string]signal.Signal // by topic
-	locate  func(context.Context, map[topicPartition]query) (map[topicPartition]plan, error)
+	locator *locator
 	// fetch asks the group for what it has committed of a partition; false: nothing.
 	fetch func(context.Context, topicPartition) (committedOffset, bool, error)
-	// seek makes the client fetch a partition from another offset; it drops what it has fetched of it.
-	seek func(topic string, partition int32, offset int64)
+	// seek makes the client fetch a partition from another offset; it drops what it has fetched of it. False: the client does not
+	// read it, or not yet: it does so a moment after position.
+	seek func(topic string, partition int32, offset int64) bool
 
 	ctx    context.Context // ends when the group is closed
 	cancel context.CancelFunc
@@ -172,9 +173,15 @@ func (g *group) position(ctx context.Context, offsets map[string]map[int32]kgo.O
 	if len(queries) == 0 {
 		return offsets, nil
 	}
-	plans, err := g.locate(ctx, queries)
-	if err != nil {
-		return nil, err
+	plans, failed := g.locator.locate(ctx, queries)
+	if ctx.Err() != nil {
+		return nil, ctx.Err() // the client asks again after the next join
+	}
+	for tp, err := range failed {
+		g.log.Warn("cannot find out where an assigned partition begins; it is tried again, and the partition waits",
+			zap.String("topic", tp.topic), zap.Int32("partition", tp.id), zap.Error(err))
+		offsets[tp.topic][tp.id] = kgo.NewOffset().At(max(0, queries[tp].next)) // nothing is fetched from there: it is frozen
+		g.beginLater(owners[tp], queries[tp])
 	}
 	for tp, pl := range plans {
 		g.reportPlan(owners[tp], pl, queries[tp].next >= 0)
@@ -293,30 +300,56 @@ func (g *group) rejoined(old *partition) {
 
 // restart replaces old, which has ended and is frozen, by a worker that begins where q says, if the partition is still ours.
 func (g *group) restart(old *partition, q query, resumes int) {
-	plans, err := g.locate(g.ctx, map[topicPartition]query{old.topicPartition: q})
+	pl, err := g.locator.until(g.ctx, old.topicPartition, q)
 	if err != nil {
 		return // closed
 	}
-	pl := plans[old.topicPartition]
+	for !g.replace(old, pl, q.next >= 0, resumes) {
+		if !sleep(g.ctx, old.gone, seekInterval) {
+			return
+		}
+	}
+}
 
+// seekInterval is how often a client that does not read a partition yet is asked to read it from somewhere else.
+const seekInterval = 20 * time.Millisecond
+
+// replace has the client fetch from where pl says, and a new worker work from there; false: the client does not read the
+// partition yet.
+func (g *group) replace(old *partition, pl plan, promised bool, resumes int) bool {
 	g.moves.Lock() // or the partition might be revoked, and assigned anew, before the client hears where to go on
 	defer g.moves.Unlock()
 	g.mu.Lock()
 	current := g.owned[old.topicPartition] == old
 	g.mu.Unlock()
 	if !current {
-		return
+		return true
 	}
-	g.seek(old.topic, old.id, pl.from) // nothing is fetched of it meanwhile: it is frozen
+	if !g.seek(old.topic, old.id, pl.from) { // nothing is fetched of it meanwhile: it is frozen
+		return false
+	}
 	p := newPartition(old.topicPartition, old.signal, g.deps, g.log, old.done)
 	p.resumes = resumes
-	g.reportPlan(p, pl, q.next >= 0)
+	g.reportPlan(p, pl, promised)
 	p.place(pl)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.own(p)
 	g.deps.budget.resume(old.topic, old.id)
 	p.log.Info("the partition is begun anew", zap.Int64("first_offset", pl.next))
+	return true
+}
+
+// beginLater begins a partition that cannot be placed now as soon as it can be.
+func (g *group) beginLater(p *partition, q query) {
+	if !g.freeze(p) {
+		return
+	}
+	p.abandon()
+	go func() {
+		<-p.done
+		g.restart(p, q, 0)
+	}()
 }
 
 // freeze ends the fetching of a partition until it is begun anew; false: it is no longer ours, or that is being done.

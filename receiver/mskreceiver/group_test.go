@@ -197,3 +197,45 @@ func TestACommittedOffsetBehindRetentionGoesOnAtTheEarliestRecord(t *testing.T) 
 	run(t, cfg2, s)
 	eventually(t, "what is left is delivered", func() bool { return s.hasAll(allBodies(more)) })
 }
+
+// Scenario: it cannot be found out where one of the assigned partitions begins.
+// Guarantees: the others begin, and it does as soon as it can be, from where it should.
+func TestAPartitionThatCannotBePlacedHoldsNoOtherUp(t *testing.T) {
+	c := fakeCluster(t, 3)
+	cl := testClient(t, c.ListenAddrs())
+	produce(t, cl, "x", 60, 3)
+	commitText(t, cl, "g", 1, 10, "v1 i=1 e=13")
+	var healed atomic.Bool
+	c.ControlKey(int16(kmsg.ListOffsets), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		q := req.(*kmsg.ListOffsetsRequest)
+		resp := q.ResponseKind().(*kmsg.ListOffsetsResponse)
+		for _, topic := range q.Topics {
+			for _, p := range topic.Partitions {
+				if p.Partition != 1 || healed.Load() {
+					return nil, nil, false
+				}
+				rt := kmsg.NewListOffsetsResponseTopic()
+				rt.Topic = topic.Topic
+				rp := kmsg.NewListOffsetsResponseTopicPartition()
+				rp.Partition, rp.ErrorCode = 1, kerr.KafkaStorageError.Code
+				rt.Partitions = append(rt.Partitions, rp)
+				resp.Topics = append(resp.Topics, rt)
+			}
+		}
+		return resp, nil, true
+	})
+	m := newMemory(time.Hour)
+	s := newStore(nil)
+	s.memories = []block.Memory{m}
+	run(t, testConfig(c.ListenAddrs(), "g"), s)
+	eventually(t, "the others are done", func() bool { o := committed(t, cl, "g"); return o[0] == 20 && o[2] == 20 })
+	require.Empty(t, s.offered(1))
+	healed.Store(true)
+	eventually(t, "it is done", func() bool { return committed(t, cl, "g")[1] == 20 })
+	requireTiles(t, s.offered(1), 10, 20)
+	require.EqualValues(t, 12, s.offered(1)[0].Last)
+	require.Len(t, m.offsets(1), 10)
+	require.Empty(t, m.faults)
+	s.check(t)
+}

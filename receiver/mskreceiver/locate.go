@@ -1,15 +1,14 @@
 package mskreceiver
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
-	"go.uber.org/zap"
 )
 
 // Special offsets and timestamps of Kafka's ListOffsets.
@@ -40,56 +39,48 @@ type locator struct {
 	// options are those of a client of its own, which looks at single records.
 	options func() ([]kgo.Opt, error)
 	retry   RetryConfig
-	log     *zap.Logger
 }
 
 const (
-	locateTimeout = 20 * time.Second
+	// locateTimeout bounds one try, and so what partitions without a leader cost those that were assigned with them.
+	locateTimeout = 10 * time.Second
 	// peekBytes is what is asked of a partition to see its next record's time; Kafka sends at least one batch.
 	peekBytes = 1 << 10
 )
 
-// locate answers queries. It tries until ctx ends, which is its only error.
-func (l *locator) locate(ctx context.Context, queries map[topicPartition]query) (map[topicPartition]plan, error) {
+// until answers q. It tries until ctx ends, which is its only error.
+func (l *locator) until(ctx context.Context, tp topicPartition, q query) (plan, error) {
 	wait := newBackoff(l.retry)
-	for failed := false; ; failed = true {
-		plans, err := l.once(ctx, queries)
-		if err == nil {
-			return plans, nil
-		}
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		if !failed {
-			l.log.Warn("cannot find out where assigned partitions begin; it is tried again, and they wait", zap.Int("partitions", len(queries)), zap.Error(err))
+	for {
+		plans, _ := l.locate(ctx, map[topicPartition]query{tp: q})
+		if p, ok := plans[tp]; ok {
+			return p, nil
 		}
 		if !sleep(ctx, nil, wait.next()) {
-			return nil, ctx.Err()
+			return plan{}, ctx.Err()
 		}
 	}
 }
 
-func (l *locator) once(ctx context.Context, queries map[topicPartition]query) (map[topicPartition]plan, error) {
+// locate answers queries. A partition's error leaves it out of the plans, and holds no other up for longer than locateTimeout.
+func (l *locator) locate(ctx context.Context, queries map[topicPartition]query) (map[topicPartition]plan, map[topicPartition]error) {
 	ctx, cancel := context.WithTimeout(ctx, locateTimeout)
 	defer cancel()
-	same := func(timestamp int64) map[topicPartition]int64 {
-		of := make(map[topicPartition]int64, len(queries))
+	plans, failed := make(map[topicPartition]plan, len(queries)), map[topicPartition]error{}
+	of := func(timestamp int64) map[topicPartition]int64 {
+		all := make(map[topicPartition]int64, len(queries))
 		for tp := range queries {
-			of[tp] = timestamp
+			if failed[tp] == nil {
+				all[tp] = timestamp
+			}
 		}
-		return of
+		return all
 	}
-	starts, err := l.list(ctx, same(atStart))
-	if err != nil {
-		return nil, err
-	}
-	ends, err := l.list(ctx, same(atEnd))
-	if err != nil {
-		return nil, err
-	}
-	plans := make(map[topicPartition]plan, len(queries))
-	warm, unknown := map[topicPartition]time.Time{}, map[topicPartition]int64{}
-	for tp, q := range queries {
+	starts := l.list(ctx, of(atStart), failed)
+	ends := l.list(ctx, of(atEnd), failed)
+	since, unknown := map[topicPartition]int64{}, map[topicPartition]int64{}
+	for tp := range of(0) {
+		q := queries[tp]
 		p := plan{position: q.position, start: starts[tp], end: ends[tp]}
 		switch q.next {
 		case atStart:
@@ -102,36 +93,35 @@ func (l *locator) once(ctx context.Context, queries map[topicPartition]query) (m
 		switch {
 		case q.window == 0 || p.start >= p.known():
 		case !p.appended.IsZero():
-			warm[tp] = p.appended
+			since[tp] = windowStart(p.appended, q.window)
 		default:
 			unknown[tp] = min(p.next, p.end-1) // the next record, else the last one, which is no younger
 		}
 	}
-	if err := l.peek(ctx, unknown, warm); err != nil {
-		return nil, err
+	for tp, at := range l.peek(ctx, unknown, failed) {
+		since[tp] = windowStart(at, queries[tp].window)
 	}
-	since := make(map[topicPartition]int64, len(warm))
-	for tp, at := range warm {
-		since[tp] = max(0, at.Add(-queries[tp].window).UnixMilli())
-	}
-	first, err := l.list(ctx, since)
-	if err != nil {
-		return nil, err
-	}
-	for tp, offset := range first {
+	for tp, offset := range l.list(ctx, since, failed) {
 		if p := plans[tp]; offset >= 0 { // there is none where all is older
 			p.from = min(p.from, max(offset, p.start))
 			plans[tp] = p
 		}
 	}
-	return plans, nil
+	for tp := range failed {
+		delete(plans, tp)
+	}
+	return plans, failed
 }
 
-// list asks for each partition's first offset at or after its timestamp; -1: there is none.
-func (l *locator) list(ctx context.Context, timestamps map[topicPartition]int64) (map[topicPartition]int64, error) {
+func windowStart(at time.Time, window time.Duration) int64 {
+	return max(0, at.Add(-window).UnixMilli())
+}
+
+// list asks for each partition's first offset at or after its timestamp; -1: there is none. What it has no answer for is in failed.
+func (l *locator) list(ctx context.Context, timestamps map[topicPartition]int64, failed map[topicPartition]error) map[topicPartition]int64 {
 	out := make(map[topicPartition]int64, len(timestamps))
 	if len(timestamps) == 0 {
-		return out, nil
+		return out
 	}
 	topics := map[string][]kmsg.ListOffsetsRequestTopicPartition{}
 	for tp, at := range timestamps {
@@ -147,30 +137,47 @@ func (l *locator) list(ctx context.Context, timestamps map[topicPartition]int64)
 		t.Topic, t.Partitions = topic, partitions
 		req.Topics = append(req.Topics, t)
 	}
+	var broken error
 	for _, shard := range l.client.RequestSharded(ctx, req) {
 		if shard.Err != nil {
-			return nil, fmt.Errorf("list offsets: %w", shard.Err)
+			broken = shard.Err
+			continue
 		}
 		for _, t := range shard.Resp.(*kmsg.ListOffsetsResponse).Topics {
 			for _, p := range t.Partitions {
+				tp := topicPartition{t.Topic, p.Partition}
 				if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
-					return nil, fmt.Errorf("list offsets of topic %s, partition %d: %w", t.Topic, p.Partition, err)
+					failed[tp] = fmt.Errorf("list offsets: %w", err)
+				} else {
+					out[tp] = p.Offset
 				}
-				out[topicPartition{t.Topic, p.Partition}] = p.Offset
 			}
 		}
 	}
-	if len(out) != len(timestamps) {
-		return nil, fmt.Errorf("list offsets: %d partitions were asked for and %d answered", len(timestamps), len(out))
+	for tp := range timestamps {
+		if _, ok := out[tp]; !ok && failed[tp] == nil {
+			failed[tp] = fmt.Errorf("list offsets: no answer: %w", cmp.Or(broken, ctx.Err(), errNoAnswer))
+		}
 	}
-	return out, nil
+	return out
 }
 
-// peek puts into times when the records at offsets, or the first ones behind them, were appended. The log ends behind them.
-func (l *locator) peek(ctx context.Context, offsets map[topicPartition]int64, times map[topicPartition]time.Time) error {
+// peek returns when the records at offsets, or the first ones behind them, were appended. The log ends behind all of them.
+func (l *locator) peek(ctx context.Context, offsets map[topicPartition]int64, failed map[topicPartition]error) map[topicPartition]time.Time {
+	times := make(map[topicPartition]time.Time, len(offsets))
 	if len(offsets) == 0 {
-		return nil
+		return times
 	}
+	err := l.peekInto(ctx, offsets, times)
+	for tp := range offsets {
+		if _, ok := times[tp]; !ok {
+			failed[tp] = fmt.Errorf("look at the next record: %w", err)
+		}
+	}
+	return times
+}
+
+func (l *locator) peekInto(ctx context.Context, offsets map[topicPartition]int64, times map[topicPartition]time.Time) error {
 	opts, err := l.options()
 	if err != nil {
 		return err
@@ -189,27 +196,22 @@ func (l *locator) peek(ctx context.Context, offsets map[topicPartition]int64, ti
 		return err
 	}
 	defer client.Close()
-	found := 0
-	for found < len(offsets) {
+	var broken error // the client goes on where it can
+	for len(times) < len(offsets) {
 		fetches := client.PollFetches(ctx)
 		if ctx.Err() != nil {
-			return fmt.Errorf("look at the next records: %d of %d partitions have not answered: %w", len(offsets)-found, len(offsets), ctx.Err())
+			return cmp.Or(broken, ctx.Err())
 		}
-		var errs []error
 		fetches.EachPartition(func(f kgo.FetchTopicPartition) {
-			tp := topicPartition{f.Topic, f.Partition}
 			if f.Err != nil {
-				errs = append(errs, fmt.Errorf("look at the next record of topic %s, partition %d: %w", f.Topic, f.Partition, f.Err))
+				broken = f.Err
 			}
+			tp := topicPartition{f.Topic, f.Partition}
 			if _, known := times[tp]; !known && len(f.Records) > 0 {
 				times[tp] = f.Records[0].Timestamp
-				found++
 				client.PauseFetchPartitions(map[string][]int32{f.Topic: {f.Partition}})
 			}
 		})
-		if err := errors.Join(errs...); err != nil {
-			return err
-		}
 	}
 	return nil
 }

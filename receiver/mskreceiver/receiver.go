@@ -121,10 +121,10 @@ func (r *mskReceiver) start(ctx context.Context, host component.Host) error {
 	r.client = client
 	d.quarantine.produce = produceWith(client)
 	d.committer.commit = r.commitWith(client)
-	r.group.locate = (&locator{
-		client: client, retry: r.cfg.Retry, log: r.log,
+	r.group.locator = &locator{
+		client: client, retry: r.cfg.Retry,
 		options: func() ([]kgo.Opt, error) { return r.cfg.Options(context.Background(), r.log) },
-	}).locate
+	}
 	r.group.fetch = fetchWith(client, r.cfg.GroupID)
 	r.group.seek = seekWith(client)
 	d.budget.pause = func(topic string, id int32) { client.PauseFetchPartitions(map[string][]int32{topic: {id}}) }
@@ -169,13 +169,15 @@ func fetchWith(cl *kgo.Client, group string) func(context.Context, topicPartitio
 	}
 }
 
-// seekWith makes cl fetch a partition, which is paused, from another offset.
-func seekWith(cl *kgo.Client) func(string, int32, int64) {
-	return func(topic string, partition int32, offset int64) {
+// seekWith makes cl fetch a partition, which is paused, from another offset; false: cl does not read it.
+func seekWith(cl *kgo.Client) func(string, int32, int64) bool {
+	return func(topic string, partition int32, offset int64) bool {
 		// The client does nothing where it takes itself to be there already, though it has fetched beyond: so by way of another.
 		for _, o := range []int64{offset + 1, offset} {
 			cl.SetOffsets(map[string]map[int32]kgo.EpochOffset{topic: {partition: {Epoch: -1, Offset: o}}})
 		}
+		at, ok := cl.CommittedOffsets()[topic][partition]
+		return ok && at.Offset == offset
 	}
 }
 
