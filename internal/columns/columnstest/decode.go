@@ -17,6 +17,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/xpdata/entity"
 
 	"github.com/pulsegrid/pulsegrid/internal/columns"
+	"github.com/pulsegrid/pulsegrid/internal/columns/value"
 )
 
 // DecodeLogs turns every row of rec into a log record of its own resource and scope, in the order of the rows.
@@ -154,27 +155,27 @@ func (r *reader) attributes(t *columns.Table, m pcommon.Map) {
 		}
 	}
 	r.eachEntry("attributes_string", func(k string, vals arrow.Array, i int) bool {
-		s, ok := textAt(vals, i)
+		s, ok := value.Text(vals, i)
 		add(k).SetStr(s)
 		return ok
 	})
 	r.eachEntry("attributes_int", func(k string, vals arrow.Array, i int) bool {
-		x, ok := intAt(vals, i)
+		x, ok := value.Int(vals, i)
 		add(k).SetInt(x)
 		return ok
 	})
 	r.eachEntry("attributes_double", func(k string, vals arrow.Array, i int) bool {
-		x, ok := doubleAt(vals, i)
+		x, ok := value.Double(vals, i)
 		add(k).SetDouble(x)
 		return ok
 	})
 	r.eachEntry("attributes_bool", func(k string, vals arrow.Array, i int) bool {
-		x, ok := boolAt(vals, i)
+		x, ok := value.Bool(vals, i)
 		add(k).SetBool(x)
 		return ok
 	})
 	r.eachEntry("attributes_other", func(k string, vals arrow.Array, i int) bool {
-		s, ok := textAt(vals, i)
+		s, ok := value.Text(vals, i)
 		r.keep("attributes_other", readValue(s, add(k)))
 		return ok
 	})
@@ -226,19 +227,19 @@ func (r *reader) span(t *columns.Table, sp ptrace.Span) {
 	sp.SetDroppedEventsCount(r.uint32("dropped_events_count"))
 	sp.SetDroppedLinksCount(r.uint32("dropped_links_count"))
 
-	names, attrs := listOf(r, "events_name", textAt), listOf(r, "events_attributes", textAt)
-	dropped := listOf(r, "events_dropped_attributes_count", intAt)
-	for i, at := range listOf(r, "events_time", timeAt) {
+	names, attrs := listOf(r, "events_name", value.Text), listOf(r, "events_attributes", value.Text)
+	dropped := listOf(r, "events_dropped_attributes_count", value.Int)
+	for i, at := range listOf(r, "events_time", value.Time) {
 		e := sp.Events().AppendEmpty()
 		e.SetTimestamp(pcommon.Timestamp(at))
 		e.SetName(names[i])
 		r.keep("events_attributes", readMap(attrs[i], e.Attributes()))
 		e.SetDroppedAttributesCount(uint32(dropped[i]))
 	}
-	spans, states := listOf(r, "links_span_id", bytesAt), listOf(r, "links_trace_state", textAt)
-	attrs, flags := listOf(r, "links_attributes", textAt), listOf(r, "links_flags", intAt)
-	dropped = listOf(r, "links_dropped_attributes_count", intAt)
-	for i, id := range listOf(r, "links_trace_id", bytesAt) {
+	spans, states := listOf(r, "links_span_id", value.Bytes), listOf(r, "links_trace_state", value.Text)
+	attrs, flags := listOf(r, "links_attributes", value.Text), listOf(r, "links_flags", value.Int)
+	dropped = listOf(r, "links_dropped_attributes_count", value.Int)
+	for i, id := range listOf(r, "links_trace_id", value.Bytes) {
 		l := sp.Links().AppendEmpty()
 		l.SetTraceID(pcommon.TraceID(to16(id)))
 		l.SetSpanID(pcommon.SpanID(to8(spans[i])))
@@ -317,7 +318,7 @@ func (r *reader) histogram(t *columns.Table, p pmetric.HistogramDataPoint) {
 	if r.bool("has_max") {
 		p.SetMax(r.double("max"))
 	}
-	p.ExplicitBounds().FromRaw(listOf(r, "explicit_bounds", doubleAt))
+	p.ExplicitBounds().FromRaw(listOf(r, "explicit_bounds", value.Double))
 	p.BucketCounts().FromRaw(r.counts("bucket_counts"))
 	r.exemplars(p.Exemplars())
 }
@@ -348,8 +349,8 @@ func (r *reader) summary(t *columns.Table, p pmetric.SummaryDataPoint) {
 	r.point(t, p)
 	p.SetCount(r.uint64("count"))
 	p.SetSum(r.double("sum"))
-	values := listOf(r, "quantile_values", doubleAt)
-	for i, q := range listOf(r, "quantiles", doubleAt) {
+	values := listOf(r, "quantile_values", value.Double)
+	for i, q := range listOf(r, "quantiles", value.Double) {
 		v := p.QuantileValues().AppendEmpty()
 		v.SetQuantile(q)
 		v.SetValue(values[i])
@@ -357,10 +358,10 @@ func (r *reader) summary(t *columns.Table, p pmetric.SummaryDataPoint) {
 }
 
 func (r *reader) exemplars(out pmetric.ExemplarSlice) {
-	types, doubles, ints := listOf(r, "exemplars_value_type", textAt), listOf(r, "exemplars_value_double", doubleAt), listOf(r, "exemplars_value_int", intAt)
-	traces, spans := listOf(r, "exemplars_trace_id", bytesAt), listOf(r, "exemplars_span_id", bytesAt)
-	attrs := listOf(r, "exemplars_attributes", textAt)
-	for i, at := range listOf(r, "exemplars_time", timeAt) {
+	types, doubles, ints := listOf(r, "exemplars_value_type", value.Text), listOf(r, "exemplars_value_double", value.Double), listOf(r, "exemplars_value_int", value.Int)
+	traces, spans := listOf(r, "exemplars_trace_id", value.Bytes), listOf(r, "exemplars_span_id", value.Bytes)
+	attrs := listOf(r, "exemplars_attributes", value.Text)
+	for i, at := range listOf(r, "exemplars_time", value.Time) {
 		e := out.AppendEmpty()
 		e.SetTimestamp(pcommon.Timestamp(at))
 		switch types[i] {
@@ -377,7 +378,7 @@ func (r *reader) exemplars(out pmetric.ExemplarSlice) {
 
 func (r *reader) counts(name string) []uint64 {
 	var out []uint64
-	for _, n := range listOf(r, name, intAt) {
+	for _, n := range listOf(r, name, value.Int) {
 		out = append(out, uint64(n))
 	}
 	return out

@@ -7,6 +7,7 @@ import (
 	"github.com/apache/arrow-go/v18/arrow/array"
 
 	"github.com/pulsegrid/pulsegrid/internal/columns"
+	"github.com/pulsegrid/pulsegrid/internal/columns/value"
 )
 
 // reader reads one row of a batch by column name. A missing column or an unexpected type is kept as an error: rows of such a
@@ -36,7 +37,7 @@ func (r *reader) fail(name string, a arrow.Array) {
 
 func (r *reader) text(name string) string {
 	a := r.cols[name]
-	s, ok := textAt(a, r.row)
+	s, ok := value.Text(a, r.row)
 	if !ok {
 		r.fail(name, a)
 	}
@@ -45,7 +46,7 @@ func (r *reader) text(name string) string {
 
 func (r *reader) int(name string) int64 {
 	a := r.cols[name]
-	n, ok := intAt(a, r.row)
+	n, ok := value.Int(a, r.row)
 	if !ok {
 		r.fail(name, a)
 	}
@@ -67,7 +68,7 @@ func (r *reader) double(name string) float64 {
 }
 
 func (r *reader) bool(name string) bool {
-	b, ok := boolAt(r.cols[name], r.row)
+	b, ok := value.Bool(r.cols[name], r.row)
 	if !ok {
 		r.fail(name, r.cols[name])
 	}
@@ -75,7 +76,7 @@ func (r *reader) bool(name string) bool {
 }
 
 func (r *reader) bytes(name string) []byte {
-	b, ok := bytesAt(r.cols[name], r.row)
+	b, ok := value.Bytes(r.cols[name], r.row)
 	if !ok {
 		r.fail(name, r.cols[name])
 	}
@@ -84,12 +85,12 @@ func (r *reader) bytes(name string) []byte {
 
 // time returns Unix nanoseconds.
 func (r *reader) time(name string) int64 {
-	ns, ok := timeAt(r.cols[name], r.row)
+	ns, ok := value.Time(r.cols[name], r.row)
 	if !ok {
 		r.fail(name, r.cols[name])
 	}
 	if rest := r.cols[name+columns.NanosSuffix]; rest != nil {
-		n, _ := intAt(rest, r.row)
+		n, _ := value.Int(rest, r.row)
 		ns += n
 	}
 	return ns
@@ -130,84 +131,10 @@ func (r *reader) eachEntry(name string, f func(key string, vals arrow.Array, i i
 	}
 	from, to := m.ValueOffsets(r.row)
 	for i := int(from); i < int(to); i++ {
-		key, ok := textAt(m.Keys(), i)
+		key, ok := value.Text(m.Keys(), i)
 		if !ok || !f(key, m.Items(), i) {
 			r.fail(name, m)
 			return
 		}
 	}
-}
-
-func textAt(a arrow.Array, i int) (string, bool) {
-	switch a := a.(type) {
-	case *array.String:
-		return a.Value(i), true
-	case *array.LargeString:
-		return a.Value(i), true
-	case *array.Binary:
-		return string(a.Value(i)), true
-	case *array.LargeBinary:
-		return string(a.Value(i)), true
-	case *array.Dictionary:
-		return textAt(a.Dictionary(), a.GetValueIndex(i))
-	}
-	return "", false
-}
-
-func intAt(a arrow.Array, i int) (int64, bool) {
-	switch a := a.(type) {
-	case *array.Int8:
-		return int64(a.Value(i)), true
-	case *array.Int16:
-		return int64(a.Value(i)), true
-	case *array.Int32:
-		return int64(a.Value(i)), true
-	case *array.Int64:
-		return a.Value(i), true
-	case *array.Uint8:
-		return int64(a.Value(i)), true
-	case *array.Uint16:
-		return int64(a.Value(i)), true
-	case *array.Uint32:
-		return int64(a.Value(i)), true
-	case *array.Uint64:
-		return int64(a.Value(i)), true
-	}
-	return 0, false
-}
-
-func doubleAt(a arrow.Array, i int) (float64, bool) {
-	if a, ok := a.(*array.Float64); ok {
-		return a.Value(i), true
-	}
-	return 0, false
-}
-
-func boolAt(a arrow.Array, i int) (bool, bool) {
-	if a, ok := a.(*array.Boolean); ok {
-		return a.Value(i), true
-	}
-	n, ok := intAt(a, i)
-	return n != 0, ok
-}
-
-func bytesAt(a arrow.Array, i int) ([]byte, bool) {
-	switch a := a.(type) {
-	case *array.FixedSizeBinary:
-		return a.Value(i), true
-	case *array.Binary:
-		return a.Value(i), true
-	case *array.String:
-		return []byte(a.Value(i)), true
-	}
-	return nil, false
-}
-
-// timeAt returns Unix nanoseconds.
-func timeAt(a arrow.Array, i int) (int64, bool) {
-	t, ok := a.(*array.Timestamp)
-	if !ok {
-		return intAt(a, i)
-	}
-	return int64(t.Value(i)) * int64(t.DataType().(*arrow.TimestampType).Unit.Multiplier()), true
 }
