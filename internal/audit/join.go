@@ -1,0 +1,248 @@
+package audit
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"hash"
+
+	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
+	"github.com/pulsegrid/pulsegrid/internal/audit/stored"
+)
+
+// expectation is what one store must have of one partition's range, as the recount goes on.
+type expectation struct {
+	store  int // its number
+	name   string
+	result *certificate.StoreResult
+	ledger *ledgerCheck // nil: not compared
+}
+
+func (x *expectation) within(offset int64) bool {
+	return offset >= x.result.First && offset <= x.result.Last
+}
+
+func (x *expectation) record(offset, events int64, readable bool, away []bool) {
+	if !x.within(offset) {
+		return
+	}
+	if away[x.store] {
+		x.result.QuarantinedRecords++
+		x.result.QuarantinedEvents += events
+	}
+	if x.ledger != nil {
+		x.ledger.record(offset, events, readable, away[x.store])
+	}
+}
+
+// expects tells whether the store must have a row of e, and adds it up.
+func (x *expectation) expects(e *counted) bool {
+	expected := !e.duplicate && !e.away[x.store]
+	if expected {
+		stored.Add(&x.result.Expected, e.Row)
+	}
+	if x.ledger != nil {
+		x.ledger.event(e, expected, e.away[x.store])
+	}
+	return expected
+}
+
+// join compares a store's rows of one partition, in the order of their places, with the events of Kafka.
+type join struct {
+	expectation
+	topic  string
+	cursor *stored.Cursor // of all partitions of the topic
+	report *report
+
+	want, got hash.Hash           // of the digests
+	stretch   certificate.Stretch // of the events that differ alike; Events 0: none
+}
+
+func newJoin(x expectation, topic string, cursor *stored.Cursor, r *report) *join {
+	return &join{expectation: x, topic: topic, cursor: cursor, report: r, want: sha256.New(), got: sha256.New()}
+}
+
+// take gives the store's next row if it lies at p.
+func (j *join) take(p stored.Place) (stored.Row, bool, error) {
+	r, ok := j.cursor.Peek()
+	if !ok || r.Place() != p {
+		return stored.Row{}, false, nil
+	}
+	if err := j.cursor.Next(); err != nil {
+		return stored.Row{}, false, err
+	}
+	stored.Add(&j.result.Got, r)
+	r.Digest(j.got)
+	return r, true, nil
+}
+
+// until reports the rows before p: Kafka has no such events.
+func (j *join) until(p stored.Place) error {
+	for {
+		r, ok := j.cursor.Peek()
+		if !ok || r.Place().Compare(p) >= 0 {
+			return nil
+		}
+		if _, _, err := j.take(r.Place()); err != nil {
+			return err
+		}
+		j.differs(certificate.Foreign, r, nil, "Kafka has no such event")
+	}
+}
+
+// unreadable is a record that nobody can read. It must be in quarantine.
+func (j *join) unreadable(partition int32, offset int64, away []bool) {
+	if j.within(offset) && !away[j.store] {
+		j.differs(certificate.Lost, stored.Row{Partition: partition, Offset: offset, Index: -1}, nil, "the record is not an OTLP request of the topic's signal, and it is not in quarantine")
+	}
+}
+
+func (j *join) event(e *counted) error {
+	if !j.within(e.Offset) {
+		return nil
+	}
+	expected := j.expects(e)
+	if expected {
+		e.Digest(j.want)
+	}
+	if err := j.until(e.Place()); err != nil {
+		return err
+	}
+	var rows int64
+	altered := false
+	for {
+		r, ok, err := j.take(e.Place())
+		if err != nil {
+			return err
+		}
+		if !ok {
+			break
+		}
+		rows++
+		altered = altered || r.Hash != e.Hash || r.ID != e.ID
+	}
+	switch {
+	case !expected && rows == 0, expected && rows == 1 && !altered:
+		j.ends()
+	case !expected:
+		kind, why := certificate.Doubled, fmt.Sprintf("it is a duplicate of an event at offset %d, and stored all the same", e.duplicateOf)
+		if e.away[j.store] {
+			kind, why = certificate.Foreign, "its record is in quarantine, and stored all the same"
+		}
+		for range rows {
+			j.differs(kind, e.Row, nil, why)
+		}
+	case rows == 0 && e.undecidable:
+		j.differs(certificate.Undecidable, e.Row, nil, "retention has removed the records before")
+	case rows == 0:
+		j.differs(certificate.Lost, e.Row, nil, "")
+	}
+	if expected && rows > 1 {
+		for range rows - 1 {
+			j.differs(certificate.Doubled, e.Row, nil, fmt.Sprintf("%d rows", rows))
+		}
+	}
+	if expected && altered {
+		j.differs(certificate.Altered, e.Row, e.cells, "")
+	}
+	return nil
+}
+
+// differs counts an event that differs. Without cells the id is all that was compared.
+func (j *join) differs(kind certificate.Kind, r stored.Row, cells func() [][]byte, detail string) {
+	switch kind {
+	case certificate.Lost:
+		j.result.Lost++
+	case certificate.Doubled:
+		j.result.Doubled++
+	case certificate.Altered:
+		j.result.Altered++
+	case certificate.Foreign:
+		j.result.Foreign++
+	case certificate.Undecidable:
+		j.result.Undecidable++
+	}
+	d := certificate.Difference{Store: j.name, Kind: kind, Topic: j.topic, Partition: r.Partition, Offset: r.Offset, Index: r.Index, Detail: detail}
+	if r.Index >= 0 {
+		d.EventID = hex.EncodeToString(r.ID[:])
+	}
+	j.report.difference(d, j.store, cells)
+	if j.stretch.Events > 0 && j.stretch.Kind != kind {
+		j.ends()
+	}
+	if j.stretch.Events == 0 {
+		j.stretch = certificate.Stretch{Store: j.name, Kind: kind, Topic: j.topic, Partition: r.Partition, First: r.Offset, FirstIndex: r.Index}
+	}
+	j.stretch.Last, j.stretch.LastIndex = r.Offset, r.Index
+	j.stretch.Events++
+}
+
+// ends ends a run.
+func (j *join) ends() {
+	if j.stretch.Events > 0 {
+		j.report.stretch(j.stretch)
+		j.stretch = certificate.Stretch{}
+	}
+}
+
+// finish reports what is left of the partition.
+func (j *join) finish(partition int32) error {
+	if err := j.until(stored.Place{Partition: partition, Offset: j.result.Last + 1}); err != nil {
+		return err
+	}
+	j.ends()
+	j.result.Expected.Digest, j.result.Got.Digest = hex.EncodeToString(j.want.Sum(nil)), hex.EncodeToString(j.got.Sum(nil))
+	return nil
+}
+
+// report lists differences, a bounded number of each kind and store.
+type report struct {
+	cert   *certificate.Certificate
+	max    int
+	listed map[string]int
+	// altered are those of which the columns are not yet known.
+	altered []alteredRow
+}
+
+// alteredRow is a difference whose columns are still to be named.
+type alteredRow struct {
+	difference int // in cert.Differences
+	store      int
+	cells      [][]byte // as they must be
+}
+
+func newReport(c *certificate.Certificate, max int) *report {
+	return &report{cert: c, max: max, listed: map[string]int{}}
+}
+
+func (r *report) full(list, store string, kind certificate.Kind) bool {
+	key := list + store + string(kind)
+	r.listed[key]++
+	return r.listed[key] > r.max
+}
+
+func (r *report) difference(d certificate.Difference, store int, cells func() [][]byte) {
+	if r.full("event", d.Store, d.Kind) {
+		return
+	}
+	if d.Kind == certificate.Altered {
+		if cells == nil {
+			d.Columns = []string{"event_id"}
+		} else {
+			r.altered = append(r.altered, alteredRow{len(r.cert.Differences), store, cells()})
+		}
+	}
+	r.cert.Differences = append(r.cert.Differences, d)
+}
+
+func (r *report) stretch(s certificate.Stretch) {
+	if !r.full("stretch", s.Store, s.Kind) {
+		r.cert.Stretches = append(r.cert.Stretches, s)
+	}
+}
+
+func (r *report) ledgerFault(f certificate.LedgerFault) {
+	if !r.full("ledger", f.Store, "") {
+		r.cert.LedgerFaults = append(r.cert.LedgerFaults, f)
+	}
+}

@@ -1,0 +1,22 @@
+package stored
+
+// ClickHouseConfig reaches ClickHouse.
+type ClickHouseConfig struct {
+	URL      string // of the HTTP interface, http://host:8123
+	Database string
+	Username string
+	Password string
+	Group    string // consumer group that fills it
+}
+
+// LakeConfig reaches the Iceberg tables.
+type LakeConfig struct {
+	CatalogType string // sql, rest or glue
+	CatalogName string
+	CatalogURI  string // sql: file:/path/catalog.db; rest: the server's address
+	Warehouse   string // file:///dir or s3://bucket/prefix
+	// Properties are handed to iceberg-go: s3.endpoint, s3.region, s3.access-key-id, credential, token...
+	Properties map[string]string
+	Namespace  string
+	Group      string // consumer group that fills it
+}
