@@ -47,9 +47,12 @@ func main() {
 func exitCode(err error) int {
 	var usage usageError
 	var option cell.OptionError
+	var audited auditError
 	switch {
 	case err == nil:
 		return 0
+	case errors.As(err, &audited):
+		return audited.code
 	case errors.As(err, &usage), errors.As(err, &option):
 		return exitUsage
 	case errors.Is(err, cell.ErrNotRunning):
@@ -77,7 +80,7 @@ Exit codes: 0 done; 1 failed, unhealthy or invalid; 2 wrong command line; 3 no c
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())}
 	})
-	root.AddCommand(newLocal(), newStatus(), newQuery(), newTail(), newValidate(), newVersion())
+	root.AddCommand(newLocal(), newStatus(), newQuery(), newTail(), newAudit(), newValidate(), newVersion())
 	return root
 }
 

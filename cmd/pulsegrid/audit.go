@@ -1,0 +1,315 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.opentelemetry.io/collector/confmap"
+	"gopkg.in/yaml.v3"
+
+	"github.com/pulsegrid/pulsegrid/internal/audit"
+	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
+	"github.com/pulsegrid/pulsegrid/internal/audit/stored"
+	"github.com/pulsegrid/pulsegrid/internal/cell"
+	"github.com/pulsegrid/pulsegrid/internal/kafka"
+)
+
+// exitNotAudited is audit's: no difference was found, but not all could be looked at.
+const exitNotAudited = 2
+
+// passwordVariable holds ClickHouse's password; a flag would show in the list of processes.
+const passwordVariable = "PULSEGRID_CLICKHOUSE_PASSWORD"
+
+// auditError is an audit that did not find everything equal.
+type auditError struct {
+	code int
+	error
+}
+
+func (e auditError) Unwrap() error { return e.error }
+
+type auditOptions struct {
+	data, brokers, kafkaConfig           string
+	clickhouse, clickhouseUser, database string
+	catalogURI, catalogType, catalogName string
+	warehouse, namespace                 string
+	lakeProperties                       map[string]string
+	stores, topics, ranges               []string
+	from, to                             string
+	json, quiet                          bool
+	config                               audit.Config
+	hotGroup, lakeGroup                  string
+}
+
+func newAudit() *cobra.Command {
+	o := auditOptions{config: audit.DefaultConfig()}
+	cmd := &cobra.Command{
+		Use:   "audit",
+		Short: "Prove that each acknowledged event is in ClickHouse once and in the lake once",
+		Long: `Count again what Kafka holds, with a dedupe of its own, read ClickHouse and the lake, and compare them event by event and column by
+column. Without flags it audits the running local cell: every partition from the begin of its log to what each store's consumer group
+has finished. It takes nothing from anybody and changes nothing.
+
+It ends with a summary and, with --certificates, a certificate: JSON that is chained to the one before it by its hash
+("pulsegrid audit verify DIR" checks the chain). Where Kafka's retention has removed records, only the ledger is left to compare the
+stores with, and the certificate says so.
+
+Memory: up to 100 bytes for each distinct event that one partition took within the dedupe window, and 150 MB for the rest; rows that do
+not fit go to temporary files (40 bytes a row).
+
+Exit codes: 0 equal; 1 different: the differences are listed; 2 not all could be audited (a store is down, records are gone), or the
+command line is wrong; 3 no cell is running.`,
+		Example: `  pulsegrid audit
+  pulsegrid audit --from 2h --tenant acme --quick
+  pulsegrid audit --range otlp.logs.v1/3/120000-129999 --json | jq .differences
+  pulsegrid audit --brokers kafka:9092 --clickhouse http://clickhouse:8123 --catalog-uri https://catalog --warehouse s3://lake/pulsegrid --certificates ./certificates
+  pulsegrid audit verify ./certificates`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runAudit(cmd, o) },
+	}
+	f, c := cmd.Flags(), &o.config
+	f.StringVar(&o.from, "from", "", "only records appended since: RFC 3339, or a duration ago such as 2h (default: the begin of the log)")
+	f.StringVar(&o.to, "to", "", "only records appended before: RFC 3339, a duration ago, or now (default: what each store's group has finished)")
+	f.StringArrayVar(&o.ranges, "range", nil, "only these offsets: TOPIC/PARTITION/FIRST-LAST, as blocks are named; may be repeated")
+	f.StringVar(&c.Tenant, "tenant", "", "only this tenant (default: all)")
+	f.StringArrayVar(&o.topics, "topic", nil, "only this topic, NAME or SIGNAL=NAME; may be repeated (default: all otlp.logs.*, otlp.metrics.*, otlp.traces.*)")
+	f.StringSliceVar(&o.stores, "stores", []string{certificate.Hot, certificate.Lake}, "stores to audit")
+	f.BoolVar(&c.Quick, "quick", false, "compare counts, places and ids, not the content of rows")
+	f.BoolVar(&c.Rollups, "rollups", false, "compare ClickHouse's rollup tables with its rows too, over the days that the ranges lie in")
+	f.BoolVar(&c.SkipLedger, "no-ledger", false, "do not compare the stores' ledgers")
+	f.DurationVar(&c.Window, "dedupe-window", c.Window, "window of the dedupe rule; must be the aggregator's; 0: no dedupe")
+	f.StringVar(&c.DefaultTenant, "default-tenant", c.DefaultTenant, "tenant of records without one, as in the aggregator")
+	f.StringVar(&c.QuarantineTopic, "quarantine-topic", c.QuarantineTopic, "topic of quarantined records, as in the aggregator")
+	f.IntVar(&c.MaxDifferences, "max-differences", c.MaxDifferences, "differences listed of each kind and store; totals are always exact")
+	f.StringVar(&c.Certificates, "certificates", "", "directory to add the certificate to")
+	f.StringVar(&c.TempDir, "temp-dir", "", "directory of temporary files (default: the system's)")
+	f.BoolVar(&o.json, "json", false, "print the certificate instead of the summary")
+	f.BoolVar(&o.quiet, "quiet", false, "no progress on standard error")
+
+	f.StringVar(&o.data, "data", defaultDataDir, "data directory of the running local cell, which the flags below default to")
+	f.StringVar(&c.Cell, "cell", "", "name of the cell, for the certificate")
+	f.StringVar(&o.brokers, "brokers", "", "HOST:PORT,... of Kafka")
+	f.StringVar(&o.kafkaConfig, "kafka-config", "", "YAML file of Kafka client settings (brokers, tls, auth), as in the receiver's configuration")
+	f.StringVar(&o.clickhouse, "clickhouse", "", "URL of ClickHouse's HTTP interface")
+	f.StringVar(&o.clickhouseUser, "clickhouse-user", "", "user of ClickHouse; its password is read from "+passwordVariable)
+	f.StringVar(&o.database, "database", audit.DefaultDatabase, "database in ClickHouse")
+	f.StringVar(&o.catalogURI, "catalog-uri", "", "catalog of the lake: file:/path/catalog.db, or a REST catalog's URL")
+	f.StringVar(&o.catalogType, "catalog-type", "", "sql, rest or glue (default: by --catalog-uri)")
+	f.StringVar(&o.catalogName, "catalog-name", "pulsegrid", "name of the catalog")
+	f.StringVar(&o.warehouse, "warehouse", "", "warehouse of the lake: file:///dir or s3://bucket/prefix")
+	f.StringToStringVar(&o.lakeProperties, "lake-property", nil, "property for the catalog and the object store, KEY=VALUE, such as s3.endpoint; may be repeated")
+	f.StringVar(&o.namespace, "namespace", audit.DefaultNamespace, "namespace of the lake's tables")
+	f.StringVar(&o.hotGroup, "group-hot", audit.DefaultHotGroup, "consumer group that fills ClickHouse")
+	f.StringVar(&o.lakeGroup, "group-lake", audit.DefaultLakeGroup, "consumer group that fills the lake")
+	cmd.AddCommand(newAuditVerify())
+	return cmd
+}
+
+func runAudit(cmd *cobra.Command, o auditOptions) error {
+	config, err := o.resolve(time.Now())
+	if err != nil {
+		return err
+	}
+	config.Tool = "pulsegrid " + version
+	if !o.quiet {
+		config.Progress = progressTo(cmd.ErrOrStderr())
+	}
+	c, err := audit.Run(cmd.Context(), config)
+	if err != nil {
+		return notAudited(cmd.Context(), err)
+	}
+	if o.json {
+		err = printCertificate(cmd.OutOrStdout(), c)
+	} else {
+		err = printAudit(cmd.OutOrStdout(), c, config.Certificates)
+	}
+	if err != nil {
+		return err
+	}
+	switch c.Verdict {
+	case certificate.Equal:
+		return nil
+	case certificate.Different:
+		return auditError{exitFailed, errors.New("the stores differ from Kafka")}
+	}
+	return auditError{exitNotAudited, errors.New("no difference found, but not all could be audited")}
+}
+
+func notAudited(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		err = errors.New("stopped")
+	}
+	return auditError{exitNotAudited, fmt.Errorf("could not audit: %w", err)}
+}
+
+// resolve makes the audit's configuration of the flags and, where they leave something open, of the running local cell.
+func (o *auditOptions) resolve(now time.Time) (audit.Config, error) {
+	c := o.config
+	wrong := func(flag string, err error) (audit.Config, error) {
+		return c, usageError{fmt.Errorf("%s: %w", flag, err)}
+	}
+	var err error
+	if c.From, err = parseTime(o.from, now); err != nil {
+		return wrong("--from", err)
+	}
+	if c.To, err = parseTime(o.to, now); err != nil {
+		return wrong("--to", err)
+	}
+	for _, text := range o.ranges {
+		r, err := certificate.ParseRange(text)
+		if err != nil {
+			return wrong("--range", err)
+		}
+		c.Ranges = append(c.Ranges, r)
+	}
+	for _, text := range o.topics {
+		t, err := audit.ParseTopic(text)
+		if err != nil {
+			return wrong("--topic", err)
+		}
+		c.Topics = append(c.Topics, t)
+	}
+	for _, s := range o.stores {
+		if s != certificate.Hot && s != certificate.Lake {
+			return wrong("--stores", fmt.Errorf("%q is neither %s nor %s", s, certificate.Hot, certificate.Lake))
+		}
+	}
+	if o.kafkaConfig != "" {
+		if c.Kafka, err = readKafkaConfig(o.kafkaConfig); err != nil {
+			return wrong("--kafka-config", err)
+		}
+	}
+	hot, lake := slices.Contains(o.stores, certificate.Hot), slices.Contains(o.stores, certificate.Lake)
+	if o.brokers == "" && o.kafkaConfig == "" || hot && o.clickhouse == "" || lake && o.catalogURI == "" && o.catalogType != "glue" {
+		if err := o.fromCell(&c); err != nil {
+			return c, err
+		}
+	}
+	if o.brokers != "" {
+		c.Kafka.Brokers = strings.Split(o.brokers, ",")
+	}
+	if hot {
+		c.ClickHouse = &stored.ClickHouseConfig{
+			URL: httpURL(o.clickhouse), Database: o.database, Username: o.clickhouseUser, Password: os.Getenv(passwordVariable), Group: o.hotGroup,
+		}
+	}
+	if lake {
+		c.Lake = &stored.LakeConfig{
+			CatalogType: catalogType(o.catalogType, o.catalogURI), CatalogName: o.catalogName, CatalogURI: o.catalogURI, Warehouse: o.warehouse,
+			Properties: o.lakeProperties, Namespace: o.namespace, Group: o.lakeGroup,
+		}
+	}
+	if err := c.Validate(); err != nil {
+		return c, usageError{err}
+	}
+	return c, nil
+}
+
+// fromCell fills in what was left open.
+func (o *auditOptions) fromCell(c *audit.Config) error {
+	state, err := cell.ReadState(o.data)
+	if err != nil {
+		return fmt.Errorf("%w; or name another cell's --brokers, --clickhouse and --catalog-uri", err)
+	}
+	e := state.Endpoints
+	if o.brokers == "" && o.kafkaConfig == "" {
+		o.brokers = e.Kafka
+	}
+	if o.clickhouse == "" {
+		o.clickhouse = e.ClickHouseHTTP
+	}
+	if o.catalogURI == "" {
+		o.catalogURI = "file:" + strings.TrimPrefix(e.Catalog, "sqlite:///")
+		if o.warehouse == "" {
+			o.warehouse = e.Warehouse
+		}
+	}
+	if c.Cell == "" {
+		c.Cell = "local"
+	}
+	return nil
+}
+
+// parseTime reads a point in time; empty is none.
+func parseTime(text string, now time.Time) (time.Time, error) {
+	switch text {
+	case "":
+		return time.Time{}, nil
+	case "now":
+		return now, nil
+	}
+	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
+		return now.Add(-d), nil
+	}
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return t, fmt.Errorf("%q: want RFC 3339 (2026-01-02T15:04:05Z), or how long ago (90m)", text)
+	}
+	return t, nil
+}
+
+// readKafkaConfig reads a file that looks like the receiver's configuration.
+func readKafkaConfig(path string) (kafka.ClientConfig, error) {
+	c := kafka.NewDefaultClientConfig()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return c, err
+	}
+	var values map[string]any
+	if err := yaml.Unmarshal(text, &values); err != nil {
+		return c, fmt.Errorf("%s: %w", path, err)
+	}
+	if err := confmap.NewFromStringMap(values).Unmarshal(&c); err != nil {
+		return c, fmt.Errorf("%s: %w", path, err)
+	}
+	return c, nil
+}
+
+func httpURL(address string) string {
+	if address == "" || strings.Contains(address, "://") {
+		return address
+	}
+	return "http://" + address
+}
+
+func catalogType(given, uri string) string {
+	switch {
+	case given != "":
+		return given
+	case strings.HasPrefix(uri, "http://"), strings.HasPrefix(uri, "https://"):
+		return "rest"
+	}
+	return "sql"
+}
+
+func newAuditVerify() *cobra.Command {
+	return &cobra.Command{
+		Use:   "verify DIR",
+		Short: "Check a directory of certificates: that none was changed, put in or taken out",
+		Long: `Check that each certificate of a directory is as it was written, and that each follows the one before it. The last ones can be taken away
+without a trace: keep the hash of the last one, which is printed, somewhere else.
+Exit code 1 if a certificate is missing or was changed.`,
+		Example: "  pulsegrid audit verify ./certificates",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return usageError{fmt.Errorf("want one directory of certificates; see `%s --help`", cmd.CommandPath())}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			chain, err := certificate.VerifyChain(args[0])
+			for i, c := range chain {
+				if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%6d  %s  %-10s  %s\n", i+1, c.Finished.Format(time.RFC3339), c.Verdict, c.SHA256); err != nil {
+					return err
+				}
+			}
+			return err
+		},
+	}
+}

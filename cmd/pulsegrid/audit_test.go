@@ -1,0 +1,210 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/collector/confmap"
+	"go.opentelemetry.io/collector/exporter"
+	"go.opentelemetry.io/collector/receiver"
+
+	"github.com/pulsegrid/pulsegrid/exporter/clickhouseexporter"
+	"github.com/pulsegrid/pulsegrid/exporter/icebergexporter"
+	"github.com/pulsegrid/pulsegrid/internal/audit"
+	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
+	"github.com/pulsegrid/pulsegrid/internal/envelope"
+	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
+	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/clickhousetest"
+	"github.com/pulsegrid/pulsegrid/receiver/mskreceiver"
+)
+
+// aggregated is a cell whose stores the aggregator's own components have filled.
+type aggregated struct {
+	brokers, catalog, warehouse string
+	hot                         *clickhousetest.Server
+}
+
+// flags reach the cell.
+func (a aggregated) flags(more ...string) []string {
+	return append([]string{"audit", "--quiet", "--brokers", a.brokers, "--clickhouse", a.hot.URL, "--catalog-uri", "file:" + a.catalog, "--warehouse", "file://" + a.warehouse}, more...)
+}
+
+// aggregate produces records of each signal, every field set in some, and one that is no OTLP; then it has each store's pipeline take them.
+func aggregate(t *testing.T) aggregated {
+	t.Helper()
+	dir := t.TempDir()
+	a := aggregated{catalog: filepath.Join(dir, "catalog.db"), warehouse: filepath.Join(dir, "lake"), hot: clickhousetest.Start(t)}
+	k, err := kfake.NewCluster(kfake.NumBrokers(1))
+	require.NoError(t, err)
+	t.Cleanup(k.Close)
+	a.brokers = k.ListenAddrs()[0]
+	client, err := kgo.NewClient(kgo.SeedBrokers(a.brokers))
+	require.NoError(t, err)
+	t.Cleanup(client.Close)
+	admin := kadm.NewClient(client)
+	topics := []string{signal.QuarantineTopic}
+	for _, s := range signal.All {
+		topics = append(topics, s.Topic())
+	}
+	_, err = admin.CreateTopics(t.Context(), 2, 1, map[string]*string{"message.timestamp.type": kadm.StringPtr("LogAppendTime")}, topics...)
+	require.NoError(t, err)
+	var records []*kgo.Record
+	for _, s := range signal.All {
+		for seed := range uint64(12) {
+			value := otlptest.Realistic(s, seed, 20)
+			if seed%4 == 0 {
+				value = otlptest.Full(s, seed)
+			}
+			records = append(records, &kgo.Record{Topic: s.Topic(), Key: []byte{byte(seed)}, Value: value, Headers: []kgo.RecordHeader{{Key: envelope.HeaderTenant, Value: []byte("acme")}}})
+		}
+	}
+	records = append(records, &kgo.Record{Topic: signal.Logs.Topic(), Value: []byte("no OTLP")})
+	require.NoError(t, client.ProduceSync(t.Context(), records...).FirstErr())
+
+	hot := clickhouseexporter.NewFactory()
+	hotStop := a.pipeline(t, audit.DefaultHotGroup, hot, map[string]any{"endpoint": a.hot.URL})
+	lake := icebergexporter.NewFactory()
+	lakeStop := a.pipeline(t, audit.DefaultLakeGroup, lake, map[string]any{
+		"catalog": map[string]any{"type": "sql", "uri": "file:" + a.catalog, "warehouse": "file://" + a.warehouse}, "commit": map[string]any{"max_age": "100ms"},
+	})
+	for _, group := range []string{audit.DefaultHotGroup, audit.DefaultLakeGroup} {
+		require.Eventually(t, func() bool {
+			lags, err := admin.Lag(context.Background(), group)
+			return err == nil && lags.Error() == nil && lags[group].Lag.Total() == 0 && len(lags[group].Lag) == len(signal.All)
+		}, 2*time.Minute, 50*time.Millisecond, "group %s takes everything", group)
+	}
+	hotStop()
+	lakeStop()
+	return a
+}
+
+// pipeline runs a receiver and the exporters of one store, as a Collector does.
+func (a aggregated) pipeline(t *testing.T, group string, f exporter.Factory, config map[string]any) (stop func()) {
+	t.Helper()
+	ctx, host := t.Context(), componenttest.NewNopHost()
+	cfg := f.CreateDefaultConfig()
+	require.NoError(t, confmap.NewFromStringMap(config).Unmarshal(cfg))
+	rf := mskreceiver.NewFactory()
+	rcfg := rf.CreateDefaultConfig()
+	require.NoError(t, confmap.NewFromStringMap(map[string]any{"brokers": []any{a.brokers}, "group_id": group, "block": map[string]any{"max_age": "50ms"}}).Unmarshal(rcfg))
+	es := exporter.Settings{ID: component.NewID(f.Type()), TelemetrySettings: componenttest.NewNopTelemetrySettings()}
+	rs := receiver.Settings{ID: component.NewID(rf.Type()), TelemetrySettings: componenttest.NewNopTelemetrySettings()}
+	var parts []component.Component // in the order of their stop
+	logs, err := f.CreateLogs(ctx, es, cfg)
+	require.NoError(t, err)
+	metrics, err := f.CreateMetrics(ctx, es, cfg)
+	require.NoError(t, err)
+	traces, err := f.CreateTraces(ctx, es, cfg)
+	require.NoError(t, err)
+	logsIn, err := rf.CreateLogs(ctx, rs, rcfg, logs)
+	require.NoError(t, err)
+	metricsIn, err := rf.CreateMetrics(ctx, rs, rcfg, metrics)
+	require.NoError(t, err)
+	tracesIn, err := rf.CreateTraces(ctx, rs, rcfg, traces)
+	require.NoError(t, err)
+	parts = append(parts, logsIn, metricsIn, tracesIn, logs, metrics, traces)
+	for i := len(parts) - 1; i >= 0; i-- {
+		require.NoError(t, parts[i].Start(ctx, host))
+	}
+	return func() {
+		for _, p := range parts {
+			require.NoError(t, p.Shutdown(context.Background()))
+		}
+	}
+}
+
+// Scenario: the aggregator's own components fill both stores; then a row is removed from ClickHouse by hand.
+// Guarantees: the audit, which shares neither decoder nor dedupe with them, first finds every row as it must be, and then what is missing; its exit
+// codes and certificates say so, and a certificate that is changed afterwards is found.
+func TestAuditOfTheAggregatorsOwnRows(t *testing.T) {
+	a := aggregate(t)
+	certificates := filepath.Join(t.TempDir(), "certificates")
+	out, code, err := run(t, a.flags("--no-ledger", "--certificates", certificates)...)
+	require.NoError(t, err, out)
+	require.Zero(t, code)
+	require.Contains(t, out, "equal: each event is in each store once, as it was sent\n")
+
+	a.hot.Exec("ALTER TABLE pulsegrid.logs DELETE WHERE event_id = (SELECT min(event_id) FROM pulsegrid.logs) SETTINGS mutations_sync = 2")
+	out, code, err = run(t, a.flags("--no-ledger", "--certificates", certificates, "--json")...)
+	require.ErrorContains(t, err, "differ")
+	require.Equal(t, 1, code)
+	var c certificate.Certificate
+	require.NoError(t, json.Unmarshal([]byte(out), &c), out)
+	require.Equal(t, certificate.Faults{Lost: 1}, c.Totals[0].Faults)
+	require.Len(t, c.Differences, 1)
+	file, err := os.ReadFile(filepath.Join(certificates, "certificate-000002.json"))
+	require.NoError(t, err)
+	require.Equal(t, string(file), out, "--json prints what is kept")
+
+	out, code, err = run(t, a.flags("--no-ledger", "--stores", "lake")...)
+	require.NoError(t, err, out)
+	require.Zero(t, code)
+
+	a.hot.Kill()
+	out, code, err = run(t, a.flags("--no-ledger")...)
+	require.Error(t, err)
+	require.Equal(t, 2, code)
+	require.Contains(t, out, "INCOMPLETE")
+	require.Contains(t, out, "does not answer")
+
+	out, code, err = run(t, "audit", "verify", certificates)
+	require.NoError(t, err)
+	require.Zero(t, code)
+	require.Equal(t, 2, strings.Count(out, "\n"))
+	require.NoError(t, os.WriteFile(filepath.Join(certificates, "certificate-000001.json"), []byte(strings.Replace(string(file), `"lost": 1`, `"lost": 0`, 1)), 0o644))
+	_, code, err = run(t, "audit", "verify", certificates)
+	require.ErrorContains(t, err, "was changed")
+	require.Equal(t, 1, code)
+}
+
+func TestWrongAuditCommandLines(t *testing.T) {
+	full := aggregated{brokers: "127.0.0.1:1", catalog: "c.db", warehouse: "w", hot: &clickhousetest.Server{URL: "http://127.0.0.1:1"}}
+	for want, more := range map[string][]string{
+		`--from: "never"`:     {"--from", "never"},
+		"is not before":       {"--from", "1h", "--to", "2h"},
+		`range "x"`:           {"--range", "x"},
+		"exclude each other":  {"--range", "a/0/1-2", "--from", "1h"},
+		"does not tell its":   {"--topic", "x"},
+		`--stores: "x"`:       {"--stores", "x"},
+		"--kafka-config":      {"--kafka-config", filepath.Join(t.TempDir(), "none.yaml")},
+		"no store to audit":   {"--stores", ""},
+		"max differences -1":  {"--max-differences", "-1"},
+		`catalog type "x"`:    {"--catalog-type", "x"},
+		"takes no argument":   nil,
+		"auth::username":      {"--kafka-config", writeFile(t, "auth: {mechanism: plain, password: p}\ntls: {}")},
+		"has invalid keys: x": {"--kafka-config", writeFile(t, "x: 1")},
+	} {
+		args := full.flags(more...)
+		if more == nil {
+			args = append([]string{"status"}, "x")
+		}
+		_, code, err := run(t, args...)
+		require.ErrorContains(t, err, want)
+		require.Equal(t, exitUsage, code, want)
+	}
+	_, code, err := run(t, full.flags("--kafka-config", writeFile(t, "dial_timeout: 100ms\nrequest_timeout: 100ms"))...)
+	require.ErrorContains(t, err, "could not audit: Kafka at 127.0.0.1:1 does not answer")
+	require.Equal(t, exitNotAudited, code)
+	_, code, err = run(t, "audit", "--data", t.TempDir())
+	require.ErrorContains(t, err, "pulsegrid local")
+	require.Equal(t, exitNotRunning, code)
+}
+
+func writeFile(t *testing.T, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "kafka.yaml")
+	require.NoError(t, os.WriteFile(path, []byte(content), 0o644))
+	return path
+}
