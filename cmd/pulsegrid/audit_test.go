@@ -131,13 +131,13 @@ func (a aggregated) pipeline(t *testing.T, group string, f exporter.Factory, con
 func TestAuditOfTheAggregatorsOwnRows(t *testing.T) {
 	a := aggregate(t)
 	certificates := filepath.Join(t.TempDir(), "certificates")
-	out, code, err := run(t, a.flags("--no-ledger", "--certificates", certificates)...)
+	out, code, err := run(t, a.flags("--certificates", certificates, "--rollups")...)
 	require.NoError(t, err, out)
 	require.Zero(t, code)
 	require.Contains(t, out, "equal: each event is in each store once, as it was sent\n")
 
 	a.hot.Exec("ALTER TABLE pulsegrid.logs DELETE WHERE event_id = (SELECT min(event_id) FROM pulsegrid.logs) SETTINGS mutations_sync = 2")
-	out, code, err = run(t, a.flags("--no-ledger", "--certificates", certificates, "--json")...)
+	out, code, err = run(t, a.flags("--certificates", certificates, "--json")...)
 	require.ErrorContains(t, err, "differ")
 	require.Equal(t, 1, code)
 	var c certificate.Certificate
@@ -148,12 +148,12 @@ func TestAuditOfTheAggregatorsOwnRows(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, string(file), out, "--json prints what is kept")
 
-	out, code, err = run(t, a.flags("--no-ledger", "--stores", "lake")...)
+	out, code, err = run(t, a.flags("--stores", "lake")...)
 	require.NoError(t, err, out)
 	require.Zero(t, code)
 
 	a.hot.Kill()
-	out, code, err = run(t, a.flags("--no-ledger")...)
+	out, code, err = run(t, a.flags()...)
 	require.Error(t, err)
 	require.Equal(t, 2, code)
 	require.Contains(t, out, "INCOMPLETE")

@@ -13,23 +13,43 @@ import (
 
 // ledgerCheck compares a store's ledger of one partition with the recount, while the recount goes on. Entries that reach beyond the range on
 // either side can be checked for holes only.
+//
+// Rows and id_sum must be right in each entry. A block that was stored in parts has an entry a part, and where its duplicates and quarantined
+// events lay is not known then: all but the last part say that there were none. So those numbers must be right over such entries together.
 type ledgerCheck struct {
-	store   string
-	result  *certificate.LedgerResult
-	report  *report
-	entries []ledger.Entry // in the order of their offsets
-	whole   func(ledger.Entry) bool
-	deaf    bool // one tenant only was asked for: counts are not comparable
+	store    string
+	result   *certificate.LedgerResult
+	report   *report
+	entries  []ledger.Entry // in the order of their offsets
+	whole    func(ledger.Entry) bool
+	deaf     bool // one tenant only was asked for: counts are not comparable
+	finished bool // the range ends where the store's group has finished: there are no more parts behind it
 
 	at   int // the entry that the recount is in
 	seen tally
+
+	// Parts so far of which the counts are not yet right.
+	parts []ledger.Entry
+	short counts // what they have too little
+}
+
+// partsMax bounds the parts of one block.
+const partsMax = 64
+
+// counts of an entry but its rows.
+type counts struct{ events, duplicates, quarantined int64 }
+
+func (c counts) plus(o counts, factor int64) counts {
+	return counts{c.events + factor*o.events, c.duplicates + factor*o.duplicates, c.quarantined + factor*o.quarantined}
 }
 
 // tally is what an entry must say.
 type tally struct {
-	events, duplicates, quarantined, rows int64
-	ids                                   uint64
-	uncertain                             bool // it holds undecidable events
+	counts
+	rows      int64
+	ids       uint64
+	uncertain bool // it holds undecidable events
+	uncounted bool // it holds records in quarantine whose events only the data path could count
 }
 
 // newLedgerCheck checks that the entries tile the range, and is then told of the range's records.
@@ -86,10 +106,10 @@ func (c *ledgerCheck) record(offset, events int64, readable, away bool) {
 	if !c.reach(offset) {
 		return
 	}
-	switch {
-	case away:
+	if away {
 		c.seen.quarantined += events
-	default:
+		c.seen.uncounted = c.seen.uncounted || !readable
+	} else {
 		c.seen.events += events
 	}
 }
@@ -112,25 +132,58 @@ func (c *ledgerCheck) event(e *counted, expected, away bool) {
 func (c *ledgerCheck) compare() {
 	e := c.entries[c.at]
 	if c.deaf || c.seen.uncertain || !c.whole(e) {
+		c.parts, c.short = nil, counts{}
 		return
 	}
 	c.result.Compared++
+	if e.Rows != c.seen.rows || e.IDSum != c.seen.ids {
+		c.fault("wrong", nameOf(e), "rows %d with id_sum %016x, must be %d with %016x", e.Rows, e.IDSum, c.seen.rows, c.seen.ids)
+		return // its other counts are likely wrong as well
+	}
+	said := counts{e.Events, e.Duplicates, e.Quarantined}
+	if c.seen.uncounted {
+		said.quarantined = c.seen.quarantined
+	}
+	c.short = c.short.plus(c.seen.counts, 1).plus(said, -1)
+	if c.short == (counts{}) {
+		c.parts = nil
+		return
+	}
+	isPart := e.Duplicates == 0 && e.Quarantined == 0 && e.Events == e.Rows
+	switch {
+	case isPart && len(c.parts) < partsMax:
+		c.parts = append(c.parts, e)
+		return
+	case c.result.Compared == 1 && e.First > 0 && max(c.short.events, c.short.duplicates, c.short.quarantined) <= 0:
+		c.short = counts{} // perhaps a last part, and the others lie before the range
+		return
+	}
+	c.parts = append(c.parts, e)
+	c.wrongCounts()
+}
+
+// wrongCounts ends parts whose counts are not right together.
+func (c *ledgerCheck) wrongCounts() {
+	first, last := c.parts[0], c.parts[len(c.parts)-1]
+	rg := nameOf(first)
+	rg.Last = last.Last
 	var wrong []string
-	check := func(what string, says, is int64) {
-		if says != is {
-			wrong = append(wrong, fmt.Sprintf("%s %d, must be %d", what, says, is))
+	for _, n := range []struct {
+		name  string
+		short int64
+	}{{"events", c.short.events}, {"duplicates", c.short.duplicates}, {"quarantined", c.short.quarantined}} {
+		if n.short > 0 {
+			wrong = append(wrong, fmt.Sprintf("%s %d too few", n.name, n.short))
+		} else if n.short < 0 {
+			wrong = append(wrong, fmt.Sprintf("%s %d too many", n.name, -n.short))
 		}
 	}
-	check("events", e.Events, c.seen.events)
-	check("duplicates", e.Duplicates, c.seen.duplicates)
-	check("quarantined", e.Quarantined, c.seen.quarantined)
-	check("rows", e.Rows, c.seen.rows)
-	if e.IDSum != c.seen.ids {
-		wrong = append(wrong, fmt.Sprintf("id_sum %016x, must be %016x", e.IDSum, c.seen.ids))
+	detail := strings.Join(wrong, ", ")
+	if len(c.parts) > 1 {
+		detail += fmt.Sprintf(", in one of %d entries", len(c.parts))
 	}
-	if len(wrong) > 0 {
-		c.fault("wrong", nameOf(e), "%s", strings.Join(wrong, "; "))
-	}
+	c.fault("wrong", rg, "%s", detail)
+	c.parts, c.short = nil, counts{}
 }
 
 // finish compares the last entries.
@@ -139,6 +192,9 @@ func (c *ledgerCheck) finish() {
 		c.compare()
 		c.at++
 		c.seen = tally{}
+	}
+	if len(c.parts) > 0 && c.finished {
+		c.wrongCounts()
 	}
 }
 

@@ -125,6 +125,7 @@ type plan struct {
 	gone              certificate.Range // that retention has removed, and that was asked for; Last < First: none
 	goneSince         time.Time         // not zero: gone.First is not known yet; the ledger tells by when a block was written
 	lasts             []int64           // by store: the last offset to compare
+	finished          []int64           // by store: the last offset that its group has finished
 }
 
 // topicPlan is what is audited of a topic.
@@ -290,6 +291,7 @@ func (p *planner) partition(ctx context.Context, t Topic, partition int32, o off
 			p.cert.Problem("group %s has committed nothing of %s/%d: is that its name, and has it ever run?", p.groups[i], t.Name, partition)
 		}
 		next = max(next, 0)
+		pl.finished = append(pl.finished, next-1)
 		last := min(wanted, next-1)
 		if bounded && last < wanted && wanted >= pl.First {
 			p.cert.Problem("group %s has finished %s/%d only up to offset %d, and %d was asked for: wait for it, or see why it lags", p.groups[i], t.Name, partition, next-1, wanted)

@@ -306,9 +306,7 @@ func (r *rig) createStores() {
 			r.hot.Exec(ddl)
 		}
 	}
-	r.hot.Exec("CREATE TABLE " + r.database + "." + ledger.Name + ` (kafka_topic LowCardinality(String), kafka_partition Int32, first_offset Int64,
-		last_offset Int64, signal LowCardinality(String), events Int64, duplicates Int64, quarantined Int64, rows Int64, id_sum UInt64,
-		written_time DateTime64(3, 'UTC')) ENGINE = ReplacingMergeTree(written_time) ORDER BY (kafka_topic, kafka_partition, first_offset, last_offset)`)
+	r.hot.Exec(ledger.ClickHouseDDL(columns.DDLOptions{Database: r.database}))
 	require.NoError(t, os.MkdirAll(filepath.Join(r.lakeDir, "warehouse"), 0o755))
 	l := r.lakeConfig()
 	var err error

@@ -191,6 +191,7 @@ func (t *topicAudit) expectation(i int, result *certificate.PartitionResult, pl 
 	if t.ledgers[i] != nil && sr.Ledger != nil && sr.Last >= sr.First {
 		rg := certificate.Range{Topic: pl.Topic, Partition: pl.Partition, First: sr.First, Last: sr.Last}
 		x.ledger = newLedgerCheck(sr.Store, rg, t.ledgers[i], t.Tenant != "", sr.Ledger, t.report)
+		x.ledger.finished = sr.Last == pl.finished[i]
 	}
 	return x
 }
@@ -333,7 +334,7 @@ func (t *topicAudit) resultOf(i int, partition int32) *certificate.StoreResult {
 	n := slices.IndexFunc(t.results, func(r certificate.PartitionResult) bool { return r.Partition == partition })
 	if n < 0 {
 		n = len(t.results)
-		pl := &plan{Range: certificate.Range{Topic: t.plan.Name, Partition: partition, First: 0, Last: -1}, lasts: make([]int64, len(t.stores))}
+		pl := &plan{Range: certificate.Range{Topic: t.plan.Name, Partition: partition, First: 0, Last: -1}, lasts: make([]int64, len(t.stores)), finished: make([]int64, len(t.stores))}
 		for s := range pl.lasts {
 			pl.lasts[s] = -1
 		}
