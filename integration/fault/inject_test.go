@@ -292,6 +292,33 @@ func (r *run) kafkaAnswersLost() error {
 	return nil
 }
 
+func (r *run) kafkaAway() error {
+	for _, l := range r.Links.Matching("gateway", "kafka") {
+		l.Refuse()
+	}
+	time.Sleep(scaled(badFor))
+	return r.someSpilled()
+}
+
+func (r *run) someSpilled() error {
+	n, err := r.Objects.Spilled()
+	if err == nil && n == 0 {
+		err = errors.New("nothing was spilled: the fault was none")
+	}
+	return errors.Join(err, r.Links.Heal())
+}
+
+func (r *run) kafkaAwayKillGateway() error {
+	for _, l := range r.Links.Matching("gateway", "kafka") {
+		l.Refuse()
+	}
+	time.Sleep(scaled(badFor))
+	g := r.Gateways[r.rng.IntN(len(r.Gateways))]
+	g.Kill()
+	r.shortly()
+	return errors.Join(r.someSpilled(), g.Start(startTimeout))
+}
+
 func (r *run) latencyAndResets() error {
 	links := r.Links.Matching("", "")
 	for _, l := range links {
