@@ -17,7 +17,7 @@ import (
 
 const (
 	startTimeout   = time.Minute
-	stopGrace      = 20 * time.Second
+	stopGrace      = 40 * time.Second
 	sessionTimeout = 6 * time.Second // testdata/aggregator.yaml
 	pointTimeout   = time.Minute     // until a failpoint is hit: a commit of the lake comes every two seconds
 	zombieFor      = sessionTimeout + 4*time.Second
