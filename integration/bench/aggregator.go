@@ -51,36 +51,98 @@ func benchAggregators(ctx context.Context, kafka *kafkatest.Cluster, s settings)
 	if err := fill(ctx, kafka, topic, s.events); err != nil {
 		return err
 	}
-	group := 0
 	sides := []aggregatorSide{
-		{"PulseGrid", "pulsegrid.logs", func(brokers, topic string, ch *chengine.Engine) *rig.Process {
-			group++
-			_, metricsPort, _ := net.SplitHostPort(rig.FreeAddr())
-			health := rig.FreeAddr()
-			return rig.NewProcess(map[string]string{
-				"PULSEGRID_KAFKA_BROKERS": brokers, "PULSEGRID_TOPIC_LOGS": topic, "PULSEGRID_GROUP": fmt.Sprintf("bench-%d", group), "PULSEGRID_CLICKHOUSE_HTTP": ch.HTTPAddr,
-				"PULSEGRID_HEALTH_ENDPOINT": health, "PULSEGRID_METRICS_HOST": "127.0.0.1", "PULSEGRID_METRICS_PORT": metricsPort,
-			}, []string{health}, s.collector, "--config", filepath.Join(s.peerConfigs, "pulsegrid-aggregator-config.yaml"))
-		}},
+		{"PulseGrid", "pulsegrid.logs", s.ourAggregator(s.collector)},
 		{"contrib", "otel.otel_logs", func(brokers, topic string, ch *chengine.Engine) *rig.Process {
-			group++
-			return rig.NewProcess(map[string]string{"BROKERS": brokers, "TOPIC": topic, "GROUP": fmt.Sprintf("peer-%d", group), "CLICKHOUSE": "tcp://" + ch.TCPAddr},
+			return rig.NewProcess(map[string]string{"BROKERS": brokers, "TOPIC": topic, "GROUP": newGroup(), "CLICKHOUSE": "tcp://" + ch.TCPAddr},
 				nil, filepath.Join(s.peers, "peer-aggregator"), "--config", filepath.Join(s.peerConfigs, "aggregator-config.yaml"))
 		}},
 	}
+	figures, err := measureSides(ctx, kafka, s, sides, topic)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\nAggregator and its ClickHouse: CPU microseconds per log event, merges included (%d events, median of %d rounds)\n", s.events, s.rounds)
+	together := printAggregators(sides, figures)
+	fmt.Printf("contrib needs %.2fx the CPU of PulseGrid\n", together[1]/together[0])
+	return nil
+}
+
+// benchExactness prints what exactness costs an aggregator and its ClickHouse: with everything; without dedupe; and, where -baseline names
+// one, a collector from before, or of another kind. Intents, deduplication tokens and the ledger have no switch: without them there is
+// no telling what is stored.
+func benchExactness(ctx context.Context, kafka *kafkatest.Cluster, s settings) (err error) {
+	topic, err := newTopic(ctx, kafka)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, deleteTopic(ctx, kafka, topic)) }()
+	if err := fill(ctx, kafka, topic, s.events); err != nil {
+		return err
+	}
+	plain := filepath.Join(s.peerConfigs, "pulsegrid-aggregator-without-dedupe.yaml")
+	sides := []aggregatorSide{
+		{"exact", "pulsegrid.logs", s.ourAggregator(s.collector)},
+		{"no dedupe", "pulsegrid.logs", s.ourAggregator(s.collector, plain)},
+	}
+	if s.baseline != "" {
+		sides = append(sides, aggregatorSide{"baseline", "pulsegrid.logs", s.ourAggregator(s.baseline, plain)})
+	}
+	figures, err := measureSides(ctx, kafka, s, sides, topic)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\nWhat exactness costs: CPU microseconds per log event, merges included (%d events, median of %d rounds)\n", s.events, s.rounds)
+	together := printAggregators(sides, figures)
+	for i, sd := range sides[1:] {
+		fmt.Printf("exact needs %.2fx the CPU of %s\n", together[0]/together[i+1], sd.name)
+	}
+	return nil
+}
+
+var lastGroup int
+
+// newGroup is a consumer group of its own for each run.
+func newGroup() string {
+	lastGroup++
+	return fmt.Sprintf("bench-%d", lastGroup)
+}
+
+// ourAggregator runs a build of PulseGrid's collector; further configs are merged over the one that reads logs into ClickHouse.
+func (s settings) ourAggregator(collector string, overlays ...string) func(string, string, *chengine.Engine) *rig.Process {
+	return func(brokers, topic string, ch *chengine.Engine) *rig.Process {
+		_, metricsPort, _ := net.SplitHostPort(rig.FreeAddr())
+		health := rig.FreeAddr()
+		argv := []string{collector, "--config", filepath.Join(s.peerConfigs, "pulsegrid-aggregator-config.yaml")}
+		for _, o := range overlays {
+			argv = append(argv, "--config", o)
+		}
+		return rig.NewProcess(map[string]string{
+			"PULSEGRID_KAFKA_BROKERS": brokers, "PULSEGRID_TOPIC_LOGS": topic, "PULSEGRID_GROUP": newGroup(), "PULSEGRID_CLICKHOUSE_HTTP": ch.HTTPAddr,
+			"PULSEGRID_HEALTH_ENDPOINT": health, "PULSEGRID_METRICS_HOST": "127.0.0.1", "PULSEGRID_METRICS_PORT": metricsPort,
+		}, []string{health}, argv...)
+	}
+}
+
+// measureSides lets the sides take turns.
+func measureSides(ctx context.Context, kafka *kafkatest.Cluster, s settings, sides []aggregatorSide, topic string) ([][]aggregatorFigure, error) {
 	figures := make([][]aggregatorFigure, len(sides))
 	for range s.rounds {
 		for i, sd := range sides {
 			f, err := measureAggregator(ctx, kafka, s, sd, topic)
 			if err != nil {
-				return fmt.Errorf("%s: %w", sd.name, err)
+				return nil, fmt.Errorf("%s: %w", sd.name, err)
 			}
 			figures[i] = append(figures[i], f)
 		}
 	}
-	fmt.Printf("\nAggregator and its ClickHouse: CPU microseconds per log event, merges included (%d events, median of %d rounds)\n", s.events, s.rounds)
+	return figures, nil
+}
+
+// printAggregators prints a row for each side and returns what aggregator and ClickHouse need together.
+func printAggregators(sides []aggregatorSide, figures [][]aggregatorFigure) []float64 {
 	fmt.Printf("%-10s | %10s %10s %10s | %12s | %12s | %8s | %8s\n", "", "aggregator", "clickhouse", "together", "events/core-s", "bytes/event", "peak MB", "doubled")
-	var together [2]float64
+	together := make([]float64, len(sides))
 	for i, sd := range sides {
 		a := medianOf(figures[i], func(f aggregatorFigure) float64 { return f.aggregator })
 		c := medianOf(figures[i], func(f aggregatorFigure) float64 { return f.clickhouse })
@@ -90,8 +152,7 @@ func benchAggregators(ctx context.Context, kafka *kafkatest.Cluster, s settings)
 		doubled := medianOf(figures[i], func(f aggregatorFigure) float64 { return float64(f.doubled) })
 		fmt.Printf("%-10s | %10.1f %10.1f %10.1f | %12.0f | %12.0f | %8.0f | %8.0f\n", sd.name, a, c, together[i], 1e6/a, b, peak, doubled)
 	}
-	fmt.Printf("contrib needs %.2fx the CPU of PulseGrid\n", together[1]/together[0])
-	return nil
+	return together
 }
 
 func medianOf(fs []aggregatorFigure, get func(aggregatorFigure) float64) float64 {

@@ -1,8 +1,8 @@
 // Command bench measures PulseGrid's gateway and aggregator against the stock Collector's, side by side in one run, and prints ratios.
 //
-//	make bench [ARGS="-only gateway|aggregator|freshness|restart -rounds N -duration D"]
+//	make bench [ARGS="-only gateway|aggregator|exactness|freshness|restart -rounds N -duration D"]
 //
-// freshness and restart are of PulseGrid alone, a whole cell on one machine: how long an event takes from its agent to each store, and
+// exactness is what intents, tokens, the ledger and dedupe cost. freshness and restart are of PulseGrid alone too, a whole cell on one machine: how long an event takes from its agent to each store, and
 // how long an aggregator that was killed takes until it is fresh again.
 //
 // Both gateways write to one real Kafka with acks=all; both aggregators read one topic into one real ClickHouse. What counts is events
@@ -28,6 +28,7 @@ import (
 // settings of a run.
 type settings struct {
 	collector   string        // PulseGrid's ocb-built collector
+	baseline    string        // another build of it, for exactness; empty: none
 	peers       string        // directory of the stock Collectors
 	configs     string        // directory of distributions/
 	peerConfigs string        // directory of the peers' configs
@@ -43,8 +44,9 @@ func main() {
 	chengine.RunChildIfAsked()
 	var s settings
 	var only string
-	flag.StringVar(&only, "only", "", "gateway, aggregator, freshness or restart; empty: all")
+	flag.StringVar(&only, "only", "", "gateway, aggregator, exactness, freshness or restart; empty: all")
 	flag.StringVar(&s.collector, "collector", "_build/collector/pulsegrid-collector", "PulseGrid's collector")
+	flag.StringVar(&s.baseline, "baseline", "", "another build of PulseGrid's collector to compare with in exactness")
 	flag.StringVar(&s.peers, "peers", "", "directory of the stock Collectors, peer-gateway and peer-aggregator (make bench builds them)")
 	flag.StringVar(&s.configs, "configs", "distributions", "directory of PulseGrid's configs")
 	flag.StringVar(&s.peerConfigs, "peer-configs", "integration/bench/peers", "directory of the peers' configs")
@@ -74,6 +76,7 @@ func run(ctx context.Context, only string, s settings) error {
 		{"aggregator", func() error {
 			return withKafka(func(k *kafkatest.Cluster) error { return benchAggregators(ctx, k, s) })
 		}},
+		{"exactness", func() error { return withKafka(func(k *kafkatest.Cluster) error { return benchExactness(ctx, k, s) }) }},
 		{"freshness", func() error { return benchFreshness(ctx, s) }},
 		{"restart", func() error { return benchRestart(ctx, s) }},
 	} {

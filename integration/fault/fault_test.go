@@ -30,6 +30,9 @@ const runsPerRig = 12
 
 func TestMain(m *testing.M) {
 	chengine.RunChildIfAsked()
+	if status, ran := rig.RunWithOwnMounts(); ran {
+		os.Exit(status)
+	}
 	flag.Parse()
 	if *seed == 0 {
 		*seed = uint64(time.Now().UnixNano()) % 1_000_000

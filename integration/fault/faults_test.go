@@ -68,6 +68,8 @@ func allFaults() []fault {
 		// Agents and the network.
 		{name: "agents-time-out", does: "for 1 minute 40 % of the requests are given up after 2 to 20 ms and sent to the other gateway; 15 % are sent twice; 5 % of the agents go away", inject: (*run).badWhile, agents: func(o *agents.Options) { o.Impatient, o.Duplicates, o.Deserters = 0.4, 0.15, 0.05 }},
 		{name: "kafka-answers-lost", does: "for 1 minute, 2 s in 5, Kafka gets what the gateways send, and no answer comes back", inject: (*run).kafkaAnswersLost},
+		{name: "kafka-away", does: "for 1 minute no gateway reaches Kafka; requests go to the object store", inject: (*run).kafkaAway},
+		{name: "kafka-away-kill-gateway", does: "the same, and a gateway that has put requests into the object store is killed", inject: (*run).kafkaAwayKillGateway},
 		{name: "latency-and-resets", does: "for 1 minute every link, those between Kafka nodes too, takes 200 ms there and back, and each connection is reset with 5 % probability a second", inject: (*run).latencyAndResets},
 
 		{name: "clock-10-minutes-off", does: "for 1 minute an aggregator's clock is 10 minutes ahead or behind", inject: (*run).wrongClock},

@@ -17,7 +17,7 @@ import (
 
 const (
 	startTimeout   = time.Minute
-	stopGrace      = 20 * time.Second
+	stopGrace      = 40 * time.Second
 	sessionTimeout = 6 * time.Second // testdata/aggregator.yaml
 	pointTimeout   = time.Minute     // until a failpoint is hit: a commit of the lake comes every two seconds
 	zombieFor      = sessionTimeout + 4*time.Second
@@ -290,6 +290,33 @@ func (r *run) kafkaAnswersLost() error {
 		time.Sleep(3 * time.Second)
 	}
 	return nil
+}
+
+func (r *run) kafkaAway() error {
+	for _, l := range r.Links.Matching("gateway", "kafka") {
+		l.Refuse()
+	}
+	time.Sleep(scaled(badFor))
+	return r.someSpilled()
+}
+
+func (r *run) someSpilled() error {
+	n, err := r.Objects.Spilled()
+	if err == nil && n == 0 {
+		err = errors.New("nothing was spilled: the fault was none")
+	}
+	return errors.Join(err, r.Links.Heal())
+}
+
+func (r *run) kafkaAwayKillGateway() error {
+	for _, l := range r.Links.Matching("gateway", "kafka") {
+		l.Refuse()
+	}
+	time.Sleep(scaled(badFor))
+	g := r.Gateways[r.rng.IntN(len(r.Gateways))]
+	g.Kill()
+	r.shortly()
+	return errors.Join(r.someSpilled(), g.Start(startTimeout))
 }
 
 func (r *run) latencyAndResets() error {

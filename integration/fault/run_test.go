@@ -23,7 +23,7 @@ import (
 
 const (
 	eventsMin    = 4000
-	settled      = 5 * time.Second // as fresh as that, the cell is itself again
+	settled      = 8 * time.Second // as fresh as that, the cell is itself again
 	freshTimeout = 5 * time.Minute
 	quietTimeout = 5 * time.Minute
 	rest         = 4 * time.Second // after the last commit, for whoever comes late
@@ -144,8 +144,11 @@ func (r *run) waitQuiet() {
 	time.Sleep(rest)
 }
 
-// lag says what a group has not committed yet; empty: nothing.
+// lag says what is not in Kafka, or what a group has not committed yet; empty: nothing.
 func (r *run) lag() string {
+	if n, err := r.Objects.Spilled(); err != nil || n > 0 {
+		return fmt.Sprintf("%d spilled objects wait for Kafka (%v)", n, err)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	var topics []string

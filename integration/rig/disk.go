@@ -4,9 +4,37 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 )
+
+const ownMountsVariable = "PULSEGRID_RIG_OWN_MOUNTS"
+
+// RunWithOwnMounts is called by the main or TestMain of a program that mounts disks, after chengine.RunChildIfAsked. It runs the program
+// once more in a mount namespace of its own and returns that one's exit status, so that no mount outlives it, however it ends; it
+// returns false where this is that program, or where the caller is not root and can mount nothing.
+func RunWithOwnMounts() (status int, ran bool) {
+	if os.Geteuid() != 0 || os.Getenv(ownMountsVariable) != "" {
+		return 0, false
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return 0, false
+	}
+	runtime.LockOSThread() // the kernel takes the death of the thread that starts a child for the parent's
+	defer runtime.UnlockOSThread()
+	cmd := exec.Command(self, os.Args[1:]...)
+	cmd.Env = append(os.Environ(), ownMountsVariable+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil { // no such right, as in some containers
+		return 0, false
+	}
+	_ = cmd.Wait() // its status says it
+	return cmd.ProcessState.ExitCode(), true
+}
 
 // Disk is a small file system (tmpfs) of one part, which can be filled. Mounting it needs root.
 type Disk struct {

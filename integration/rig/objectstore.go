@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,8 +24,11 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/testkit/s3test"
 )
 
-// bucket holds the lake.
-const bucket = "lake"
+// Buckets: of the lake, and of what gateways put aside while Kafka is away.
+const (
+	bucket      = "lake"
+	spillBucket = "spill"
+)
 
 // Misbehaviour is what an object store does wrong.
 type Misbehaviour int
@@ -60,8 +65,10 @@ func startObjectStore(dir string) (*ObjectStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Join(dir, bucket), 0o755); err != nil { // a directory is a bucket
-		return nil, err
+	for _, b := range []string{bucket, spillBucket} { // a directory is a bucket
+		if err := os.MkdirAll(filepath.Join(dir, b), 0o755); err != nil {
+			return nil, err
+		}
 	}
 	o := &ObjectStore{Dir: dir, addr: FreeAddr(), closing: make(chan struct{})}
 	o.process = NewProcess(nil, []string{o.addr}, binary, "--access", s3test.AccessKey, "--secret", s3test.SecretKey, "--region", s3test.Region,
@@ -116,6 +123,25 @@ func (o *ObjectStore) Misbehave(how Misbehaviour, share float64, writesOnly bool
 func (o *ObjectStore) Behave() int64 {
 	o.mode.Store(int64(Behaves))
 	return o.hurt.Swap(0)
+}
+
+// spilled is the name of an object of requests, when it was closed and its number: the spill's leases have other names.
+var spilled = regexp.MustCompile(`^[0-9]{13}-[0-9]+$`)
+
+// Spilled is how many objects wait for Kafka.
+func (o *ObjectStore) Spilled() (n int, err error) {
+	err = filepath.WalkDir(filepath.Join(o.Dir, spillBucket), func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // it went while we looked
+			return nil
+		case err != nil:
+			return err
+		case d.Type().IsRegular() && spilled.MatchString(d.Name()):
+			n++
+		}
+		return nil
+	})
+	return n, err
 }
 
 func (o *ObjectStore) handler(forward http.Handler) http.HandlerFunc {

@@ -33,10 +33,10 @@ type Options struct {
 	Collector         string            // empty: _build/collector/pulsegrid-collector
 	Env               map[string]string // further variables of the configs, see distributions/*/config.yaml
 	GatewayConfigs    []string          // files merged over distributions/gateway/config.yaml, in this order
-	AggregatorConfigs []string          // the same for the aggregators. They may use the variables PULSEGRID_S3_*
+	AggregatorConfigs []string          // the same for the aggregators
 
-	// Faulty puts every connection between two parts through a proxy (Rig.Links), and the lake into an object store (Rig.Objects)
-	// whose address AggregatorConfigs must use.
+	// Faulty puts every connection between two parts through a proxy (Rig.Links), and the lake into an object store (Rig.Objects).
+	// Of that AggregatorConfigs must tell by the variables PULSEGRID_S3_*, and GatewayConfigs by PULSEGRID_SPILL_URL.
 	Faulty bool
 	// SmallDisks gives ClickHouse, the lake and the last Kafka node a small file system each (Rig.Disks), which can be filled.
 	SmallDisks bool
@@ -179,7 +179,12 @@ func (r *Rig) describeTiers() error {
 		if err != nil {
 			return err
 		}
-		r.describe(t, "gateway", listens, r.opts.GatewayConfigs, map[string]string{"PULSEGRID_GRPC_ENDPOINT": listens[0], "PULSEGRID_HTTP_ENDPOINT": listens[1]})
+		env, err := r.spill(t.Name)
+		if err != nil {
+			return err
+		}
+		env["PULSEGRID_GRPC_ENDPOINT"], env["PULSEGRID_HTTP_ENDPOINT"] = listens[0], listens[1]
+		r.describe(t, "gateway", listens, r.opts.GatewayConfigs, env)
 		r.Gateways = append(r.Gateways, t)
 	}
 	for i := range r.opts.Aggregators + r.opts.Spares {
@@ -211,9 +216,25 @@ func (r *Rig) gateway(i int) (*Tier, []string, error) {
 	return t, listens, nil
 }
 
+// spill are the variables by which a gateway finds the object store.
+func (r *Rig) spill(name string) (map[string]string, error) {
+	if !r.opts.Faulty {
+		return map[string]string{}, nil
+	}
+	link, err := r.Links.open(name+"-objects", r.Objects.front.Addr().String())
+	if err != nil {
+		return nil, err
+	}
+	return map[string]string{
+		"PULSEGRID_GATEWAY":   name,
+		"PULSEGRID_SPILL_URL": "s3://" + spillBucket + "?use_path_style=true&region=" + s3test.Region + "&endpoint=http://" + link.Addr,
+		"AWS_ACCESS_KEY_ID":   s3test.AccessKey, "AWS_SECRET_ACCESS_KEY": s3test.SecretKey,
+	}, nil
+}
+
 // stores are the variables by which an aggregator finds the stores.
 func (r *Rig) stores(name string) (map[string]string, error) {
-	env := map[string]string{"PULSEGRID_CLICKHOUSE_HTTP": r.chHTTP, "PULSEGRID_LAKE_CATALOG": r.catalogFile(), "PULSEGRID_LAKE_WAREHOUSE": r.Warehouse()}
+	env := map[string]string{"PULSEGRID_CLICKHOUSE_HTTP": r.chHTTP, "PULSEGRID_LAKE_CATALOG": r.CatalogFile(), "PULSEGRID_LAKE_WAREHOUSE": r.Warehouse()}
 	if !r.opts.Faulty {
 		return env, nil
 	}
@@ -327,10 +348,11 @@ func (r *Rig) Warehouse() string {
 	return "file://" + filepath.Join(r.lake(), "warehouse")
 }
 
-func (r *Rig) catalogFile() string { return filepath.Join(r.lake(), "catalog.db") }
+// CatalogFile is the SQLite file of the lake's catalog.
+func (r *Rig) CatalogFile() string { return filepath.Join(r.lake(), "catalog.db") }
 
 // Catalog is the lake's catalog as pyiceberg's SqlCatalog takes it.
-func (r *Rig) Catalog() string { return "sqlite:///" + r.catalogFile() }
+func (r *Rig) Catalog() string { return "sqlite:///" + r.CatalogFile() }
 
 // CatalogProperties are further properties that a reader of the lake needs. They name the store itself, not the proxies.
 func (r *Rig) CatalogProperties() map[string]string {
@@ -339,6 +361,7 @@ func (r *Rig) CatalogProperties() map[string]string {
 	}
 	return map[string]string{
 		"s3.endpoint": "http://" + r.Objects.addr, "s3.region": s3test.Region, "s3.access-key-id": s3test.AccessKey, "s3.secret-access-key": s3test.SecretKey,
+		"s3.force-virtual-addressing": "false",
 	}
 }
 

@@ -22,6 +22,8 @@ type Run struct {
 	Hot          Counts  `json:"hot"`        // ClickHouse
 	Lake         Counts  `json:"lake"`
 	Rollups      int     `json:"rollups"`                        // rollups that differ from their rows
+	Verdict      string  `json:"verdict"`                        // the audit's
+	Certificate  string  `json:"certificate"`                    // its SHA-256
 	HotLongest   float64 `json:"hot_longest_freshness_seconds"`  // the oldest that the newest row of the slowest partition got
 	LakeLongest  float64 `json:"lake_longest_freshness_seconds"` // from an event's time to the commit that shows it
 	FaultSeconds float64 `json:"fault_seconds"`
@@ -62,7 +64,7 @@ func Markdown(runs []Run) string {
 		byFault[r.Fault] = append(byFault[r.Fault], r)
 	}
 	var b strings.Builder
-	b.WriteString("| fault | what it does | runs | events | acknowledged | sent again | lost | doubled | longest freshness: hot, lake (s) |\n|---|---|---|---|---|---|---|---|---|\n")
+	b.WriteString("| fault | what it does | runs | events | acknowledged | sent again | lost | doubled | longest freshness: hot, lake (s) | audit |\n|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, name := range order {
 		row(&b, "`"+name+"`", byFault[name][0].Does, byFault[name])
 	}
@@ -72,7 +74,7 @@ func Markdown(runs []Run) string {
 
 // row adds runs up. Lost and doubled are of both stores; a run that broke off has no counts, and says so.
 func row(b *strings.Builder, name, does string, runs []Run) {
-	var events, acked, copies, lost, doubled, failed int
+	var events, acked, copies, lost, doubled, failed, equal int
 	var hot, lake float64
 	for _, r := range runs {
 		events, acked, copies = events+r.Events, acked+r.Acked, copies+r.Duplicates
@@ -82,10 +84,17 @@ func row(b *strings.Builder, name, does string, runs []Run) {
 		if !r.Passed {
 			failed++
 		}
+		if r.Verdict == "equal" {
+			equal++
+		}
 	}
 	count := fmt.Sprint(len(runs))
 	if failed > 0 {
 		count += fmt.Sprintf(", **%d failed**", failed)
 	}
-	fmt.Fprintf(b, "| %s | %s | %s | %d | %d | %d | %d | %d | %.0f, %.0f |\n", name, does, count, events, acked, copies, lost, doubled, hot, lake)
+	verdict := "equal"
+	if equal < len(runs) {
+		verdict = fmt.Sprintf("equal in %d", equal)
+	}
+	fmt.Fprintf(b, "| %s | %s | %s | %d | %d | %d | %d | %d | %.0f, %.0f | %s |\n", name, does, count, events, acked, copies, lost, doubled, hot, lake, verdict)
 }
