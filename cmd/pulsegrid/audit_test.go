@@ -17,6 +17,7 @@ import (
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/exporter"
+	"go.opentelemetry.io/collector/processor"
 	"go.opentelemetry.io/collector/receiver"
 
 	"github.com/pulsegrid/pulsegrid/exporter/clickhouseexporter"
@@ -27,6 +28,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 	"github.com/pulsegrid/pulsegrid/internal/testkit/clickhousetest"
+	"github.com/pulsegrid/pulsegrid/processor/dedupeprocessor"
 	"github.com/pulsegrid/pulsegrid/receiver/mskreceiver"
 )
 
@@ -41,7 +43,7 @@ func (a aggregated) flags(more ...string) []string {
 	return append([]string{"audit", "--quiet", "--brokers", a.brokers, "--clickhouse", a.hot.URL, "--catalog-uri", "file:" + a.catalog, "--warehouse", "file://" + a.warehouse}, more...)
 }
 
-// aggregate produces records of each signal, every field set in some, and one that is no OTLP; then it has each store's pipeline take them.
+// aggregate produces records of each signal, every field set in some, some of them twice, and one that is no OTLP; then it has each store's pipeline take them.
 func aggregate(t *testing.T) aggregated {
 	t.Helper()
 	dir := t.TempDir()
@@ -72,6 +74,12 @@ func aggregate(t *testing.T) aggregated {
 	}
 	records = append(records, &kgo.Record{Topic: signal.Logs.Topic(), Value: []byte("no OTLP")})
 	require.NoError(t, client.ProduceSync(t.Context(), records...).FirstErr())
+	for _, r := range records[:len(records)-1] { // agents and gateways send again
+		if r.Key[0]%3 == 0 {
+			again := &kgo.Record{Topic: r.Topic, Key: r.Key, Value: r.Value, Headers: r.Headers}
+			require.NoError(t, client.ProduceSync(t.Context(), again).FirstErr())
+		}
+	}
 
 	hot := clickhouseexporter.NewFactory()
 	hotStop := a.pipeline(t, audit.DefaultHotGroup, hot, map[string]any{"endpoint": a.hot.URL})
@@ -108,13 +116,21 @@ func (a aggregated) pipeline(t *testing.T, group string, f exporter.Factory, con
 	require.NoError(t, err)
 	traces, err := f.CreateTraces(ctx, es, cfg)
 	require.NoError(t, err)
-	logsIn, err := rf.CreateLogs(ctx, rs, rcfg, logs)
+	df := dedupeprocessor.NewFactory()
+	dcfg, ds := df.CreateDefaultConfig(), processor.Settings{ID: component.NewID(df.Type()), TelemetrySettings: componenttest.NewNopTelemetrySettings()}
+	logsOnce, err := df.CreateLogs(ctx, ds, dcfg, logs)
 	require.NoError(t, err)
-	metricsIn, err := rf.CreateMetrics(ctx, rs, rcfg, metrics)
+	metricsOnce, err := df.CreateMetrics(ctx, ds, dcfg, metrics)
 	require.NoError(t, err)
-	tracesIn, err := rf.CreateTraces(ctx, rs, rcfg, traces)
+	tracesOnce, err := df.CreateTraces(ctx, ds, dcfg, traces)
 	require.NoError(t, err)
-	parts = append(parts, logsIn, metricsIn, tracesIn, logs, metrics, traces)
+	logsIn, err := rf.CreateLogs(ctx, rs, rcfg, logsOnce)
+	require.NoError(t, err)
+	metricsIn, err := rf.CreateMetrics(ctx, rs, rcfg, metricsOnce)
+	require.NoError(t, err)
+	tracesIn, err := rf.CreateTraces(ctx, rs, rcfg, tracesOnce)
+	require.NoError(t, err)
+	parts = append(parts, logsIn, metricsIn, tracesIn, logsOnce, metricsOnce, tracesOnce, logs, metrics, traces)
 	for i := len(parts) - 1; i >= 0; i-- {
 		require.NoError(t, parts[i].Start(ctx, host))
 	}
@@ -143,6 +159,12 @@ func TestAuditOfTheAggregatorsOwnRows(t *testing.T) {
 	var c certificate.Certificate
 	require.NoError(t, json.Unmarshal([]byte(out), &c), out)
 	require.Equal(t, certificate.Faults{Lost: 1}, c.Totals[0].Faults)
+	duplicates, quarantined := int64(0), int64(0)
+	for _, p := range c.Partitions {
+		duplicates, quarantined = duplicates+p.Duplicates, quarantined+p.Quarantined
+	}
+	require.Greater(t, duplicates, int64(100))
+	require.Equal(t, int64(1), quarantined)
 	require.Len(t, c.Differences, 1)
 	file, err := os.ReadFile(filepath.Join(certificates, "certificate-000002.json"))
 	require.NoError(t, err)
