@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
-	"net"
 	"net/netip"
 	"strings"
 	"time"
@@ -180,7 +179,7 @@ func verifiedCertificate(ctx context.Context) *x509.Certificate {
 }
 
 func clientAddress(ctx context.Context) netip.Addr {
-	var a net.Addr = client.FromContext(ctx).Addr
+	a := client.FromContext(ctx).Addr
 	if a == nil {
 		if p, ok := peer.FromContext(ctx); ok {
 			a = p.Addr

@@ -44,7 +44,7 @@ func openKafka(ctx context.Context, c *Config) (*kafkaLog, error) {
 	defer cancel()
 	if err := client.Ping(pingCtx); err != nil {
 		client.Close()
-		return nil, fmt.Errorf("Kafka at %s does not answer: %w", strings.Join(c.Kafka.Brokers, ","), err)
+		return nil, fmt.Errorf("kafka at %s does not answer: %w", strings.Join(c.Kafka.Brokers, ","), err)
 	}
 	return &kafkaLog{options: opts, client: client, admin: kadm.NewClient(client), stall: c.StallTimeout}, nil
 }
@@ -156,7 +156,7 @@ func (p *planner) topics(ctx context.Context) ([]Topic, error) {
 			}
 		}
 		if len(topics) == 0 {
-			return nil, errors.New("Kafka has no topic otlp.logs.*, otlp.metrics.* or otlp.traces.*: name the topics to audit")
+			return nil, errors.New("kafka has no topic otlp.logs.*, otlp.metrics.* or otlp.traces.*: name the topics to audit")
 		}
 	}
 	if len(p.Ranges) > 0 {

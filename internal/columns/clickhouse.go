@@ -140,9 +140,7 @@ func EngineOf(kind, engine string, more ...string) string {
 		}
 	}
 	if args = strings.TrimSuffix(args, ")"); args != "" {
-		if prefix == "" {
-			args = "" // arguments of a Replacing or Summing engine, which are columns of the rows
-		} else {
+		if prefix != "" { // else: arguments of a Replacing or Summing engine, which are columns of the rows
 			more = append([]string{args}, more...)
 		}
 	}

@@ -197,9 +197,10 @@ type Part struct {
 
 // Parts calls fn for each part of the event until fn returns false: for span events, then for links, however they were sent; or for exemplars.
 func (e *Event) Parts(fn func(Part) bool) {
-	if e.Signal == signal.Traces {
+	switch e.Signal {
+	case signal.Traces:
 		_ = e.parts(SpanEvent, 11, 2, 3, fn) && e.parts(SpanLink, 13, 3, 4, fn)
-	} else if e.Signal == signal.Metrics {
+	case signal.Metrics:
 		e.parts(Exemplar, e.exemplarsField(), 0, 7, fn)
 	}
 }

@@ -188,8 +188,8 @@ func TestABadFileIsRefusedByName(t *testing.T) {
 	for name, test := range map[string]struct{ file, want string }{
 		"no YAML":               {"groups: [", "yaml"},
 		"two documents":         {"groups: []\n---\ngroups: []\n", "more than one YAML document"},
-		"a misspelt field":      {"groups: [{id: a, type: event, name: a, atributes: []}]", "atributes"},
-		"a misspelt annotation": {"groups: [{id: a, type: event, name: a, annotations: {pulsegrid: {versoin: 1}}}]", "versoin"},
+		"a misspelt field":      {"groups: [{id: a, type: event, name: a, attribute: []}]", "attribute"},
+		"a misspelt annotation": {"groups: [{id: a, type: event, name: a, annotations: {pulsegrid: {release: 1}}}]", "release"},
 		"a group's type":        {"groups: [{id: a, type: thing}]", `type: is "thing"`},
 		"no such ref":           {"groups: [{id: a, type: event, name: a, attributes: [{ref: gone}]}]", `no attribute "gone"`},
 		"no such parent":        {"groups: [{id: a, type: event, name: a, extends: gone}]", `no group "gone"`},

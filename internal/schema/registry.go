@@ -144,7 +144,7 @@ func (l *loader) compile(r *Registry, t *tree) {
 	for _, im := range t.imports {
 		for _, d := range t.deps {
 			for _, g := range d.order {
-				if im.has(g) && !(t.loose && !d.depended) { // the loose files' dependencies apply anyway
+				if im.has(g) && (!t.loose || d.depended) { // the loose files' dependencies apply anyway
 					add(g)
 				}
 			}

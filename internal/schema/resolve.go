@@ -28,7 +28,7 @@ func (e *FileError) Unwrap() error { return e.Err }
 
 // errorsByFile takes an error of Load apart.
 func errorsByFile(err error) map[string]error {
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // Load joins, and wraps no further
+	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		return nil
 	}

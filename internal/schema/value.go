@@ -40,7 +40,7 @@ func (r *run) set(s *Schema, t *table, attrs otlpwire.Cursor, strict bool) (n in
 		if !ok {
 			break
 		}
-		i := -1
+		var i int
 		if n < maxOrder {
 			if last := r.order[n]; last > 0 && string(key) == t.checks[last-1].key {
 				i = int(last) - 1

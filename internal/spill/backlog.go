@@ -2,6 +2,7 @@ package spill
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -105,7 +106,7 @@ func (s *Spool) Look(ctx context.Context) (map[string][]string, error) {
 	byGateway := map[string][]string{}
 	for it := s.bucket.List(nil); ; {
 		o, err := it.Next(ctx)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
@@ -127,7 +128,7 @@ func (s *Spool) list(ctx context.Context, gateway string) ([]string, error) {
 	var names []string
 	for it := s.bucket.List(&blob.ListOptions{Prefix: gateway + "/"}); ; {
 		o, err := it.Next(ctx)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return names, nil
 		}
 		if err != nil {

@@ -75,7 +75,7 @@ func (s *Spool) drain(ctx context.Context, name string, produce func(context.Con
 		var batch []Record
 		for size := 0; size < drainBatchBytes; {
 			rec, err := dec.next()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				end = true
 				break
 			}

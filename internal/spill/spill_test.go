@@ -82,7 +82,7 @@ func decoded(b []byte) (out []Record, err error) {
 	defer d.close()
 	for {
 		r, err := d.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return out, nil
 		}
 		if err != nil {

@@ -32,7 +32,7 @@ func (r *refusal) Error() string { return r.msg }
 
 // Is: refusals for one reason are one, whatever else they say.
 func (r *refusal) Is(other error) bool {
-	o, ok := other.(*refusal) //nolint:errorlint // errors.Is unwraps
+	o, ok := other.(*refusal)
 	return ok && o.reason == r.reason
 }
 

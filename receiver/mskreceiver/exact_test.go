@@ -33,8 +33,7 @@ func TestAfterACrashTheSameBlocksAreDelivered(t *testing.T) {
 			c := fakeCluster(t, 1)
 			cl := testClient(t, c.ListenAddrs())
 			produce(t, cl, "x", records, 1)
-			var first *store
-			first = newStore(func(context.Context, block.Block, plog.Logs) error {
+			first := newStore(func(context.Context, block.Block, plog.Logs) error {
 				if gap == "intended" {
 					return errors.New("not now")
 				}
@@ -383,7 +382,7 @@ func TestAStoreSendsItsPartitionBack(t *testing.T) {
 					held = b.Next()
 					after = append(after, b)
 					return nil
-				case b.Oldest > held && !(held == block.FromStart && b.Fresh):
+				case b.Oldest > held && (held != block.FromStart || !b.Fresh):
 					return &block.ResumeError{Topic: b.Topic, Partition: b.Partition, Next: held}
 				}
 				return errors.New("not its turn") // it came before the block before it
@@ -570,7 +569,7 @@ func TestRecordsThatReplaceDeliveredOnesAreQuarantined(t *testing.T) {
 	d.committer.own(p)
 	d.budget.attach(p)
 	p.place(plan{position: position{next: 10, epoch: -1}, from: 10, end: 20})
-	go p.run()
+	go func() { _ = p.run() }()
 	record := func(offset int64, epoch int32, body string) *kgo.Record {
 		return &kgo.Record{Topic: logsTopic, Offset: offset, LeaderEpoch: epoch, Value: logsRequest(body)}
 	}

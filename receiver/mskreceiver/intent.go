@@ -3,7 +3,6 @@ package mskreceiver
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -110,9 +109,4 @@ func parseEnds(next int64, s string) ([]int64, error) {
 		ends, last = append(ends, end), end
 	}
 	return ends, nil
-}
-
-// equal compares all that is committed.
-func (p position) equal(o position) bool {
-	return p.next == o.next && p.text() == o.text() && slices.Equal(p.ends, o.ends)
 }
