@@ -35,6 +35,7 @@ func TestTheBuiltCollectorTakesEveryConfigWithItsVariablesSet(t *testing.T) {
 		"PULSEGRID_GRPC_ENDPOINT=127.0.0.1:1", "PULSEGRID_HTTP_ENDPOINT=[::1]:2", "PULSEGRID_KAFKA_BROKERS=kafka-1:9092,kafka-2:9092",
 		"PULSEGRID_PARTITIONS=64", "PULSEGRID_REPLICATION_FACTOR=1", "PULSEGRID_MIN_INSYNC=1", "PULSEGRID_TOPIC_LOGS=other",
 		"PULSEGRID_SCHEMAS=s3://bucket/schemas?region=eu-central-1", "PULSEGRID_SCHEMA_MODE=enforce", "PULSEGRID_EVENT_AGE_MAX=0",
+		"PULSEGRID_SPILL=file:///tmp/spill", "PULSEGRID_GATEWAY_NAME=gateway-1", "PULSEGRID_LEGACY_EVENTS=false",
 		"PULSEGRID_QUARANTINE_STORE=s3://bucket?region=eu-central-1&prefix=quarantine/",
 		"PULSEGRID_HEALTH_ENDPOINT=127.0.0.1:3", "PULSEGRID_METRICS_HOST=127.0.0.1", "PULSEGRID_METRICS_PORT=4",
 		"PULSEGRID_CLICKHOUSE_HTTP=clickhouse:8123", "PULSEGRID_CLICKHOUSE_USERNAME=writer", "PULSEGRID_CLICKHOUSE_PASSWORD=1234",
@@ -57,6 +58,24 @@ func TestTheBuiltCollectorTakesEveryConfigWithItsVariablesSet(t *testing.T) {
 func TestTheBuiltCollectorTakesTheGatewayWithTenants(t *testing.T) {
 	validate(t, "gateway/config.yaml", nil, "gateway/tenants.yaml")
 	validate(t, "gateway/config.yaml", []string{"PULSEGRID_TENANTS=s3://bucket/tenants?region=eu-central-1", "PULSEGRID_JURISDICTION=us"}, "gateway/tenants.yaml")
+}
+
+func TestTheBuiltCollectorTakesTheAggregatorWithTheOverflowLane(t *testing.T) {
+	validate(t, "aggregator/config.yaml", nil, "aggregator/overflow.yaml")
+}
+
+// Guarantee: a file that is merged over another drops none of its processors and extensions, since lists are replaced.
+func TestTenantsAreAddedToWhatTheGatewayDoes(t *testing.T) {
+	for _, list := range []string{`extensions: \[(.*)\]`, `processors: \[(.*)\]`} {
+		items := func(path string) []string {
+			text, err := os.ReadFile(path)
+			require.NoError(t, err)
+			found := regexp.MustCompile(list).FindSubmatch(text)
+			require.NotNil(t, found, "%s: %s", path, list)
+			return regexp.MustCompile(`\w+`).FindAllString(string(found[1]), -1)
+		}
+		require.Subset(t, items("gateway/tenants.yaml"), items("gateway/config.yaml"))
+	}
 }
 
 func toBytes(s []string) [][]byte {

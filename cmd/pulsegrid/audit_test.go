@@ -217,7 +217,7 @@ func TestWrongAuditCommandLines(t *testing.T) {
 		require.Equal(t, exitUsage, code, want)
 	}
 	_, code, err := run(t, full.flags("--kafka-config", writeFile(t, "dial_timeout: 100ms\nrequest_timeout: 100ms"))...)
-	require.ErrorContains(t, err, "could not audit: Kafka at 127.0.0.1:1 does not answer")
+	require.ErrorContains(t, err, "could not audit: kafka at 127.0.0.1:1 does not answer")
 	require.Equal(t, exitNotAudited, code)
 	_, code, err = run(t, "audit", "--data", t.TempDir())
 	require.ErrorContains(t, err, "pulsegrid local")

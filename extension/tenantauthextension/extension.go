@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pulsegrid/pulsegrid/internal/fileset"
+	"github.com/pulsegrid/pulsegrid/internal/schema"
 	"github.com/pulsegrid/pulsegrid/internal/tenant"
 )
 
@@ -44,6 +45,7 @@ type authExtension struct {
 var (
 	_ extensionauth.Server = (*authExtension)(nil)
 	_ tenant.Registry      = (*authExtension)(nil)
+	_ schema.Policies      = (*authExtension)(nil)
 )
 
 func newExtension(set extension.Settings, cfg *Config) (*authExtension, error) {
@@ -67,6 +69,16 @@ func (e *authExtension) Snapshot() *tenant.Snapshot {
 		return l.Snapshot()
 	}
 	return nil
+}
+
+// SchemaPolicy implements schema.Policies.
+func (e *authExtension) SchemaPolicy(id string) (schema.Policy, bool) {
+	if s := e.Snapshot(); s != nil {
+		if t := s.Tenant(id); t != nil {
+			return t.Schema, true
+		}
+	}
+	return schema.Policy{}, false
 }
 
 // Jurisdiction implements tenant.Registry.

@@ -41,6 +41,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/pulsegrid/pulsegrid/internal/schema"
 	"github.com/pulsegrid/pulsegrid/internal/tenant"
 )
 
@@ -349,6 +350,18 @@ func TestAChangeIsInForceWithoutARestart(t *testing.T) {
 	r.eventually("well again", func() bool { return r.host.status() == componentstatus.StatusOK })
 	_, err = r.ask(from("192.0.2.1"), bearer(key))
 	require.NoError(t, err)
+}
+
+func TestATenantsSchemaPolicyIsWhatTheRegistrySays(t *testing.T) {
+	r := start(t, "tenants:\n  - {id: a, schema: {policy: warn, unknown_attributes: strict}}\n  - {id: b}\n", nil)
+	own, ok := r.SchemaPolicy("a")
+	require.True(t, ok)
+	require.Equal(t, schema.Policy{Mode: schema.Warn, Unknown: schema.Strict}, own)
+	own, ok = r.SchemaPolicy("b")
+	require.True(t, ok)
+	require.Zero(t, own, "the gateway's")
+	_, ok = r.SchemaPolicy("nobody")
+	require.False(t, ok)
 }
 
 // Guarantees: with a registry that cannot be read nothing is accepted, and everybody is asked to come again rather than told to give up.

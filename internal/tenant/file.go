@@ -12,6 +12,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
+	"github.com/pulsegrid/pulsegrid/internal/schema"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -158,7 +159,7 @@ func (r *nodes) share(into *float64) func(*yaml.Node, string) {
 
 func (r *nodes) tenant(n *yaml.Node, field string) definition {
 	d := definition{line: n.Line, Tenant: Tenant{
-		Status: Active, Class: DefaultClass, Lane: envelope.LaneFast, Schema: Schema{Policy: Enforce},
+		Status: Active, Class: DefaultClass, Lane: envelope.LaneFast,
 		signals: [signals]bool{signal.Traces: true, signal.Metrics: true, signal.Logs: true},
 	}}
 	name := fmt.Sprintf("a name of at most %d of a-z, 0-9 and -", maxNameBytes)
@@ -292,11 +293,8 @@ func (r *nodes) quotas(d *definition, n *yaml.Node, field string) {
 }
 
 func (r *nodes) schema(d *definition, n *yaml.Node, field string) {
-	const strict, open = "strict", "open"
-	unknown := open
 	r.object(n, field, map[string]func(*yaml.Node, string){
-		"policy":             oneOf(r, &d.Schema.Policy, Enforce, Warn, Off),
-		"unknown_attributes": oneOf(r, &unknown, strict, open),
+		"policy":             oneOf(r, &d.Schema.Mode, schema.Enforce, schema.Warn, schema.Off),
+		"unknown_attributes": oneOf(r, &d.Schema.Unknown, schema.Strict, schema.Open),
 	})
-	d.Schema.Strict = unknown == strict
 }

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pulsegrid/pulsegrid/internal/schema"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -16,24 +17,8 @@ const (
 	Suspended Status = "suspended" // its credentials are right, and nothing of it is taken
 )
 
-// Policy says what becomes of events that violate their schema.
-type Policy string
-
-// The policies.
-const (
-	Enforce Policy = "enforce" // quarantined
-	Warn    Policy = "warn"    // taken, and counted
-	Off     Policy = "off"     // not looked at
-)
-
 // DefaultClass is the class of a tenant of which none is said.
 const DefaultClass = "standard"
-
-// Schema is how a tenant's events are validated.
-type Schema struct {
-	Policy Policy
-	Strict bool // attributes that the schema does not name are violations
-}
 
 // Quota is what one gateway takes of one signal of one tenant. Zero is no limit.
 type Quota struct {
@@ -49,12 +34,12 @@ func (q Quota) Limited() bool { return q.EventsPerSecond > 0 || q.BytesPerSecond
 type Tenant struct {
 	ID            string
 	Status        Status
-	Class         string // metrics are counted by it: there are at most MaxClasses
-	Jurisdiction  string // where its data may be; empty: anywhere
-	Lane          string // of envelope: the best lane that its requests get
-	TopicClass    string // of Kafka topics; empty: the common ones
-	Schema        Schema
-	RetentionDays int // in the stores; zero: theirs
+	Class         string        // metrics are counted by it: there are at most MaxClasses
+	Jurisdiction  string        // where its data may be; empty: anywhere
+	Lane          string        // of envelope: the best lane that its requests get
+	TopicClass    string        // of Kafka topics; empty: the common ones
+	Schema        schema.Policy // what is empty is as the gateway has it
+	RetentionDays int           // in the stores; zero: theirs
 
 	signals [signals]bool
 	quotas  [signals]Quota

@@ -22,6 +22,7 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
 	"github.com/pulsegrid/pulsegrid/internal/fileset"
+	"github.com/pulsegrid/pulsegrid/internal/schema"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -102,7 +103,7 @@ func TestTheDocumentsExampleIsWhatItSays(t *testing.T) {
 	require.Equal(t, "premium", acme.TopicClass)
 	require.Equal(t, "eu", acme.Jurisdiction)
 	require.Equal(t, envelope.LaneFast, acme.Lane)
-	require.Equal(t, Schema{Policy: Enforce}, acme.Schema)
+	require.Equal(t, schema.Policy{Mode: schema.Enforce, Unknown: schema.Open}, acme.Schema)
 	require.Equal(t, 30, acme.RetentionDays)
 	require.Equal(t, Quota{50000, 60000000, 2 * time.Minute}, acme.Quota(signal.Logs))
 	require.Equal(t, Quota{EventsPerSecond: 20000, Burst: time.Minute}, acme.Quota(signal.Metrics), "its share of the fleet's")
