@@ -87,6 +87,34 @@ func TestAfterACrashTheSameBlocksAreDelivered(t *testing.T) {
 	}
 }
 
+// Scenario: an owner that takes over more intents than it may have in flight crashes too.
+// Guarantee: the third owner redoes what is left of them.
+func TestIntentsOutliveTwoCrashes(t *testing.T) {
+	c := fakeCluster(t, 1)
+	cl := testClient(t, c.ListenAddrs())
+	produce(t, cl, "x", 20, 1)
+	commitText(t, cl, "g", 0, 0, "v1 i=1 e=3,5,9,12")
+	second := newStore(func(ctx context.Context, b block.Block, _ plog.Logs) error {
+		if b.First > 0 {
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		return nil
+	})
+	cfg := testConfig(c.ListenAddrs(), "g")
+	cfg.MaxInFlightBlocks = 1
+	r, stop := run(t, cfg, second)
+	eventually(t, "the first is finished", func() bool { return committed(t, cl, "g")[0] == 3 })
+	crash(r, stop)
+	require.Regexp(t, "^v1 t=[0-9]+ i=1 e=5,9,12$", metadataOf(t, cl, "g", 0))
+	third := newStore(nil)
+	run(t, testConfig(c.ListenAddrs(), "g"), third)
+	eventually(t, "all committed", func() bool { return committed(t, cl, "g")[0] == 20 })
+	for i, want := range []string{"3-4", "5-8", "9-11", "12-19"} {
+		require.Equal(t, "otlp.logs.v1/0/"+want, third.offered(0)[i].String())
+	}
+}
+
 // Scenario: the oldest block is stuck while those behind it are stored.
 // Guarantees: nothing behind it is committed, no more blocks than the bound begin, and the group knows all that did.
 func TestNothingIsCommittedBehindAnUnfinishedBlock(t *testing.T) {

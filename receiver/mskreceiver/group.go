@@ -40,6 +40,7 @@ type group struct {
 	// read it, or not yet: it does so a moment after position.
 	seek func(topic string, partition int32, offset int64) bool
 
+	ready  chan struct{}   // closed: all that needs the client is set, which calls back from the moment that it is made
 	ctx    context.Context // ends when the group is closed
 	cancel context.CancelFunc
 
@@ -63,7 +64,7 @@ type committedOffset struct {
 func newGroup(d *deps, log *zap.Logger, signals map[string]signal.Signal) *group {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &group{
-		deps: d, log: log, signals: signals, ctx: ctx, cancel: cancel,
+		deps: d, log: log, signals: signals, ready: make(chan struct{}), ctx: ctx, cancel: cancel,
 		owned: map[topicPartition]*partition{}, leaving: map[topicPartition]*partition{}, fetched: map[topicPartition]committedOffset{},
 	}
 }
@@ -157,6 +158,11 @@ func (g *group) offsetsFetched(_ context.Context, _ *kgo.Client, resp *kmsg.Offs
 
 // position finds out where assigned partitions begin, tells their workers, and has the client fetch from there.
 func (g *group) position(ctx context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
+	select {
+	case <-g.ready:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	queries := map[topicPartition]query{}
 	owners := map[topicPartition]*partition{}
 	g.mu.Lock()

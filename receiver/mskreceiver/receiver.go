@@ -129,6 +129,7 @@ func (r *mskReceiver) start(ctx context.Context, host component.Host) error {
 	r.group.seek = seekWith(client)
 	d.budget.pause = func(topic string, id int32) { client.PauseFetchPartitions(map[string][]int32{topic: {id}}) }
 	d.budget.resume = func(topic string, id int32) { client.ResumeFetchPartitions(map[string][]int32{topic: {id}}) }
+	close(r.group.ready)
 
 	pollCtx, stop := context.WithCancel(context.Background())
 	commitCtx, finish := context.WithCancel(context.Background())
