@@ -122,7 +122,7 @@ func (r *mskReceiver) start(ctx context.Context, host component.Host) error {
 	d.quarantine.produce = produceWith(client)
 	d.committer.commit = r.commitWith(client)
 	r.group.locator = &locator{
-		client: client, retry: r.cfg.Retry,
+		client:  client,
 		options: func() ([]kgo.Opt, error) { return r.cfg.Options(context.Background(), r.log) },
 	}
 	r.group.fetch = fetchWith(client, r.cfg.GroupID)
