@@ -198,9 +198,13 @@ var encoders = sync.Pool{New: func() any { return &encoder{buf: make([]byte, 0, 
 
 func get(of byte, source string) *encoder {
 	e := encoders.Get().(*encoder)
+	e.begin(of, source)
+	return e
+}
+
+func (e *encoder) begin(of byte, source string) {
 	e.buf = append(e.buf[:0], of)
 	e.str(source)
-	return e
 }
 
 // maxKept bounds the buffers that the pool holds on to.

@@ -55,12 +55,6 @@ func (w *wire) of(ev *otlpwire.Event) string {
 }
 
 func (w *wire) log(ev *otlpwire.Event) {
-	if v, ok := ev.Attr(AttrID); ok && v.Type() != otlpwire.TypeEmpty && (v.Type() != otlpwire.TypeString || len(v.Bytes()) > 0) {
-		e := get(ofLogID, "")
-		e.wireValue(v)
-		w.ids = append(w.ids, e.sum())
-		return
-	}
 	r := ev.LogRecord()
 	e := get(ofLog, w.of(ev))
 	e.uint(r.Time)
@@ -69,7 +63,12 @@ func (w *wire) log(ev *otlpwire.Event) {
 	e.bytes(r.SeverityText)
 	e.bytes(r.EventName)
 	e.wireValue(r.Body)
-	e.wireAttributes(ev.Attributes())
+	if v, ok := e.wireAttributes(ev.Attributes()); ok && v.Type() != otlpwire.TypeEmpty && (v.Type() != otlpwire.TypeString || len(v.Bytes()) > 0) {
+		e.begin(ofLogID, "") // it has an id of its own: what was written so far is not hashed
+		e.wireValue(v)
+		w.ids = append(w.ids, e.sum())
+		return
+	}
 	e.uint(uint64(r.DroppedAttributes))
 	e.uint(uint64(r.Flags))
 	e.ids(r.TraceID, r.SpanID)
@@ -164,17 +163,22 @@ func (e *encoder) count() (at, n int) { e.uint(0); return len(e.buf) - 8, 0 }
 
 func (e *encoder) counted(at, n int) { binary.LittleEndian.PutUint64(e.buf[at:], uint64(n)) }
 
-func (e *encoder) wireAttributes(attrs otlpwire.Attributes) {
+// wireAttributes writes an event's attributes, and returns the first one named AttrID.
+func (e *encoder) wireAttributes(attrs otlpwire.Attributes) (id otlpwire.Value, found bool) {
 	at, n := e.count()
 	for k, v := range attrs.All() {
 		if reserved(k) {
 			continue
+		}
+		if !found && string(k) == AttrID {
+			id, found = v, true
 		}
 		n++
 		e.bytes(k)
 		e.wireValue(v)
 	}
 	e.counted(at, n)
+	return id, found
 }
 
 func (e *encoder) wireSorted(attrs otlpwire.Attributes) {

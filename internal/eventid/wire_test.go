@@ -4,6 +4,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
@@ -104,6 +106,25 @@ func TestBytesAndDecodedEventsHaveTheSameIds(t *testing.T) {
 			require.Greater(t, made, 450, "most requests have ids that are made of bytes")
 			require.True(t, requireSame(t, sig, otlptest.Realistic(sig, 1, 50), ""))
 		})
+	}
+}
+
+func TestALogRecordsOwnIdIsReadFromBytes(t *testing.T) {
+	for _, set := range []func(pcommon.Map){
+		func(m pcommon.Map) { m.PutStr(eventid.AttrID, "one") },
+		func(m pcommon.Map) { m.PutInt(eventid.AttrID, 7) },
+		func(m pcommon.Map) { m.PutStr(eventid.AttrID, "") },
+		func(m pcommon.Map) { m.PutEmpty(eventid.AttrID) },
+	} {
+		ld := plog.NewLogs()
+		lr := ld.ResourceLogs().AppendEmpty().ScopeLogs().AppendEmpty().LogRecords().AppendEmpty()
+		lr.Body().SetStr("body")
+		lr.Attributes().PutStr("before", "x")
+		set(lr.Attributes())
+		lr.Attributes().PutStr("after", "y")
+		request, err := plogotlp.NewExportRequestFromLogs(ld).MarshalProto()
+		require.NoError(t, err)
+		require.True(t, requireSame(t, signal.Logs, request, "agent"))
 	}
 }
 

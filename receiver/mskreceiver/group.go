@@ -40,6 +40,7 @@ type group struct {
 	// read it, or not yet: it does so a moment after position.
 	seek func(topic string, partition int32, offset int64) bool
 
+	ready  chan struct{}   // closed: all that needs the client is set, which calls back from the moment that it is made
 	ctx    context.Context // ends when the group is closed
 	cancel context.CancelFunc
 
@@ -63,7 +64,7 @@ type committedOffset struct {
 func newGroup(d *deps, log *zap.Logger, signals map[string]signal.Signal) *group {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &group{
-		deps: d, log: log, signals: signals, ctx: ctx, cancel: cancel,
+		deps: d, log: log, signals: signals, ready: make(chan struct{}), ctx: ctx, cancel: cancel,
 		owned: map[topicPartition]*partition{}, leaving: map[topicPartition]*partition{}, fetched: map[topicPartition]committedOffset{},
 	}
 }
@@ -157,6 +158,11 @@ func (g *group) offsetsFetched(_ context.Context, _ *kgo.Client, resp *kmsg.Offs
 
 // position finds out where assigned partitions begin, tells their workers, and has the client fetch from there.
 func (g *group) position(ctx context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
+	select {
+	case <-g.ready:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	queries := map[topicPartition]query{}
 	owners := map[topicPartition]*partition{}
 	g.mu.Lock()
@@ -178,7 +184,7 @@ func (g *group) position(ctx context.Context, offsets map[string]map[int32]kgo.O
 		return nil, ctx.Err() // the client asks again after the next join
 	}
 	for tp, err := range failed {
-		g.log.Warn("cannot find out where an assigned partition begins; it is tried again, and the partition waits",
+		g.log.Warn("cannot find out where an assigned partition begins; it is tried again, and the others go on",
 			zap.String("topic", tp.topic), zap.Int32("partition", tp.id), zap.Error(err))
 		offsets[tp.topic][tp.id] = kgo.NewOffset().At(max(0, queries[tp].next)) // nothing is fetched from there: it is frozen
 		g.beginLater(owners[tp], queries[tp])
@@ -278,31 +284,52 @@ func (g *group) rejoined(old *partition) {
 	if !g.freeze(old) {
 		return
 	}
-	wait := newBackoff(g.deps.cfg.Retry)
-	for {
-		c, ok, err := g.fetch(g.ctx, old.topicPartition)
-		if err == nil {
-			q := query{position: position{next: atStart, epoch: -1, fresh: true}, window: g.deps.window(old.signal)}
-			switch {
-			case ok:
-				q.position = g.read(old, c)
-			case g.deps.cfg.InitialOffset == Latest:
-				q.next = atEnd
-			}
-			g.restart(old, q, 0)
-			return
+	q := query{position: position{next: atStart, epoch: -1, fresh: true}, window: g.deps.window(old.signal)}
+	if g.deps.cfg.InitialOffset == Latest {
+		q.next = atEnd
+	}
+	ok := g.insist(old, "read what is committed", func() error {
+		c, found, err := g.fetch(g.ctx, old.topicPartition)
+		if err == nil && found {
+			q.position = g.read(old, c)
 		}
-		if !sleep(g.ctx, old.gone, wait.next()) {
-			return
+		return err
+	})
+	if ok {
+		g.restart(old, q, 0)
+	}
+}
+
+// insist tries until it works; false: the partition is no longer ours.
+func (g *group) insist(p *partition, what string, try func() error) bool {
+	wait := newBackoff(g.deps.cfg.Retry)
+	for failed := false; ; {
+		err := try()
+		if err != nil && !failed && g.ctx.Err() == nil {
+			failed = true
+			g.deps.waiting(1, err)
+			defer g.deps.waiting(-1, nil)
+			p.log.Warn("cannot begin the partition; it is tried again without end, and the partition waits", zap.String("operation", what), zap.Error(err))
+		}
+		if err == nil {
+			return true
+		}
+		if !sleep(g.ctx, p.gone, wait.next()) {
+			return false
 		}
 	}
 }
 
 // restart replaces old, which has ended and is frozen, by a worker that begins where q says, if the partition is still ours.
 func (g *group) restart(old *partition, q query, resumes int) {
-	pl, err := g.locator.until(g.ctx, old.topicPartition, q)
-	if err != nil {
-		return // closed
+	var pl plan
+	ok := g.insist(old, "find out where it begins", func() error {
+		plans, failed := g.locator.locate(g.ctx, map[topicPartition]query{old.topicPartition: q})
+		pl = plans[old.topicPartition]
+		return failed[old.topicPartition]
+	})
+	if !ok {
+		return
 	}
 	for !g.replace(old, pl, q.next >= 0, resumes) {
 		if !sleep(g.ctx, old.gone, seekInterval) {

@@ -38,7 +38,6 @@ type locator struct {
 	client *kgo.Client
 	// options are those of a client of its own, which looks at single records.
 	options func() ([]kgo.Opt, error)
-	retry   RetryConfig
 }
 
 const (
@@ -47,20 +46,6 @@ const (
 	// peekBytes is what is asked of a partition to see its next record's time; Kafka sends at least one batch.
 	peekBytes = 1 << 10
 )
-
-// until answers q. It tries until ctx ends, which is its only error.
-func (l *locator) until(ctx context.Context, tp topicPartition, q query) (plan, error) {
-	wait := newBackoff(l.retry)
-	for {
-		plans, _ := l.locate(ctx, map[topicPartition]query{tp: q})
-		if p, ok := plans[tp]; ok {
-			return p, nil
-		}
-		if !sleep(ctx, nil, wait.next()) {
-			return plan{}, ctx.Err()
-		}
-	}
-}
 
 // locate answers queries. A partition's error leaves it out of the plans, and holds no other up for longer than locateTimeout.
 func (l *locator) locate(ctx context.Context, queries map[topicPartition]query) (map[topicPartition]plan, map[topicPartition]error) {

@@ -122,13 +122,14 @@ func (r *mskReceiver) start(ctx context.Context, host component.Host) error {
 	d.quarantine.produce = produceWith(client)
 	d.committer.commit = r.commitWith(client)
 	r.group.locator = &locator{
-		client: client, retry: r.cfg.Retry,
+		client:  client,
 		options: func() ([]kgo.Opt, error) { return r.cfg.Options(context.Background(), r.log) },
 	}
 	r.group.fetch = fetchWith(client, r.cfg.GroupID)
 	r.group.seek = seekWith(client)
 	d.budget.pause = func(topic string, id int32) { client.PauseFetchPartitions(map[string][]int32{topic: {id}}) }
 	d.budget.resume = func(topic string, id int32) { client.ResumeFetchPartitions(map[string][]int32{topic: {id}}) }
+	close(r.group.ready)
 
 	pollCtx, stop := context.WithCancel(context.Background())
 	commitCtx, finish := context.WithCancel(context.Background())
