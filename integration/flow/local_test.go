@@ -1,6 +1,8 @@
 package flow
 
 import (
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -80,6 +82,8 @@ func TestLocalCellShowsThisHostAtOnceAndContinues(t *testing.T) {
 		t.Errorf("the README's way to read the lake: %v\n%s", err, out)
 	}
 
+	operatorsCommandsTellTheTruth(t, program, data, state)
+
 	if !p.Stop(localStopping) {
 		t.Fatalf("did not stop within %v of SIGTERM:\n%s", localStopping, p.Log())
 	}
@@ -96,6 +100,33 @@ func TestLocalCellShowsThisHostAtOnceAndContinues(t *testing.T) {
 		}
 		return err == nil
 	})
+}
+
+// operatorsCommandsTellTheTruth sends legacy events, one of which cannot be mapped, finds that one in quarantine, and has the cell audited.
+func operatorsCommandsTellTheTruth(t *testing.T, program, data string, state cell.State) {
+	t.Helper()
+	events := `[{"type":"log","service":"legacy-test","message":"from long ago"},{"type":"riddle"}]`
+	resp, err := http.Post("http://"+state.Endpoints.HTTP+"/v1/events", "application/json", strings.NewReader(events))
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(answer), `"accepted":1`) {
+		t.Errorf("POST /v1/events: %d %s (%v)", resp.StatusCode, answer, err)
+	}
+	list, err := exec.Command(program, "quarantine", "list", "--data", data, "--code", "unmapped").CombinedOutput()
+	if err != nil || !strings.Contains(string(list), "unknown_type") {
+		t.Errorf("pulsegrid quarantine list: %v\n%s", err, list)
+	}
+	certificates := t.TempDir()
+	out, err := exec.Command(program, "audit", "--data", data, "--certificates", certificates).CombinedOutput()
+	if err != nil {
+		t.Errorf("pulsegrid audit: %v\n%s", err, out)
+	}
+	if out, err := exec.Command(program, "audit", "verify", certificates).CombinedOutput(); err != nil {
+		t.Errorf("pulsegrid audit verify: %v\n%s", err, out)
+	}
 }
 
 // readmesPython is the script that the README shows.
