@@ -1,6 +1,7 @@
 package clickhouseexporter
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -73,18 +74,20 @@ func BenchmarkExactness(b *testing.B) {
 	for _, tc := range []struct {
 		name          string
 		signal        signal.Signal
-		size          int // events a block
+		size          int // different events
+		times         int // how often a block has them: as many instances of a service
 		without, with func(*Config)
 		blocks        bool // whether the side without comes in blocks too, so with tokens and ledger
 	}{
-		{"token-ledger/block=20000", signal.Logs, benchRows, noRollups, noRollups, false},
-		{"token-ledger/block=1000", signal.Logs, 1000, noRollups, noRollups, false},
-		{"rollups/logs", signal.Logs, benchRows, noRollups, rollups, true},
-		{"rollups/traces", signal.Traces, benchRows, noRollups, rollups, true},
-		{"rollups/metrics", signal.Metrics, benchRows, noRollups, rollups, true},
+		{"token-ledger/block=20000", signal.Logs, benchRows, 1, noRollups, noRollups, false},
+		{"token-ledger/block=1000", signal.Logs, 1000, 1, noRollups, noRollups, false},
+		{"rollups/logs", signal.Logs, benchRows, 1, noRollups, rollups, true},
+		{"rollups/traces", signal.Traces, benchRows, 1, noRollups, rollups, true},
+		{"rollups/metrics-of-40-instances", signal.Metrics, benchRows / 40, 40, noRollups, rollups, true},
+		{"rollups/metrics-no-two-alike", signal.Metrics, benchRows, 1, noRollups, rollups, true}, // the worst: a rollup's row is a point
 	} {
 		b.Run(tc.name, func(b *testing.B) {
-			request := otlptest.Realistic(tc.signal, 1, tc.size)
+			request := bytes.Repeat(otlptest.Realistic(tc.signal, 1, tc.size), tc.times)
 			without, with := newBenchSide(b, tc.signal, tc.without, tc.blocks), newBenchSide(b, tc.signal, tc.with, true)
 			for b.Loop() {
 				for range turn {
@@ -94,7 +97,7 @@ func BenchmarkExactness(b *testing.B) {
 					with.insert(b, request)
 				}
 			}
-			n := float64(b.N * turn * tc.size)
+			n := float64(b.N * turn * tc.size * tc.times)
 			base, more := without.cpu(b), with.cpu(b)
 			b.ReportMetric(float64(base.Microseconds())/n, "without-us/event")
 			b.ReportMetric(float64(more.Microseconds())/n, "with-us/event")

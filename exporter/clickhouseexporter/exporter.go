@@ -221,13 +221,14 @@ func (e *chExporter) consume(ctx context.Context, events int, fill func(*columns
 		failpoint.Hit("clickhouse-inserted")
 		if err = e.ledger.write(ctx, entries); err != nil {
 			err = notInLedger(err)
+		} else {
+			failpoint.Hit("clickhouse-ledgered")
 		}
 	}
 	e.report(err)
 	if err != nil {
 		return e.explain(ctx, events, err)
 	}
-	failpoint.Hit("clickhouse-ledgered")
 	return nil
 }
 

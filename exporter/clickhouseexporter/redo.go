@@ -20,7 +20,11 @@ const (
 	redoAge = time.Minute
 	// clockSkew is how far apart two aggregators' clocks may be.
 	clockSkew = 15 * time.Minute
-	// slotsPerBlock is what a block takes of a table's deduplication window: a slot for each day that its rows lie in.
+	// countSkew is the same where blocks are counted. A clock that is further off leaves so many of them uncounted; the half of the
+	// window that slotsPerBlock holds back is 10 minutes of 80 blocks a second by default.
+	countSkew = time.Minute
+	// slotsPerBlock is what a block takes of a table's deduplication window: a slot for each day that its rows lie in, which are two
+	// around midnight and one otherwise.
 	slotsPerBlock = 2
 	// entriesMax bounds the ledger entries that one block's range may overlap.
 	entriesMax = 20_000
@@ -234,7 +238,7 @@ func (e *chExporter) beyondWindow(ctx context.Context, b block.Block, now time.T
 	found, err := rows[struct {
 		N int `json:"n"`
 	}](ctx, e.client, "SELECT count() AS n FROM "+e.schema.quoted(ledger.Name)+" WHERE signal = {signal:String} AND written_time >= fromUnixTimestamp64Milli({since:Int64})",
-		map[string]string{"signal": b.Signal.String(), "since": decimal(b.Intended.Add(-clockSkew).UnixMilli())})
+		map[string]string{"signal": b.Signal.String(), "since": decimal(b.Intended.Add(-countSkew).UnixMilli())})
 	if err != nil {
 		return "", notStored("count the entries of table "+e.schema.name(ledger.Name), err)
 	}
