@@ -72,8 +72,8 @@ test: tools build check lint ## What CI runs: tools, build, gofmt, vet, lint, ev
 
 .PHONY: test-fault
 test-fault: tools build ## Every fault of docs/faults.md (FAULT=regexp SEED=n SCALE=0.1); outcomes go to _build/faults.jsonl
-	rm -f _build/faults.jsonl
-	go test ./integration/fault -run 'TestFault/$(FAULT)' -count 1 -timeout 4h -v -args -all -seed $(SEED) -scale $(SCALE) -results $(CURDIR)/_build/faults.jsonl
+	rm -rf _build/faults.jsonl _build/certificates
+	go test ./integration/fault -run 'TestFault/$(FAULT)' -count 1 -timeout 4h -v -args -all -seed $(SEED) -scale $(SCALE) -results $(CURDIR)/_build/faults.jsonl -certificates $(CURDIR)/_build/certificates
 
 .PHONY: fault-table
 fault-table: ## Write the outcomes of test-fault into docs/faults.md

@@ -51,6 +51,7 @@ func (r *run) check(requests []*agents.Request, out *outcome.Run) {
 	out.Hot = r.compare("ClickHouse", requests, hot)
 	out.Lake = r.compare("the lake", requests, lake)
 	out.Rollups = r.checkRollups()
+	r.audit(out)
 }
 
 // compare fails the test if anything is wrong in a store, and counts it.

@@ -17,12 +17,13 @@ import (
 )
 
 var (
-	all     = flag.Bool("all", false, "run every fault of the table, not only the short ones")
-	seed    = flag.Uint64("seed", 0, "of every run's random choices; 0: a new one")
-	scale   = flag.Float64("scale", 0.1, "how long faults last that last minutes in full: 1 is full length")
-	events  = flag.Int("events", 0, "events of a run, at least; 0: what the fault's row says, times -scale, but 4,000 at least")
-	rate    = flag.Int("rate", 1500, "events a second")
-	results = flag.String("results", "", "file to which each run adds a line of JSON")
+	all          = flag.Bool("all", false, "run every fault of the table, not only the short ones")
+	seed         = flag.Uint64("seed", 0, "of every run's random choices; 0: a new one")
+	scale        = flag.Float64("scale", 0.1, "how long faults last that last minutes in full: 1 is full length")
+	events       = flag.Int("events", 0, "events of a run, at least; 0: what the fault's row says, times -scale, but 4,000 at least")
+	rate         = flag.Int("rate", 1500, "events a second")
+	certificates = flag.String("certificates", "", "directory to which each run adds its audit's certificate")
+	results      = flag.String("results", "", "file to which each run adds a line of JSON")
 )
 
 // runsPerRig bounds how many runs share a rig: the tables grow, and so does what one run's wreckage can do to the next.

@@ -1,0 +1,59 @@
+package fault
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/pulsegrid/pulsegrid/integration/fault/outcome"
+	"github.com/pulsegrid/pulsegrid/internal/audit"
+	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
+	"github.com/pulsegrid/pulsegrid/internal/audit/stored"
+)
+
+const auditTimeout = 5 * time.Minute
+
+// audit lets PulseGrid's own audit judge what was sent since the run began: event by event, column by column, ledgers and rollups.
+func (r *run) audit(out *outcome.Run) {
+	r.t.Helper()
+	c := audit.DefaultConfig()
+	c.Tool, c.Cell = "fault test", r.service
+	c.Kafka.Brokers = r.Kafka.Brokers()
+	c.From = r.started
+	c.Rollups = true
+	c.TempDir = r.t.TempDir()
+	c.Certificates = *certificates
+	c.ClickHouse = &stored.ClickHouseConfig{URL: "http://" + r.ClickHouse.HTTPAddr, Database: audit.DefaultDatabase, Group: audit.DefaultHotGroup}
+	c.Lake = &stored.LakeConfig{
+		CatalogType: "sql", CatalogName: "pulsegrid", CatalogURI: "file:" + r.CatalogFile(), Warehouse: r.Warehouse(),
+		Properties: r.CatalogProperties(), Namespace: audit.DefaultNamespace, Group: audit.DefaultLakeGroup,
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), auditTimeout)
+	defer cancel()
+	cert, err := audit.Run(ctx, c)
+	if err != nil {
+		r.t.Errorf("audit: %v", err)
+		return
+	}
+	out.Verdict, out.Certificate = string(cert.Verdict), cert.SHA256
+	if cert.Verdict == certificate.Equal {
+		return
+	}
+	r.t.Errorf("the audit's verdict is %s: problems %s, totals %s, differences %s, ledger faults %s, rollups %s",
+		cert.Verdict, strings.Join(cert.Problems, "; "), text(cert.Totals), text(cert.Differences), text(cert.LedgerFaults), text(cert.Rollups))
+}
+
+// text is a short form of what a certificate lists.
+func text(v any) string {
+	const most = 1500
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err.Error()
+	}
+	if len(b) > most {
+		return fmt.Sprintf("%s... (%d bytes)", b[:most], len(b))
+	}
+	return string(b)
+}
