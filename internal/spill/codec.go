@@ -208,6 +208,9 @@ func (d *decoder) damaged(err error) error {
 	if d.store.err != nil {
 		return d.store.err
 	}
+	if errors.Is(err, io.EOF) { // which is what next says behind the last record
+		err = io.ErrUnexpectedEOF
+	}
 	return fmt.Errorf("%w: %w", ErrDamaged, err)
 }
 
