@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/pdata/plog"
@@ -82,12 +81,10 @@ func BenchmarkWarmUp(b *testing.B) {
 //
 //	go test -run - -bench Intents -count 6 ./receiver/mskreceiver
 func BenchmarkIntents(b *testing.B) {
-	const records = 2_000
+	const records = 200 // blocks
 	for _, name := range []string{"committed", "answered-at-once"} {
 		b.Run(name, func(b *testing.B) {
-			c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, logsTopic, signal.QuarantineTopic))
-			require.NoError(b, err)
-			defer c.Close()
+			c := fakeCluster(b, 1)
 			cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...))
 			require.NoError(b, err)
 			defer cl.Close()

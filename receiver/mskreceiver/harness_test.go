@@ -208,7 +208,7 @@ func logsRequest(bodies ...string) []byte {
 	return v
 }
 
-func fakeCluster(t *testing.T, partitions int32, opts ...kfake.Opt) *kfake.Cluster {
+func fakeCluster(t testing.TB, partitions int32, opts ...kfake.Opt) *kfake.Cluster {
 	t.Helper()
 	c, err := kfake.NewCluster(append([]kfake.Opt{
 		kfake.NumBrokers(3), kfake.SeedTopics(partitions, logsTopic, "otlp.metrics.v1", "otlp.traces.v1"), kfake.SeedTopics(1, signal.QuarantineTopic),
