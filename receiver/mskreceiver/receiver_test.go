@@ -65,7 +65,7 @@ func TestAFailingPipelineGetsTheSameBlockUntilItTakesIt(t *testing.T) {
 
 func TestAStuckPartitionHoldsNoOtherUpAndCommitsNothing(t *testing.T) {
 	c := fakeCluster(t, 3)
-	cl := testClient(t, c.ListenAddrs())
+	cl := testClient(t, c.ListenAddrs(), kgo.ProducerBatchCompression(kgo.NoCompression()))
 	s := newStore(func(ctx context.Context, b block.Block, _ plog.Logs) error {
 		if b.Partition == 1 {
 			<-ctx.Done()
@@ -75,6 +75,7 @@ func TestAStuckPartitionHoldsNoOtherUpAndCommitsNothing(t *testing.T) {
 	})
 	cfg := testConfig(c.ListenAddrs(), "g")
 	cfg.MaxInFlightBytes = 1 << 20
+	cfg.Fetch.MaxBytes, cfg.Fetch.MaxPartitionBytes = 64<<10, 64<<10
 	cfg.ShutdownTimeout = 300 * time.Millisecond
 	r, stop := run(t, cfg, s)
 	for range 20 { // far more than the memory bound in all
