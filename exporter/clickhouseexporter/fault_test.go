@@ -110,7 +110,7 @@ func TestAHangEndsAtTheTimeout(t *testing.T) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		<-release
 	})
-	t.Cleanup(func() { close(release) }) // before the server's Close waits
+	t.Cleanup(func() { close(release) })  // before the server's Close waits
 	start(t, signal.Logs, config(ch.URL)) // makes the tables, in whatever time that takes
 	r := start(t, signal.Logs, config(endpoint, func(c *Config) { c.ClientConfig.Timeout = 2 * time.Second }))
 	err := r.consumeLogs(t, 10, 0)
