@@ -266,6 +266,8 @@ func TestAnIntroductionIsNoData(t *testing.T) {
 	r := start(t, signal.Logs, config(fake(t, func(http.ResponseWriter, *http.Request) { t.Error("something was sent") }), mode(SchemaOff)))
 	ctx, _ := block.Introduce(t.Context())
 	require.NoError(t, r.ConsumeLogs(ctx, plog.NewLogs()))
+	ld, b := someLogs(10, 0)
+	require.NoError(t, r.ConsumeLogs(block.NewContext(ctx, b), ld), "whatever else comes with it")
 }
 
 func TestWithoutALedgerBlocksAreNotTakenAndOtherDataIs(t *testing.T) {
