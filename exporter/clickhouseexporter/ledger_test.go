@@ -150,7 +150,7 @@ func TestBlocksStoredTogetherShareInsertsIntoTheLedger(t *testing.T) {
 		time.Sleep(100 * time.Millisecond)
 		next.ServeHTTP(w, r)
 	})
-	r := start(t, signal.Logs, config(endpoint))
+	r := start(t, signal.Logs, config(endpoint, func(c *Config) { c.MaxConcurrentInserts = 1 }))
 	const blocks = 60
 	var wg sync.WaitGroup
 	for i := range blocks {

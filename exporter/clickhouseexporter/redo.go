@@ -249,8 +249,8 @@ func (e *chExporter) beyondWindow(ctx context.Context, b block.Block, now time.T
 }
 
 func (e *chExporter) adviceBeyond(b block.Block) string {
-	return fmt.Sprintf("it waits for you: `pulsegrid audit --topic %s` says whether %s is stored; beyond_window: compare stores exactly what of it the table lacks",
-		b.Topic, e.schema.name(e.table.Name))
+	return fmt.Sprintf("it waits for you: `pulsegrid audit --range %s` says whether %s is stored; beyond_window: compare stores exactly what of it the table lacks",
+		b, e.schema.name(e.table.Name))
 }
 
 // selectRows are the rows whose offsets are wanted, as one batch that the caller releases; nil where there are none. One: ClickHouse

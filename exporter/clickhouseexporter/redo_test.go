@@ -161,7 +161,7 @@ func TestABlockBeyondTheWindowWaitsForAnOperator(t *testing.T) {
 	err := r.deliver(t, 10, 100, redone(2*time.Hour))
 	require.ErrorContains(t, err, "not stored, send it again: the block may be stored already, but it was first tried at 2")
 	require.ErrorContains(t, err, "deduplication_period is 1h0m0s")
-	require.ErrorContains(t, err, "pulsegrid audit --topic otlp.logs.v1")
+	require.ErrorContains(t, err, "pulsegrid audit --range otlp.logs.v1/3/100-100")
 	require.ErrorContains(t, err, "beyond_window: compare")
 	require.False(t, consumererror.IsPermanent(err), "it must neither be quarantined nor dropped")
 	require.Error(t, r.deliver(t, 10, 100, func(b *block.Block) { b.Redo, b.Intended = true, time.Time{} }), "nobody knows since when")
@@ -266,6 +266,8 @@ func TestAnIntroductionIsNoData(t *testing.T) {
 	r := start(t, signal.Logs, config(fake(t, func(http.ResponseWriter, *http.Request) { t.Error("something was sent") }), mode(SchemaOff)))
 	ctx, _ := block.Introduce(t.Context())
 	require.NoError(t, r.ConsumeLogs(ctx, plog.NewLogs()))
+	ld, b := someLogs(10, 0)
+	require.NoError(t, r.ConsumeLogs(block.NewContext(ctx, b), ld), "whatever else comes with it")
 }
 
 func TestWithoutALedgerBlocksAreNotTakenAndOtherDataIs(t *testing.T) {
