@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/pulsegrid/pulsegrid/internal/jsonshape"
 )
 
 // Limits of a body. Zero fields take the defaults.
@@ -40,8 +42,8 @@ var (
 // hears so, and nothing of it is taken. The events alias body.
 func Split(body []byte, limits Limits) ([]json.RawMessage, error) {
 	limits = limits.withDefaults()
-	if err := depth(body, limits.MaxDepth+1); err != nil { // an array around the events is not theirs
-		return nil, err
+	if depth := jsonshape.Of(body).Depth; depth > limits.MaxDepth+1 { // an array around the events is not theirs; the decoder recurses
+		return nil, fmt.Errorf("%w: %d levels, at most %d are allowed", ErrTooDeep, depth, limits.MaxDepth)
 	}
 	var out []json.RawMessage
 	dec := json.NewDecoder(bytes.NewReader(body))
@@ -67,24 +69,3 @@ func Split(body []byte, limits Limits) ([]json.RawMessage, error) {
 
 // ErrTooDeep is Split's error for a body that is nested beyond its limit.
 var ErrTooDeep = errors.New("JSON is nested too deeply")
-
-// depth looks at brackets outside of strings only: the decoder recurses, so it must not see what is too deep.
-func depth(body []byte, most int) error {
-	level, quoted := 0, false
-	for i := 0; i < len(body); i++ {
-		switch c := body[i]; {
-		case quoted && c == '\\':
-			i++
-		case c == '"':
-			quoted = !quoted
-		case quoted:
-		case c == '{' || c == '[':
-			if level++; level > most {
-				return fmt.Errorf("%w: more than %d levels at byte %d", ErrTooDeep, most-1, i)
-			}
-		case c == '}' || c == ']':
-			level--
-		}
-	}
-	return nil
-}

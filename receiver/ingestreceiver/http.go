@@ -76,11 +76,7 @@ func (r *ingestReceiver) serveHTTP(w http.ResponseWriter, req *http.Request, q *
 	if contentType != typeProtobuf && contentType != typeJSON {
 		return refusedContentType
 	}
-	encoding, err := contentEncoding(req.Header)
-	if err != nil {
-		return err
-	}
-	ctx, err := r.admit(withPeer(req), q, r.httpGate, r.httpGate.sources(req), req.Header.Values)
+	ctx, encoding, err := r.admitHTTP(req, q)
 	if err != nil {
 		return err
 	}
@@ -105,6 +101,16 @@ func (r *ingestReceiver) serveHTTP(w http.ResponseWriter, req *http.Request, q *
 		}
 	}
 	return r.export(ctx, q)
+}
+
+// admitHTTP decides by the headers whether a request may come in, and how its body is compressed.
+func (r *ingestReceiver) admitHTTP(req *http.Request, q *request) (context.Context, string, error) {
+	encoding, err := contentEncoding(req.Header)
+	if err != nil {
+		return nil, "", err
+	}
+	ctx, err := r.admit(withPeer(req), q, r.httpGate, r.httpGate.sources(req), req.Header.Values)
+	return ctx, encoding, err
 }
 
 // readHTTP reads the body within limits.read_timeout. The server's own read timeout will not do: it goes on running while the

@@ -5,6 +5,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 
+	"github.com/pulsegrid/pulsegrid/internal/jsonshape"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -15,44 +16,15 @@ const (
 	jsonObjectBytes   = 192 // of pdata, for an object: between a KeyValue's and a Span's
 )
 
-// shape is what a look at JSON's brackets tells, without decoding it.
-type shape struct{ depth, objects int }
-
-// shapeOf reads brackets outside of strings. It does not tell whether b is JSON.
-func shapeOf(b []byte) shape {
-	var s shape
-	depth := 0
-	for i := 0; i < len(b); i++ {
-		switch b[i] {
-		case '{':
-			s.objects++
-			depth++
-			s.depth = max(s.depth, depth)
-		case '[':
-			depth++
-			s.depth = max(s.depth, depth)
-		case '}', ']':
-			depth--
-		case '"':
-			for i++; i < len(b) && b[i] != '"'; i++ {
-				if b[i] == '\\' {
-					i++
-				}
-			}
-		}
-	}
-	return s
-}
-
 // fromJSON returns the OTLP/JSON request as protobuf. Fields that this version of OTLP does not know are lost in that.
 func (r *ingestReceiver) fromJSON(sig signal.Signal, body []byte, held *reservation) ([]byte, error) {
-	s := shapeOf(body)
-	if limit := jsonDepthPerValue*r.cfg.Limits.depth() + jsonDepthAround; s.depth > limit {
-		return nil, refusedTooDeep.because("JSON is nested %d deep, at most %d is allowed", s.depth, limit)
+	s := jsonshape.Of(body)
+	if limit := jsonDepthPerValue*r.cfg.Limits.depth() + jsonDepthAround; s.Depth > limit {
+		return nil, refusedTooDeep.because("JSON is nested %d deep, at most %d is allowed", s.Depth, limit)
 	}
-	cost := s.objects*jsonObjectBytes + 2*len(body) // its strings, and what it becomes
+	cost := s.Objects*jsonObjectBytes + 2*len(body) // its strings, and what it becomes
 	if int64(cost) > r.budget.limit {
-		return nil, refusedTooLarge.because("JSON of %d objects in %d bytes is too large; send less at a time, or protobuf", s.objects, len(body))
+		return nil, refusedTooLarge.because("JSON of %d objects in %d bytes is too large; send less at a time, or protobuf", s.Objects, len(body))
 	}
 	if !held.grow(cost) {
 		return nil, refusedMemory

@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
+	"github.com/pulsegrid/pulsegrid/internal/jsonshape"
 	"github.com/pulsegrid/pulsegrid/internal/legacy"
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire"
 	"github.com/pulsegrid/pulsegrid/internal/schema"
@@ -53,11 +54,7 @@ func (r *ingestReceiver) serveLegacy(w http.ResponseWriter, req *http.Request, q
 	if req.Method != http.MethodPost {
 		return refusedMethod
 	}
-	encoding, err := contentEncoding(req.Header)
-	if err != nil {
-		return err
-	}
-	ctx, err := r.admit(withPeer(req), q, r.httpGate, r.httpGate.sources(req), req.Header.Values)
+	ctx, encoding, err := r.admitHTTP(req, q)
 	if err != nil {
 		return err
 	}
@@ -66,7 +63,7 @@ func (r *ingestReceiver) serveLegacy(w http.ResponseWriter, req *http.Request, q
 		return err
 	}
 	q.received, q.compressed, q.body = time.Now(), b.compressed, b.bytes
-	cost := shapeOf(b.bytes).objects*jsonObjectBytes + 4*len(b.bytes) // its fields, twice, and what they become
+	cost := jsonshape.Of(b.bytes).Objects*jsonObjectBytes + 4*len(b.bytes) // its fields, twice, and what they become
 	if int64(cost) > r.budget.limit {
 		return refusedTooLarge.because("JSON in %d bytes is too large; send less at a time", len(b.bytes))
 	}
