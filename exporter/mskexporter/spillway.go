@@ -103,7 +103,7 @@ func (s *spillway) put(records []record) error {
 		sr := spill.Record{Topic: r.kafka.Topic, Key: r.kafka.Key, Value: r.kafka.Value}
 		for _, h := range r.kafka.Headers {
 			if h.Key != envelope.HeaderFrame { // which names a frame of this run
-				sr.Headers = append(sr.Headers, spill.Header{Key: h.Key, Value: h.Value})
+				sr.Headers = append(sr.Headers, h)
 			}
 		}
 		out = append(out, sr)
@@ -204,11 +204,7 @@ func (s *spillway) giveBack(ctx context.Context, rs []spill.Record) error {
 	defer cancel()
 	records := make([]*kgo.Record, len(rs))
 	for i, r := range rs {
-		k := &kgo.Record{Topic: r.Topic, Key: r.Key, Value: r.Value}
-		for _, h := range r.Headers {
-			k.Headers = append(k.Headers, kgo.RecordHeader{Key: h.Key, Value: h.Value})
-		}
-		records[i] = k
+		records[i] = &kgo.Record{Topic: r.Topic, Key: r.Key, Headers: r.Headers, Value: r.Value}
 	}
 	if err := s.client.kafka.ProduceSync(ctx, records...).FirstErr(); err != nil {
 		return fmt.Errorf("produce to topic %s: %w", rs[0].Topic, err)

@@ -31,10 +31,10 @@ type backlog struct {
 	mu      sync.Mutex
 	objects map[string]int64 // guarded by mu; name -> bytes
 	bytes   int64            // guarded by mu
-	oldest  time.Time        // guarded by mu; of the last listing, or of the first added since
+	oldest  time.Time        // guarded by mu; least closedAt of objects; zero: there are none
 }
 
-func (b *backlog) added(name string, bytes int64, now time.Time) {
+func (b *backlog) added(name string, bytes int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.objects == nil {
@@ -42,8 +42,13 @@ func (b *backlog) added(name string, bytes int64, now time.Time) {
 	}
 	b.objects[name] = bytes
 	b.bytes += bytes
-	if b.oldest.IsZero() {
-		b.oldest = now
+	b.age(name)
+}
+
+// age takes an object's time into account. It is called with mu held.
+func (b *backlog) age(name string) {
+	if at := closedAt(name); b.oldest.IsZero() || at.Before(b.oldest) {
+		b.oldest = at
 	}
 }
 
@@ -52,8 +57,9 @@ func (b *backlog) removed(name string) {
 	defer b.mu.Unlock()
 	b.bytes -= b.objects[name]
 	delete(b.objects, name)
-	if len(b.objects) == 0 {
-		b.oldest = time.Time{}
+	b.oldest = time.Time{}
+	for left := range b.objects { // thousands at most, for an object that took milliseconds to drain
+		b.age(left)
 	}
 }
 
@@ -63,9 +69,7 @@ func (b *backlog) listed(objects map[string]int64) {
 	b.objects, b.bytes, b.oldest = objects, 0, time.Time{}
 	for name, n := range objects {
 		b.bytes += n
-		if at := closedAt(name); b.oldest.IsZero() || at.Before(b.oldest) {
-			b.oldest = at
-		}
+		b.age(name)
 	}
 }
 

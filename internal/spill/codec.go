@@ -8,20 +8,15 @@ import (
 	"io"
 
 	"github.com/klauspost/compress/zstd"
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // Record is a Kafka record as it is to be produced.
 type Record struct {
 	Topic   string
 	Key     []byte // nil: no key
-	Headers []Header
+	Headers []kgo.RecordHeader
 	Value   []byte
-}
-
-// Header of a record.
-type Header struct {
-	Key   string
-	Value []byte
 }
 
 // magic begins an object. What follows is one zstd stream of records, each preceded by its length and followed by its CRC-32C, and of
@@ -103,7 +98,7 @@ func decodeRecord(b []byte) (rec Record, ok bool) {
 		return rec, false
 	}
 	for range n {
-		h := Header{Key: string(r.take(r.uvarint()))}
+		h := kgo.RecordHeader{Key: string(r.take(r.uvarint()))}
 		h.Value = r.take(r.uvarint())
 		rec.Headers = append(rec.Headers, h)
 	}

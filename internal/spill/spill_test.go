@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/goleak"
 
 	"github.com/pulsegrid/pulsegrid/internal/testkit/s3test"
@@ -39,7 +40,7 @@ func dir(t *testing.T) string { return "file://" + t.TempDir() }
 func rec(n int) Record {
 	return Record{
 		Topic: "otlp.logs.v1", Key: []byte("agent"), Value: fmt.Appendf(nil, "value %d", n),
-		Headers: []Header{{Key: "tenant", Value: []byte("acme")}, {Key: "empty", Value: []byte{}}},
+		Headers: []kgo.RecordHeader{{Key: "tenant", Value: []byte("acme")}, {Key: "empty", Value: []byte{}}},
 	}
 }
 
@@ -258,6 +259,32 @@ func TestTheSpillRefusesBeyondItsBounds(t *testing.T) {
 	require.NoError(t, s.Put(t.Context(), []Record{rec(2)}))
 	s.now = func() time.Time { return time.Now().Add(2 * time.Minute) }
 	require.ErrorIs(t, s.Put(t.Context(), []Record{rec(3)}), ErrFull)
+}
+
+// Guarantee: what is drained no longer makes the rest old.
+func TestTheAgeOfTheBacklogIsThatOfItsOldestObject(t *testing.T) {
+	cfg := testConfig(dir(t), "gw")
+	cfg.MaxLatency = 0
+	s := open(t, cfg)
+	begin := time.UnixMilli(1_700_000_000_000)
+	for i := range 3 {
+		s.now = func() time.Time { return begin.Add(time.Duration(i) * time.Minute) }
+		require.NoError(t, s.Put(t.Context(), []Record{rec(i)}))
+	}
+	require.Equal(t, begin, s.Backlog().Oldest)
+	stop := errors.New("no leader")
+	c := collector{broken: func(batch []Record) error {
+		if string(batch[0].Value) == "value 1" {
+			return stop
+		}
+		return nil
+	}}
+	_, err := s.Drain(t.Context(), "gw", 0, c.produce)
+	require.ErrorIs(t, err, stop)
+	require.Equal(t, begin.Add(time.Minute), s.Backlog().Oldest)
+	_, err = s.Look(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, Backlog{Objects: 2, Bytes: s.Backlog().Bytes, Oldest: begin.Add(time.Minute)}, s.Backlog(), "as listed")
 }
 
 func TestPutFailsWhereTheStoreDoesAndWorksAgainAfterwards(t *testing.T) {

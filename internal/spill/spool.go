@@ -5,15 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"regexp"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"gocloud.dev/blob"
-	_ "gocloud.dev/blob/fileblob" // file://
-	_ "gocloud.dev/blob/s3blob"   // s3://
+
+	"github.com/pulsegrid/pulsegrid/internal/bucket"
 )
 
 // Config of a spool.
@@ -75,35 +74,11 @@ func Open(ctx context.Context, cfg Config) (*Spool, error) {
 	if !gatewayName.MatchString(cfg.Gateway) {
 		return nil, fmt.Errorf("gateway name %q: want letters, digits, '.', '_' and '-', at most 128", cfg.Gateway)
 	}
-	bucket, err := openBucket(ctx, cfg.URL)
+	b, err := bucket.Open(ctx, cfg.URL)
 	if err != nil {
 		return nil, err
 	}
-	return newSpool(cfg, bucket), nil
-}
-
-func newSpool(cfg Config, bucket *blob.Bucket) *Spool {
-	return &Spool{cfg: cfg, bucket: bucket, now: time.Now, sent: make(chan struct{}, uploads), leases: map[string]lease{}}
-}
-
-// openBucket gives a directory what it needs: it is made, its files appear whole, and there is nothing beside them.
-func openBucket(ctx context.Context, address string) (*blob.Bucket, error) {
-	u, err := url.Parse(address)
-	if err != nil {
-		return nil, fmt.Errorf("bucket %q: %w", address, err)
-	}
-	if u.Scheme == "file" {
-		q := u.Query()
-		q.Set("create_dir", "true")
-		q.Set("no_tmp_dir", "true")
-		q.Set("metadata", "skip")
-		u.RawQuery = q.Encode()
-	}
-	b, err := blob.OpenBucket(ctx, u.String())
-	if err != nil {
-		return nil, fmt.Errorf("bucket %q: %w", address, err)
-	}
-	return b, nil
+	return &Spool{cfg: cfg, bucket: b, now: time.Now, sent: make(chan struct{}, uploads), leases: map[string]lease{}}, nil
 }
 
 // Put returns nil when the store has acknowledged an object that holds the records. Any error but ErrFull leaves open whether it has;
@@ -204,7 +179,7 @@ func (s *Spool) upload(name string, o *object) error {
 	if err := s.bucket.WriteAll(ctx, name, buf.Bytes(), nil); err != nil {
 		return err
 	}
-	s.backlog.added(name, int64(buf.Len()), s.now())
+	s.backlog.added(name, int64(buf.Len()))
 	return nil
 }
 

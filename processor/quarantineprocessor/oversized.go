@@ -10,9 +10,8 @@ import (
 	"time"
 
 	"gocloud.dev/blob"
-	_ "gocloud.dev/blob/fileblob" // file://
-	_ "gocloud.dev/blob/s3blob"   // s3://
 
+	"github.com/pulsegrid/pulsegrid/internal/bucket"
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
 )
 
@@ -31,7 +30,7 @@ func openOversized(ctx context.Context, cfg OversizedConfig) (*oversized, error)
 	if err != nil {
 		return nil, fmt.Errorf("oversized::url: %w", err)
 	}
-	b, err := blob.OpenBucket(ctx, cfg.URL)
+	b, err := bucket.Open(ctx, cfg.URL)
 	if err != nil {
 		return nil, fmt.Errorf("oversized::url: %w", err)
 	}
