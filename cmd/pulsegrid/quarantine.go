@@ -14,12 +14,10 @@ import (
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
-	"github.com/twmb/franz-go/pkg/kgo"
 	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 
-	"github.com/pulsegrid/pulsegrid/internal/cell"
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
 	"github.com/pulsegrid/pulsegrid/internal/quarantine"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
@@ -113,7 +111,7 @@ Events that a schema marks as personal data are only shown with --personal-data.
 			if err != nil {
 				return usageError{err}
 			}
-			client, err := o.client(cmd.Context())
+			client, err := kafkaClient(cmd.Context(), o.data, o.brokers)
 			if err != nil {
 				return err
 			}
@@ -151,25 +149,6 @@ verdict of each event, so that the lines say what to mend.`,
 	return cmd
 }
 
-func (o *quarantineOptions) client(ctx context.Context) (*kgo.Client, error) {
-	if o.brokers == "" {
-		state, err := cell.ReadState(o.data)
-		if err != nil {
-			return nil, err
-		}
-		o.brokers = state.Endpoints.Kafka
-	}
-	client, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(o.brokers, ",")...))
-	if err != nil {
-		return nil, usageError{fmt.Errorf("--brokers: %w", err)}
-	}
-	if err := client.Ping(ctx); err != nil {
-		client.Close()
-		return nil, fmt.Errorf("kafka at %s does not answer: %w", o.brokers, err)
-	}
-	return client, nil
-}
-
 // each calls do for every item that the flags choose.
 func (o *quarantineOptions) each(ctx context.Context, do func(quarantine.Item) error) error {
 	if o.limit < 0 {
@@ -183,7 +162,7 @@ func (o *quarantineOptions) each(ctx context.Context, do func(quarantine.Item) e
 			return usageError{fmt.Errorf("--signal: %w", err)}
 		}
 	}
-	client, err := o.client(ctx)
+	client, err := kafkaClient(ctx, o.data, o.brokers)
 	if err != nil {
 		return err
 	}

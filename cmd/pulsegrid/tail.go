@@ -82,21 +82,11 @@ func tail(ctx context.Context, w io.Writer, o tailOptions) error {
 	if o.limit < 0 {
 		return usageError{fmt.Errorf("--limit %d: want 0 or more", o.limit)}
 	}
-	if o.brokers == "" {
-		state, err := cell.ReadState(o.data)
-		if err != nil {
-			return err
-		}
-		o.brokers = state.Endpoints.Kafka
-	}
-	client, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(o.brokers, ",")...), kgo.ConsumeTopics(topics...), kgo.ConsumeResetOffset(offset))
+	client, err := kafkaClient(ctx, o.data, o.brokers, kgo.ConsumeTopics(topics...), kgo.ConsumeResetOffset(offset))
 	if err != nil {
-		return usageError{fmt.Errorf("--brokers: %w", err)}
+		return ignoreCanceled(err)
 	}
 	defer client.Close()
-	if err := client.Ping(ctx); err != nil {
-		return ignoreCanceled(fmt.Errorf("kafka at %s does not answer: %w", o.brokers, err))
-	}
 	printed := 0
 	for {
 		fetches := client.PollFetches(ctx)
@@ -121,6 +111,26 @@ func tail(ctx context.Context, w io.Writer, o tailOptions) error {
 			}
 		}
 	}
+}
+
+// kafkaClient returns a client of the brokers, or of those of the cell that runs in the data directory.
+func kafkaClient(ctx context.Context, data, brokers string, opts ...kgo.Opt) (*kgo.Client, error) {
+	if brokers == "" {
+		state, err := cell.ReadState(data)
+		if err != nil {
+			return nil, err
+		}
+		brokers = state.Endpoints.Kafka
+	}
+	client, err := kgo.NewClient(append(opts, kgo.SeedBrokers(strings.Split(brokers, ",")...))...)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("--brokers: %w", err)}
+	}
+	if err := client.Ping(ctx); err != nil {
+		client.Close()
+		return nil, fmt.Errorf("kafka at %s does not answer: %w", brokers, err)
+	}
+	return client, nil
 }
 
 // ignoreCanceled: Ctrl-C is how tail ends.
