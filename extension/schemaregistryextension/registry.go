@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/collector/component"
-	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.opentelemetry.io/collector/extension"
 	"go.opentelemetry.io/otel/attribute"
 	"go.uber.org/zap"
@@ -34,12 +31,10 @@ type schemaRegistry struct {
 	looked  atomic.Int64 // Unix nanoseconds of the last look with success, or of the start
 
 	// Of Start, Shutdown and the goroutine between them.
-	host    component.Host
-	source  fileset.Source
-	loader  *schema.Loader
-	stop    context.CancelFunc
-	working sync.WaitGroup
-	told    []string // what was last said of the files
+	host   component.Host
+	source fileset.Source
+	loader *schema.Loader
+	watch  fileset.Watch
 }
 
 var _ schema.Source = (*schemaRegistry)(nil)
@@ -79,29 +74,13 @@ func (e *schemaRegistry) Start(ctx context.Context, host component.Host) error {
 	}
 	e.loader = schema.NewLoader(e.source)
 	e.reload(ctx)
-	run, stop := context.WithCancel(context.Background())
-	e.stop = stop
-	e.working.Go(func() {
-		ticker := time.NewTicker(e.cfg.ReloadInterval)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-run.Done():
-				return
-			case <-ticker.C:
-				e.reload(run)
-			}
-		}
-	})
+	e.watch.Start(e.cfg.ReloadInterval, e.reload)
 	return nil
 }
 
 // Shutdown may be called without Start, and twice.
 func (e *schemaRegistry) Shutdown(context.Context) error {
-	if e.stop != nil {
-		e.stop()
-	}
-	e.working.Wait()
+	e.watch.Stop()
 	e.telemetry.Shutdown()
 	if e.source == nil {
 		return nil
@@ -142,18 +121,7 @@ func (e *schemaRegistry) reload(ctx context.Context) {
 			zap.Int("refused_files", len(report.Refused)), zap.Duration("took", report.Duration))
 	}
 	e.reloads.Add(ctx, 1, e.telemetry.With(attribute.String("result", result)))
-	if slices.Equal(wrong, e.told) {
-		return
-	}
-	ailed := len(e.told) > 0
-	e.told = wrong
-	for _, w := range wrong {
-		e.log.Error("schema registry: what was good last stays in force", zap.String("reason", w), zap.String("version", e.Registry().Version()))
-	}
-	switch {
-	case len(wrong) > 0:
-		componentstatus.ReportStatus(e.host, componentstatus.NewRecoverableErrorEvent(fmt.Errorf("schema registry: %s", wrong[0])))
-	case ailed:
-		componentstatus.ReportStatus(e.host, componentstatus.NewEvent(componentstatus.StatusOK))
-	}
+	e.watch.Tell(e.host, wrong, func(reason string) {
+		e.log.Error("schema registry: what was good last stays in force", zap.String("reason", reason), zap.String("version", e.Registry().Version()))
+	}, func(reason string) error { return fmt.Errorf("schema registry: %s", reason) })
 }

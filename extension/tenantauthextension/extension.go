@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/collector/component"
-	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.opentelemetry.io/collector/extension"
 	"go.opentelemetry.io/collector/extension/extensionauth"
 	"go.uber.org/zap"
@@ -34,12 +31,9 @@ type authExtension struct {
 	bad    atomic.Int64                  // files refused by it
 
 	// Of Start, Shutdown and the goroutine between them.
-	host    component.Host
-	source  fileset.Source
-	stop    context.CancelFunc
-	working sync.WaitGroup
-	told    []string // what was last said of the files
-	ailing  bool
+	host   component.Host
+	source fileset.Source
+	watch  fileset.Watch
 }
 
 var (
@@ -96,29 +90,13 @@ func (e *authExtension) Start(ctx context.Context, host component.Host) error {
 	e.listed.Store(e.now().UnixNano())
 	e.loader.Store(loader)
 	e.reload(ctx, loader)
-	run, stop := context.WithCancel(context.Background())
-	e.stop = stop
-	e.working.Go(func() {
-		ticker := time.NewTicker(e.cfg.Registry.ReloadInterval)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-run.Done():
-				return
-			case <-ticker.C:
-				e.reload(run, loader)
-			}
-		}
-	})
+	e.watch.Start(e.cfg.Registry.ReloadInterval, func(ctx context.Context) { e.reload(ctx, loader) })
 	return nil
 }
 
 // Shutdown may be called without Start, and twice.
 func (e *authExtension) Shutdown(context.Context) error {
-	if e.stop != nil {
-		e.stop()
-	}
-	e.working.Wait()
+	e.watch.Stop()
 	e.issuers.close()
 	e.telemetry.shutdown()
 	if e.source == nil {
@@ -153,19 +131,7 @@ func (e *authExtension) reload(ctx context.Context, loader *tenant.Loader) {
 		e.log.Info("registry of tenants is in force", zap.Int("tenants", s.Len()), zap.Int("keys", s.Keys()),
 			zap.Int("refused_files", len(report.Refused)), zap.Duration("took", report.Duration))
 	}
-	if slices.Equal(wrong, e.told) {
-		return
-	}
-	e.told = wrong
-	for _, w := range wrong {
-		e.log.Error("registry of tenants: what was read last stays in force", zap.String("reason", w), zap.Bool("ever_read", loader.Snapshot() != nil))
-	}
-	if ailing := len(wrong) > 0; ailing != e.ailing {
-		e.ailing = ailing
-		if ailing {
-			componentstatus.ReportStatus(e.host, componentstatus.NewRecoverableErrorEvent(fmt.Errorf("registry of tenants: %s", wrong[0])))
-		} else {
-			componentstatus.ReportStatus(e.host, componentstatus.NewEvent(componentstatus.StatusOK))
-		}
-	}
+	e.watch.Tell(e.host, wrong, func(reason string) {
+		e.log.Error("registry of tenants: what was read last stays in force", zap.String("reason", reason), zap.Bool("ever_read", loader.Snapshot() != nil))
+	}, func(reason string) error { return fmt.Errorf("registry of tenants: %s", reason) })
 }
