@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.opentelemetry.io/collector/pdata/plog"
 
@@ -288,4 +290,55 @@ func requireDisjoint(t *testing.T, ranges []block.Block) {
 			require.True(t, a.String() == b.String() || a.Partition != b.Partition || a.First > b.Last || b.First > a.Last, "%s and %s", a, b)
 		}
 	}
+}
+
+// Scenario: another member has died without a word, and this one joins and is told to stop before the group has noticed.
+// Guarantee: it stops at once, and is not a second dead member that the group must wait for.
+func TestAReceiverThatStopsWhileItJoinsLeavesTheGroup(t *testing.T) {
+	c := fakeCluster(t, 2)
+	cl := testClient(t, c.ListenAddrs())
+	produce(t, cl, "x", 10, 2)
+	dead := deadMember(t, cl, "g", time.Minute)
+
+	r, stop := run(t, testConfig(c.ListenAddrs(), "g"), newStore(nil))
+	members := func() (ids []string) {
+		groups, err := kadm.NewClient(cl).DescribeGroups(t.Context(), "g")
+		require.NoError(t, err)
+		for _, m := range groups["g"].Members {
+			ids = append(ids, m.MemberID)
+		}
+		return ids
+	}
+	eventually(t, "joining", func() bool { id, _ := r.client.GroupMetadata(); return slices.Contains(members(), id) })
+	began := time.Now()
+	require.NoError(t, stop())
+	require.Less(t, time.Since(began), 30*time.Second, "not until the other's session ends")
+	require.Equal(t, []string{dead}, members())
+}
+
+// deadMember joins a group and is never heard of again.
+func deadMember(t *testing.T, cl *kgo.Client, group string, session time.Duration) (id string) {
+	t.Helper()
+	join := kmsg.NewPtrJoinGroupRequest()
+	join.Group, join.ProtocolType = group, "consumer"
+	join.SessionTimeoutMillis = int32(session.Milliseconds())
+	join.RebalanceTimeoutMillis = join.SessionTimeoutMillis
+	protocol := kmsg.NewJoinGroupRequestProtocol()
+	protocol.Name, protocol.Metadata = kgo.CooperativeStickyBalancer().ProtocolName(), []byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+	join.Protocols = append(join.Protocols, protocol)
+	var joined *kmsg.JoinGroupResponse
+	for range 2 { // the first answer is the member's id
+		var err error
+		joined, err = join.RequestWith(t.Context(), cl)
+		require.NoError(t, err)
+		join.MemberID = joined.MemberID
+	}
+	require.NoError(t, kerr.ErrorForCode(joined.ErrorCode))
+	sync := kmsg.NewPtrSyncGroupRequest()
+	sync.Group, sync.Generation, sync.MemberID = group, joined.Generation, joined.MemberID
+	sync.ProtocolType, sync.Protocol = joined.ProtocolType, joined.Protocol
+	synced, err := sync.RequestWith(t.Context(), cl)
+	require.NoError(t, err)
+	require.NoError(t, kerr.ErrorForCode(synced.ErrorCode))
+	return joined.MemberID
 }

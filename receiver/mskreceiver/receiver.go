@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.opentelemetry.io/collector/receiver"
@@ -29,8 +31,10 @@ const (
 	// rewind is how far to go back, in append time, where a log was truncated below what had been read (an unclean election).
 	// What is read twice is then within the window of deduplication.
 	rewind = 15 * time.Minute
-	// leaveTimeout bounds telling the group that this member leaves; after it the group finds out by session_timeout.
+	// leaveTimeout bounds the wait for a rebalance that is in progress when this member leaves.
 	leaveTimeout = 5 * time.Second
+	// farewellTimeout bounds what is then said instead; after it the group finds out by session_timeout.
+	farewellTimeout = 2 * time.Second
 )
 
 // mskReceiver is one member of the consumer group, for all signals that have a pipeline.
@@ -52,6 +56,7 @@ type mskReceiver struct {
 	// Set by Start.
 	host   component.Host
 	client *kgo.Client
+	hangUp context.CancelFunc // ends every request of the client
 	group  *group
 	commit *committer
 	stop   context.CancelFunc // ends the poll loop and the monitor
@@ -114,11 +119,13 @@ func (r *mskReceiver) start(ctx context.Context, host component.Host) error {
 	if err != nil {
 		return err
 	}
-	client, err := kgo.NewClient(opts...)
+	clientCtx, hangUp := context.WithCancel(context.Background())
+	client, err := kgo.NewClient(append(opts, kgo.WithContext(clientCtx))...)
 	if err != nil {
+		hangUp()
 		return fmt.Errorf("kafka client: %w", err)
 	}
-	r.client = client
+	r.client, r.hangUp = client, hangUp
 	d.quarantine.produce = produceWith(client)
 	d.committer.commit = r.commitWith(client)
 	r.group.locator = &locator{
@@ -308,12 +315,53 @@ func (r *mskReceiver) shutdown(ctx context.Context) error {
 	r.finish()
 	r.final.Wait()
 
-	leaveCtx, cancel := context.WithTimeout(ctx, leaveTimeout)
-	defer cancel()
-	if leaveErr := r.client.LeaveGroupContext(leaveCtx); leaveErr != nil {
+	if leaveErr := r.leave(ctx); leaveErr != nil {
 		r.log.Warn("could not tell the group that this member leaves; its partitions are given away after session_timeout",
 			zap.String("group", r.cfg.GroupID), zap.Error(leaveErr))
 	}
-	r.client.Close()
 	return err
+}
+
+// leave tells the group that this member is gone, and closes the client. Within a rebalance the client would first wait for its
+// end, which takes a session timeout where another member has died: then its requests are broken off, and the group is told by
+// another client.
+func (r *mskReceiver) leave(ctx context.Context) error {
+	defer r.hangUp()
+	leaveCtx, cancel := context.WithTimeout(ctx, leaveTimeout)
+	defer cancel()
+	err := r.client.LeaveGroupContext(leaveCtx)
+	member, _ := r.client.GroupMetadata()
+	if err != nil {
+		r.hangUp()
+	}
+	r.client.Close()
+	if err == nil || member == "" {
+		return err
+	}
+	ctx, cancel = context.WithTimeout(ctx, farewellTimeout)
+	defer cancel()
+	return r.farewell(ctx, member)
+}
+
+// farewell tells the group by a client of its own that a member is gone.
+func (r *mskReceiver) farewell(ctx context.Context, member string) error {
+	opts, err := r.cfg.Options(ctx, r.log)
+	if err != nil {
+		return err
+	}
+	client, err := kgo.NewClient(opts...)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	req := kmsg.NewPtrLeaveGroupRequest()
+	req.Group, req.MemberID = r.cfg.GroupID, member // the latter for brokers that know no list of members
+	m := kmsg.NewLeaveGroupRequestMember()
+	m.MemberID, m.Reason = member, new("shut down within a rebalance")
+	req.Members = append(req.Members, m)
+	resp, err := req.RequestWith(ctx, client)
+	if err != nil {
+		return err
+	}
+	return kerr.ErrorForCode(resp.ErrorCode)
 }
