@@ -157,9 +157,10 @@ func createDefaultConfig() component.Config {
 	return &Config{
 		ClientConfig: kafka.NewDefaultClientConfig(),
 		Topics: TopicsConfig{
-			Logs:    []string{signal.Logs.Topic()},
-			Metrics: []string{signal.Metrics.Topic()},
-			Traces:  []string{signal.Traces.Topic()},
+			Logs:       []string{signal.Logs.Topic()},
+			Metrics:    []string{signal.Metrics.Topic()},
+			Traces:     []string{signal.Traces.Topic()},
+			Quarantine: []string{},
 		},
 		InitialOffset:     Earliest,
 		DefaultTenant:     DefaultTenant,
