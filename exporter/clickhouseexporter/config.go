@@ -16,6 +16,8 @@ import (
 	"go.opentelemetry.io/collector/confmap"
 
 	"github.com/pulsegrid/pulsegrid/internal/columns"
+	"github.com/pulsegrid/pulsegrid/internal/ledger"
+	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
 // SchemaMode says what the exporter does about its tables.
@@ -64,6 +66,10 @@ type Config struct {
 
 	// Schema: create (default), verify or off.
 	Schema SchemaMode `mapstructure:"schema"`
+
+	// Rows says what the rows are: events (default), or for a pipeline of logs from a quarantine topic quarantine (items without personal
+	// data) or quarantine_pii (the others). Table and ledger are named by it, and an item that belongs into the other table is left out.
+	Rows string `mapstructure:"rows"`
 
 	// RetentionDays is how many days after their receipt rows are kept. Default 30; 0 keeps them for ever. Not looked at with schema: off.
 	RetentionDays int `mapstructure:"retention_days"`
@@ -130,6 +136,7 @@ func createDefaultConfig() component.Config {
 	return &Config{
 		ClientConfig:         client,
 		Database:             defaultDatabase,
+		Rows:                 columns.RowsEvents,
 		Schema:               SchemaCreate,
 		RetentionDays:        defaultRetentionDays,
 		Rollups:              true,
@@ -195,6 +202,9 @@ func (c *Config) Validate() error {
 	default:
 		bad("schema %q: want create, verify or off", c.Schema)
 	}
+	if _, err := columns.ForRows(c.Rows, signal.Logs); err != nil {
+		errs = append(errs, err)
+	}
 	if c.RetentionDays < 0 || c.RetentionDays > retentionDaysMax {
 		bad("retention_days %d: want 0 (for ever) to %d", c.RetentionDays, retentionDaysMax)
 	}
@@ -234,3 +244,6 @@ func (c *Config) rollupDays(r columns.Rollup) int {
 	}
 	return max(days, c.RetentionDays)
 }
+
+// ledgerName is the table of the entries.
+func (c *Config) ledgerName() string { return ledger.NameFor(c.Rows) }

@@ -11,6 +11,8 @@ import (
 	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/confmap/confmaptest"
 	"gopkg.in/yaml.v3"
+
+	"github.com/pulsegrid/pulsegrid/internal/columns"
 )
 
 func load(t *testing.T, conf *confmap.Conf) (*Config, error) {
@@ -40,6 +42,7 @@ func TestEveryKeyOfTheExampleIsRead(t *testing.T) {
 	require.EqualValues(t, "secret", cfg.Password)
 	require.Equal(t, "telemetry", cfg.Database)
 	require.Equal(t, SchemaVerify, cfg.Schema)
+	require.Equal(t, columns.RowsQuarantinePII, cfg.Rows)
 	require.Equal(t, 90, cfg.RetentionDays)
 	require.Equal(t, "main", cfg.Cluster)
 	require.Equal(t, "ReplicatedMergeTree", cfg.Engine)
@@ -63,6 +66,7 @@ func TestErrorsNameTheKeyAndTheValue(t *testing.T) {
 		"password":               {"p", "username is empty"},
 		"database":               {"", "database is empty"},
 		"schema":                 {"drop", `schema "drop"`},
+		"rows":                   {"poison", `rows "poison": want events, quarantine or quarantine_pii`},
 		"retention_days":         {-1, "retention_days -1"},
 		"engine":                 {"Log", `engine "Log"`},
 		"deduplication_window":   {0, "deduplication_window 0"},

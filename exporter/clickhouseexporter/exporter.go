@@ -99,13 +99,17 @@ type batch struct {
 }
 
 func newExporter(set exporter.Settings, cfg *Config, s signal.Signal) (*chExporter, error) {
+	table, err := columns.ForRows(cfg.Rows, s)
+	if err != nil {
+		return nil, err
+	}
 	e := &chExporter{
-		cfg: cfg, set: set, table: columns.ForSignal(s), mem: memory.DefaultAllocator,
+		cfg: cfg, set: set, table: table, mem: memory.DefaultAllocator,
 		places: make(chan *place, cfg.MaxConcurrentInserts),
 	}
 	e.life, e.end = context.WithCancel(context.Background())
 	e.insert = insertInto(cfg.Database, e.table.Name, e.table.ArrowSchema())
-	e.ledgerInsert = insertInto(cfg.Database, ledger.Name, ledger.ArrowSchema())
+	e.ledgerInsert = insertInto(cfg.Database, cfg.ledgerName(), ledger.ArrowSchema())
 	return e, nil
 }
 
@@ -281,6 +285,9 @@ func (e *chExporter) build(p *place, events int, fill func(*columns.Builder) err
 		p.builder.Reset()
 		return nil, &storeError{class: permanent, code: codeBuild, cause: err}
 	}
+	if p.builder.Rows() == 0 {
+		return nil, nil // all of it belongs into another table
+	}
 	rec := p.builder.NewRecordBatch()
 	e.tel.built(time.Since(begun))
 	return rec, nil
@@ -289,6 +296,9 @@ func (e *chExporter) build(p *place, events int, fill func(*columns.Builder) err
 // plan says what of the call is to be inserted.
 func (e *chExporter) plan(ctx context.Context, rec arrow.RecordBatch) (todo []piece, err error) {
 	b, ok := block.FromContext(ctx)
+	if !ok && rec == nil {
+		return nil, nil
+	}
 	if !ok {
 		rec.Retain()
 		// A name of its own: else rows that happen to equal an earlier call's would vanish.

@@ -110,7 +110,7 @@ func (e *chExporter) insertEntries(ctx context.Context, entries []ledger.Entry) 
 	var se *storeError
 	if errors.As(err, &se) && se.class == permanent {
 		// What the ledger refuses is no fault of the rows, which are stored.
-		err = &storeError{class: unknown, code: se.code, hint: "the ledger refuses its entries: look at the table " + ledger.Name, cause: se.cause}
+		err = &storeError{class: unknown, code: se.code, hint: "the ledger refuses its entries: look at the table " + e.cfg.ledgerName(), cause: se.cause}
 	}
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/apache/arrow-go/v18/arrow/memory"
 
 	"github.com/pulsegrid/pulsegrid/internal/block"
+	"github.com/pulsegrid/pulsegrid/internal/columns"
 	"github.com/pulsegrid/pulsegrid/internal/ledger"
 )
 
@@ -75,7 +76,7 @@ func (e *chExporter) pieces(ctx context.Context, b block.Block, rec arrow.Record
 	}
 	have, err := e.entriesOf(ctx, b)
 	if err != nil {
-		return nil, notStored("look the block up in table "+e.schema.name(ledger.Name), err)
+		return nil, notStored("look the block up in table "+e.schema.name(e.cfg.ledgerName()), err)
 	}
 	left := uncovered(extent{b.First, b.Last}, have)
 	if len(left) == 0 {
@@ -199,7 +200,7 @@ func (e *chExporter) withoutStored(ctx context.Context, p *piece, rec arrow.Reco
 
 // entriesOf are the ledger's entries that overlap b, in order.
 func (e *chExporter) entriesOf(ctx context.Context, b block.Block) ([]entryRow, error) {
-	found, err := rows[entryRow](ctx, e.client, "SELECT first_offset, last_offset, events, duplicates, quarantined FROM "+e.schema.quoted(ledger.Name)+" FINAL"+
+	found, err := rows[entryRow](ctx, e.client, "SELECT first_offset, last_offset, events, duplicates, quarantined FROM "+e.schema.quoted(e.cfg.ledgerName())+" FINAL"+
 		" WHERE kafka_topic = {topic:String} AND kafka_partition = {partition:Int32} AND first_offset <= {last:Int64} AND last_offset >= {first:Int64}"+
 		" ORDER BY first_offset, last_offset LIMIT "+decimal(entriesMax+1), map[string]string{
 		"topic": b.Topic, "partition": decimal(int64(b.Partition)), "first": decimal(b.First), "last": decimal(b.Last),
@@ -237,10 +238,10 @@ func (e *chExporter) beyondWindow(ctx context.Context, b block.Block, now time.T
 	}
 	found, err := rows[struct {
 		N int `json:"n"`
-	}](ctx, e.client, "SELECT count() AS n FROM "+e.schema.quoted(ledger.Name)+" WHERE signal = {signal:String} AND written_time >= fromUnixTimestamp64Milli({since:Int64})",
+	}](ctx, e.client, "SELECT count() AS n FROM "+e.schema.quoted(e.cfg.ledgerName())+" WHERE signal = {signal:String} AND written_time >= fromUnixTimestamp64Milli({since:Int64})",
 		map[string]string{"signal": b.Signal.String(), "since": decimal(b.Intended.Add(-countSkew).UnixMilli())})
 	if err != nil {
-		return "", notStored("count the entries of table "+e.schema.name(ledger.Name), err)
+		return "", notStored("count the entries of table "+e.schema.name(e.cfg.ledgerName()), err)
 	}
 	if since := found[0].N; since*slotsPerBlock >= e.cfg.DeduplicationWindow {
 		return fmt.Sprintf("%d blocks were stored since, which may take %d places each of deduplication_window %d", since, slotsPerBlock, e.cfg.DeduplicationWindow), nil
@@ -249,6 +250,9 @@ func (e *chExporter) beyondWindow(ctx context.Context, b block.Block, now time.T
 }
 
 func (e *chExporter) adviceBeyond(b block.Block) string {
+	if e.cfg.Rows != columns.RowsEvents {
+		return fmt.Sprintf("it waits for you: beyond_window: compare stores exactly what of it table %s lacks", e.schema.name(e.table.Name))
+	}
 	return fmt.Sprintf("it waits for you: `pulsegrid audit --range %s` says whether %s is stored; beyond_window: compare stores exactly what of it the table lacks",
 		b, e.schema.name(e.table.Name))
 }

@@ -59,7 +59,7 @@ func wantedTables(cfg *Config, t *columns.Table) ([]wantedTable, []wantedView) {
 			o.TTLDays = max(o.TTLDays, ledgerDaysMin)
 		}
 		tables = append(tables, wantedTable{
-			name: ledger.Name, create: []string{ledger.ClickHouseDDL(o)}, columns: ledger.ClickHouseColumns(), extensible: true, engine: "ReplacingMergeTree",
+			name: cfg.ledgerName(), create: []string{ledger.ClickHouseDDL(cfg.ledgerName(), o)}, columns: ledger.ClickHouseColumns(), extensible: true, engine: "ReplacingMergeTree",
 			ttlFrom: "toDateTime(written_time)", ttlDays: o.TTLDays, ttlKey: "retention_days", unless: "ledger",
 		})
 	}

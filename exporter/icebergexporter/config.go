@@ -9,6 +9,10 @@ import (
 	"time"
 
 	"go.opentelemetry.io/collector/config/configopaque"
+
+	"github.com/pulsegrid/pulsegrid/internal/columns"
+	"github.com/pulsegrid/pulsegrid/internal/ledger"
+	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
 // Catalog types.
@@ -59,6 +63,9 @@ type Config struct {
 	Namespace string `mapstructure:"namespace"`
 	// Tables says what happens where a table or a column is missing: create (default) makes it, verify refuses to write.
 	Tables string `mapstructure:"tables"`
+	// Rows says what the rows are: events (default), or for a pipeline of logs from a quarantine topic quarantine (items without personal
+	// data) or quarantine_pii (the others). Table and ledger are named by it, and an item that belongs into the other table is left out.
+	Rows string `mapstructure:"rows"`
 	// PartitionBuckets is the number of buckets of tenant_id that a newly created table is partitioned into, besides the day of
 	// ingest_time. Default: 1, which means by day only. Each commit writes at least one file a partition that it touches.
 	PartitionBuckets int `mapstructure:"partition_buckets"`
@@ -149,6 +156,9 @@ func (c *Config) Validate() error {
 	if c.Tables != tablesCreate && c.Tables != tablesVerify {
 		fail("tables: %q is neither %s nor %s", c.Tables, tablesCreate, tablesVerify)
 	}
+	if _, err := columns.ForRows(c.Rows, signal.Logs); err != nil {
+		errs = append(errs, err)
+	}
 	if c.PartitionBuckets < 1 || c.PartitionBuckets > maxPartitionBuckets {
 		fail("partition_buckets: %d is not within 1 to %d", c.PartitionBuckets, maxPartitionBuckets)
 	}
@@ -181,6 +191,9 @@ func (c *Config) Validate() error {
 	}
 	return errors.Join(errs...)
 }
+
+// ledgerName is the table of the entries.
+func (c *Config) ledgerName() string { return ledger.NameFor(c.Rows) }
 
 func (c *CatalogConfig) validate() error {
 	if c.Name == "" {

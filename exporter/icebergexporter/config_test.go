@@ -53,6 +53,7 @@ func TestAnErrorNamesTheKeyAndTheValue(t *testing.T) {
 		`s3::endpoint: "host:1"`:      func(c *Config) { c.S3.Endpoint = "host:1" },
 		`namespace: "a.b"`:            func(c *Config) { c.Namespace = "a.b" },
 		`tables: "drop"`:              func(c *Config) { c.Tables = "drop" },
+		`rows "poison"`:               func(c *Config) { c.Rows = "poison" },
 		`partition_buckets: 0`:        func(c *Config) { c.PartitionBuckets = 0 },
 		`target_file_size_bytes: 1`:   func(c *Config) { c.TargetFileSizeBytes = 1 },
 		`max_buffered_bytes: 1`:       func(c *Config) { c.MaxBufferedBytes = 1 },

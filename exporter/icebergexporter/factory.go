@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
 	"github.com/pulsegrid/pulsegrid/internal/columns"
+	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
 // NewFactory makes the factory of the exporter `iceberg`.
@@ -29,6 +30,7 @@ func createDefaultConfig() component.Config {
 		Catalog:          CatalogConfig{Name: defaultCatalogName},
 		Namespace:        defaultNamespace,
 		Tables:           tablesCreate,
+		Rows:             columns.RowsEvents,
 		PartitionBuckets: defaultPartitionBuckets,
 		Commit: CommitConfig{
 			MaxAge: defaultMaxAge, MaxBytes: defaultMaxBytes, MaxRows: defaultMaxRows,
@@ -51,8 +53,16 @@ func options(s *sink) []exporterhelper.Option {
 	}
 }
 
+func newSignalSink(set exporter.Settings, cfg *Config, s signal.Signal) (*sink, error) {
+	model, err := columns.ForRows(cfg.Rows, s)
+	if err != nil {
+		return nil, err
+	}
+	return newSink(cfg, set.ID, set.TelemetrySettings, model, memory.DefaultAllocator)
+}
+
 func createLogs(ctx context.Context, set exporter.Settings, cfg component.Config) (exporter.Logs, error) {
-	s, err := newSink(cfg.(*Config), set.ID, set.TelemetrySettings, columns.Logs, memory.DefaultAllocator)
+	s, err := newSignalSink(set, cfg.(*Config), signal.Logs)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +70,7 @@ func createLogs(ctx context.Context, set exporter.Settings, cfg component.Config
 }
 
 func createMetrics(ctx context.Context, set exporter.Settings, cfg component.Config) (exporter.Metrics, error) {
-	s, err := newSink(cfg.(*Config), set.ID, set.TelemetrySettings, columns.Metrics, memory.DefaultAllocator)
+	s, err := newSignalSink(set, cfg.(*Config), signal.Metrics)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +78,7 @@ func createMetrics(ctx context.Context, set exporter.Settings, cfg component.Con
 }
 
 func createTraces(ctx context.Context, set exporter.Settings, cfg component.Config) (exporter.Traces, error) {
-	s, err := newSink(cfg.(*Config), set.ID, set.TelemetrySettings, columns.Spans, memory.DefaultAllocator)
+	s, err := newSignalSink(set, cfg.(*Config), signal.Traces)
 	if err != nil {
 		return nil, err
 	}

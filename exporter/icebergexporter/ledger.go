@@ -52,11 +52,11 @@ func (s *sharedLedgers) join(cfg *Config, id component.ID, set component.Telemet
 	defer s.mu.Unlock()
 	l := s.of[cfg]
 	if l == nil {
-		tel, err := newTelemetry(id, set, cfg.Namespace+"."+ledger.Name, nil)
+		tel, err := newTelemetry(id, set, cfg.Namespace+"."+cfg.ledgerName(), nil)
 		if err != nil {
 			return nil, err
 		}
-		l = &ledgerStore{store: newStore(cfg, ledger.Name, set.Logger, tel), mem: mem, shared: cfg, came: make(chan struct{}, 1)}
+		l = &ledgerStore{store: newStore(cfg, cfg.ledgerName(), set.Logger, tel), mem: mem, shared: cfg, came: make(chan struct{}, 1)}
 		l.points = ledgerPoints
 		l.ensure = cfg.ensureLedger
 		s.of[cfg] = l

@@ -141,14 +141,14 @@ func (c *Config) ensure(ctx context.Context, cat catalog.Catalog, model *columns
 func (c *Config) ensureLedger(ctx context.Context, cat catalog.Catalog) (*table.Table, error) {
 	want := ledger.IcebergSchema()
 	tbl, err := c.ensureTable(ctx, cat, definition{
-		name: ledger.Name, schema: want, spec: *iceberg.UnpartitionedSpec, order: table.UnsortedSortOrder, props: columns.CommonIcebergProperties(),
+		name: c.ledgerName(), schema: want, spec: *iceberg.UnpartitionedSpec, order: table.UnsortedSortOrder, props: columns.CommonIcebergProperties(),
 	})
 	if err != nil {
 		return nil, err
 	}
 	same := func(a, b iceberg.NestedField) bool { return a.Name == b.Name && sameType(a.Type, b.Type) }
 	if !slices.EqualFunc(tbl.Schema().Fields(), want.Fields(), same) { // ledger.NewIcebergBatch makes just these, in this order
-		return nil, fmt.Errorf("table %s.%s has other columns than this program's ledger: move it away, or let this version write into another namespace", c.Namespace, ledger.Name)
+		return nil, fmt.Errorf("table %s.%s has other columns than this program's ledger: move it away, or let this version write into another namespace", c.Namespace, c.ledgerName())
 	}
 	return tbl, nil
 }

@@ -102,7 +102,8 @@ func TestLocalCellShowsThisHostAtOnceAndContinues(t *testing.T) {
 	})
 }
 
-// operatorsCommandsTellTheTruth sends legacy events, one of which cannot be mapped, finds that one in quarantine, and has the cell audited.
+// operatorsCommandsTellTheTruth sends legacy events, one of which cannot be mapped, finds that one in quarantine and in
+// the quarantine's tables of both stores, and has the cell audited.
 func operatorsCommandsTellTheTruth(t *testing.T, program, data string, state cell.State) {
 	t.Helper()
 	events := `[{"type":"log","service":"legacy-test","message":"from long ago"},{"type":"riddle"}]`
@@ -119,6 +120,16 @@ func operatorsCommandsTellTheTruth(t *testing.T, program, data string, state cel
 	if err != nil || !strings.Contains(string(list), "unknown_type") {
 		t.Errorf("pulsegrid quarantine list: %v\n%s", err, list)
 	}
+	eventually(t, "the quarantined event in ClickHouse", func() bool {
+		out, err := exec.Command(program, "query", "--data", data, "--format", "TabSeparated",
+			"SELECT position(body, 'riddle') > 0 FROM quarantine_pii WHERE code = 'unmapped'").CombinedOutput()
+		return err == nil && strings.TrimSpace(string(out)) == "1"
+	})
+	eventually(t, "the quarantined event in the lake", func() bool {
+		var found int
+		pytest.RunJSON(t, &found, quarantinedScript, state.Endpoints.Catalog, state.Endpoints.Warehouse)
+		return found == 1
+	})
 	certificates := t.TempDir()
 	eventually(t, "the audit finds all equal", func() bool { // not before both groups have committed what was just sent
 		out, err := exec.Command(program, "audit", "--data", data, "--certificates", certificates).CombinedOutput()
@@ -146,6 +157,18 @@ func readmesPython(t *testing.T) string {
 	}
 	return strings.ReplaceAll(strings.TrimPrefix(script, "    "), "\n    ", "\n")
 }
+
+// quarantinedScript counts the lake's quarantined events that could not be mapped.
+const quarantinedScript = `
+import json, sys
+from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.exceptions import NoSuchTableError
+try:
+    rows = SqlCatalog("pulsegrid", uri=sys.argv[1], warehouse=sys.argv[2]).load_table("pulsegrid.quarantine_pii").scan().to_arrow().to_pylist()
+except NoSuchTableError:
+    rows = []
+print(json.dumps(sum(r["code"] == "unmapped" and b"riddle" in r["body"] for r in rows)))
+`
 
 // hostMetricsScript counts this host's metrics in the lake with two readers, as the README shows it.
 const hostMetricsScript = `

@@ -306,7 +306,7 @@ func (r *rig) createStores() {
 			r.hot.Exec(ddl)
 		}
 	}
-	r.hot.Exec(ledger.ClickHouseDDL(columns.DDLOptions{Database: r.database}))
+	r.hot.Exec(ledger.ClickHouseDDL(ledger.Name, columns.DDLOptions{Database: r.database}))
 	require.NoError(t, os.MkdirAll(filepath.Join(r.lakeDir, "warehouse"), 0o755))
 	l := r.lakeConfig()
 	var err error

@@ -175,7 +175,7 @@ func (o *Observer) look(ctx context.Context) look {
 		if h.aggregator {
 			m = aggregator
 		}
-		hl := hopLook{events: m.sum(h.events)}
+		hl := hopLook{events: m.sumOf(h.events, ofEvents)}
 		for _, e := range h.errors {
 			hl.errors += m.sum(e)
 		}

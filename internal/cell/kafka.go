@@ -31,7 +31,7 @@ func startKafka(l layout, port int) (*kfake.Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start Kafka on port %d over %s: %w", port, l.kafka(), err)
 	}
-	topics := []string{signal.QuarantineTopic}
+	topics := []string{signal.QuarantineTopic, signal.RefusedTopic}
 	for _, s := range signal.All {
 		topics = append(topics, s.Topic())
 	}

@@ -3,10 +3,13 @@ package cell
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+
+	rows "github.com/pulsegrid/pulsegrid/internal/columns"
 )
 
 // metrics is one scrape of a Collector.
@@ -28,9 +31,26 @@ func scrape(ctx context.Context, url string) (metrics, error) {
 
 // sum adds a counter's or gauge's series up. A metric that nothing has touched yet is not exposed: it is 0.
 func (m metrics) sum(name string) float64 {
+	return m.sumOf(name, func(*dto.Metric) bool { return true })
+}
+
+// ofEvents tells whether a series is of events; items of the quarantine are stored by the same exporters in tables of their own.
+func ofEvents(series *dto.Metric) bool {
+	for _, l := range series.GetLabel() {
+		if l.GetName() == "table" {
+			_, table, _ := strings.Cut(l.GetValue(), ".")
+			return table != rows.RowsQuarantine && table != rows.RowsQuarantinePII
+		}
+	}
+	return true
+}
+
+// sumOf adds up those series of a metric that count.
+func (m metrics) sumOf(name string, counts func(*dto.Metric) bool) float64 {
 	var total float64
 	for _, series := range m[name].GetMetric() {
 		switch {
+		case !counts(series):
 		case series.Counter != nil:
 			total += series.GetCounter().GetValue()
 		case series.Gauge != nil:
@@ -42,9 +62,12 @@ func (m metrics) sum(name string) float64 {
 	return total
 }
 
-// histogram adds up a histogram's observations: how many, and their sum.
+// histogram adds up a histogram's observations of events: how many, and their sum.
 func (m metrics) histogram(name string) (count, sum float64) {
 	for _, series := range m[name].GetMetric() {
+		if !ofEvents(series) {
+			continue
+		}
 		count += float64(series.GetHistogram().GetSampleCount())
 		sum += series.GetHistogram().GetSampleSum()
 	}

@@ -94,14 +94,15 @@ func TestAStoreThatTakesNothingWhileRecordsWaitGrowsStale(t *testing.T) {
 
 func TestScrapedSeriesAreAddedUpAndUntouchedOnesAreZero(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = w.Write([]byte("# TYPE rows counter\nrows{table=\"a\"} 2\nrows{table=\"b\"} 3\n" +
-			"# TYPE fresh histogram\nfresh_bucket{le=\"+Inf\"} 4\nfresh_sum 8\nfresh_count 4\n"))
+		_, _ = w.Write([]byte("# TYPE rows counter\nrows{table=\"a\"} 2\nrows{table=\"b\"} 3\nrows{table=\"p.quarantine\"} 7\nrows{table=\"p.quarantine_pii\"} 11\n" +
+			"# TYPE fresh histogram\nfresh_bucket{le=\"+Inf\"} 4\nfresh_sum 8\nfresh_count 4\nfresh_sum{table=\"p.quarantine\"} 8\nfresh_count{table=\"p.quarantine\"} 4\n"))
 	}))
 	defer server.Close()
 	defer http.DefaultTransport.(*http.Transport).CloseIdleConnections()
 	m, err := scrape(context.Background(), server.URL)
 	require.NoError(t, err)
-	require.InDelta(t, 5, m.sum("rows"), 0)
+	require.InDelta(t, 23, m.sum("rows"), 0)
+	require.InDelta(t, 5, m.sumOf("rows", ofEvents), 0, "items of the quarantine are no events")
 	require.InDelta(t, 0, m.sum("none"), 0)
 	count, sum := m.histogram("fresh")
 	require.InDelta(t, 4, count, 0)

@@ -39,6 +39,7 @@ type Builder struct {
 	log     logCols
 	span    spanCols
 	metric  metricCols
+	item    *itemCols // nil: the rows are events
 	scratch []byte
 	origin  origin
 }
@@ -65,6 +66,10 @@ func NewBuilder(mem memory.Allocator, t *Table, opts ...Option) *Builder {
 	b.cols = make([]column, len(t.Columns))
 	for i, c := range t.Columns {
 		b.cols[i] = newColumn(b.arena, c.Kind)
+	}
+	if t.items {
+		b.item = newItemCols(b)
+		return b
 	}
 	b.common.bind(b)
 	b.attrs.bind(b)
@@ -124,10 +129,14 @@ func (b *Builder) Reset() {
 // Release frees the builder's memory. It may be used again afterwards.
 func (b *Builder) Release() { b.Reset() }
 
-// AppendLogs appends a row for every log record.
+// AppendLogs appends a row for every log record; for a table of the quarantine, for every item that belongs into it.
 func (b *Builder) AppendLogs(ld plog.Logs) error {
 	if err := b.want(signal.Logs); err != nil {
 		return err
+	}
+	if b.item != nil {
+		b.appendItems(ld)
+		return b.appended()
 	}
 	for _, rl := range ld.ResourceLogs().All() {
 		b.startResource(rl.Resource(), rl.SchemaUrl())

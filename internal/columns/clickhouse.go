@@ -63,7 +63,7 @@ func (t *Table) ClickHouseDDL(o DDLOptions) []string {
 		fmt.Fprintf(&b, "    %s,\n", c.DDL)
 	}
 	b.WriteString(strings.Join(t.indexes(), ",\n"))
-	fmt.Fprintf(&b, "\n)\nENGINE = %s\nPARTITION BY toDate(ingest_time)\nORDER BY (tenant_id, service_name, time)\n", EngineOf("", o.Engine))
+	fmt.Fprintf(&b, "\n)\nENGINE = %s\nPARTITION BY toDate(ingest_time)\nORDER BY (%s)\n", EngineOf("", o.Engine), strings.Join(t.order, ", "))
 	if o.TTLDays > 0 {
 		fmt.Fprintf(&b, "TTL toDateTime(ingest_time) + INTERVAL %d DAY\n", o.TTLDays)
 	}
@@ -161,6 +161,9 @@ func qualified(database, name string) string {
 // indexes are the skip indexes; merges build them (InsertSettings).
 func (t *Table) indexes() []string {
 	idx := []string{"    INDEX idx_time time TYPE minmax GRANULARITY 1"}
+	if t.items {
+		return idx
+	}
 	switch t.Signal {
 	case signal.Logs:
 		idx = append(idx, "    INDEX idx_trace_id trace_id TYPE bloom_filter(0.001) GRANULARITY 1",

@@ -47,10 +47,10 @@ func (t *Table) IcebergPartitionSpec(buckets int) (iceberg.PartitionSpec, error)
 	)
 }
 
-// IcebergSortOrder is tenant_id, service_name, time, as in ClickHouse.
+// IcebergSortOrder is tenant_id, service_name, time (of the quarantine: tenant_id, code, time), as in ClickHouse.
 func (t *Table) IcebergSortOrder() (table.SortOrder, error) {
 	var fields []table.SortField
-	for _, name := range []string{"tenant_id", "service_name", "time"} {
+	for _, name := range t.order {
 		fields = append(fields, table.SortField{
 			SourceIDs: []int{t.Columns[t.index[name]].FieldID}, Transform: iceberg.IdentityTransform{},
 			Direction: table.SortASC, NullOrder: table.NullsFirst,
@@ -79,7 +79,7 @@ func (t *Table) IcebergProperties() iceberg.Properties {
 	p["write.metadata.metrics.default"] = "none"
 	modes := map[string]string{
 		"tenant_id": "truncate(16)", "service_name": "truncate(16)", "time": "full", "ingest_time": "full", "kafka_topic": "truncate(64)",
-		"kafka_partition": "full", "kafka_offset": "full", "severity_number": "full", "metric_name": "truncate(32)", "duration_nano": "full",
+		"kafka_partition": "full", "kafka_offset": "full", "severity_number": "full", "metric_name": "truncate(32)", "duration_nano": "full", "code": "truncate(32)",
 	}
 	for name, mode := range modes {
 		if _, ok := t.index[name]; ok {

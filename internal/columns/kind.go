@@ -23,6 +23,7 @@ const (
 	Time    // Unix nanoseconds. Iceberg: microseconds (floor) and a second column NAME_nanos with the remainder, 0 to 999
 	Fixed8  // 8 raw bytes
 	Fixed16 // 16 raw bytes
+	Bytes   // raw bytes of any length
 	MapText
 	MapInt
 	MapDouble
@@ -69,6 +70,7 @@ var kinds = map[Kind]kindInfo{
 	Time:     {clickhouse: "DateTime64(9, 'UTC')", arrow: nanoType, iceberg: iceberg.PrimitiveTypes.TimestampTz},
 	Fixed8:   {clickhouse: "FixedString(8)", arrow: fixed8Type, iceberg: iceberg.FixedTypeOf(8)},
 	Fixed16:  {clickhouse: "FixedString(16)", arrow: fixed16Typ, iceberg: iceberg.FixedTypeOf(16)},
+	Bytes:    {clickhouse: "String", arrow: arrow.BinaryTypes.Binary, iceberg: iceberg.PrimitiveTypes.Binary},
 
 	MapText:   {elem: Text, isMap: true},
 	MapInt:    {elem: Int64, isMap: true},

@@ -53,8 +53,11 @@ func Resolutions() []string {
 	return out
 }
 
-// Rollups returns the rollups of the table, finest first.
+// Rollups returns the rollups of the table, finest first; the quarantine has none.
 func (t *Table) Rollups() []Rollup {
+	if t.items {
+		return nil
+	}
 	var out []Rollup
 	source := t.Name
 	for _, res := range resolutions {

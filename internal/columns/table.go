@@ -22,9 +22,13 @@ type Column struct {
 
 // Table is one signal's table. It is immutable.
 type Table struct {
-	Name    string // "logs", "metrics" or "spans", in both stores
-	Signal  signal.Signal
+	Name    string        // "logs", "metrics", "spans", "quarantine" or "quarantine_pii", in both stores
+	Signal  signal.Signal // of the pdata that its rows are made of
 	Columns []Column
+
+	order []string // columns that rows are sorted by
+	items bool     // its rows are items of the quarantine
+	pii   bool     // of items: those that hold, or may hold, personal data
 
 	index map[string]int // column name -> position in Columns
 	arrow *arrow.Schema
@@ -34,7 +38,7 @@ type Table struct {
 // NewTable defines a signal's table with the given promoted attributes. It panics on a definition that names a column twice or
 // promotes to a kind that Promotion does not allow: that is a bug of the caller, who validates what users may declare.
 func NewTable(s signal.Signal, promotions []Promotion) *Table {
-	t := &Table{Signal: s, index: map[string]int{}}
+	t := &Table{Signal: s, order: []string{"tenant_id", "service_name", "time"}}
 	t.Columns = append(t.Columns, before()...)
 	switch s {
 	case signal.Logs:
@@ -58,7 +62,12 @@ func NewTable(s signal.Signal, promotions []Promotion) *Table {
 		t.Columns = append(t.Columns, Column{Name: p.Column(), Kind: p.Kind, Promote: p.Key, Doc: "attribute `" + p.Key + "`; the zero value means: see the attribute maps"})
 	}
 	t.Columns = append(t.Columns, after()...)
+	return t.define()
+}
 
+// define makes everything that follows from the columns.
+func (t *Table) define() *Table {
+	t.index = map[string]int{}
 	fields := make([]arrow.Field, len(t.Columns))
 	for i, c := range t.Columns {
 		if _, twice := t.index[c.Name]; twice {

@@ -245,6 +245,14 @@ func (c *textCol) finish() arrow.ArrayData {
 }
 func (c *textCol) release() { c.ends.release(); c.text.release() }
 
+// bytesCol is a column of raw bytes: pushBytes only.
+type bytesCol struct{ textCol }
+
+func (c *bytesCol) finish() arrow.ArrayData {
+	n := c.ends.len()
+	return newData(arrow.BinaryTypes.Binary, n, []*memory.Buffer{c.ends.finish(), c.text.finish()})
+}
+
 // dictCol is a column of text that repeats: indices into the batch's own dictionary.
 type dictCol struct {
 	idx    vec[int32]
@@ -327,6 +335,8 @@ func newColumn(a *arena, k Kind) column {
 	case Text:
 		c := newText(a)
 		return &c
+	case Bytes:
+		return &bytesCol{newText(a)}
 	case Dict, DictJSON:
 		c := newDict(a)
 		return &c

@@ -26,6 +26,15 @@ import (
 // Name of the table, in both stores.
 const Name = "ledger"
 
+// NameFor is the table for what is not events (columns.Rows...): the same records become rows of another table, whose blocks have the
+// same names, so it has a ledger of its own.
+func NameFor(rows string) string {
+	if rows == columns.RowsEvents {
+		return Name
+	}
+	return Name + "_" + rows
+}
+
 // Entry is one block's. Events = Duplicates + Rows + what other processors of the pipeline removed; Quarantined comes on top.
 type Entry struct {
 	Topic       string
@@ -138,9 +147,9 @@ func newBatch(mem memory.Allocator, sc *arrow.Schema, entries []Entry) arrow.Rec
 
 // ClickHouseDDL returns the statement that creates the table. Entries that are written twice become one when parts merge: read the
 // table with FINAL. o.Engine is that of the rows' tables; o.TTLDays counts from written_time.
-func ClickHouseDDL(o columns.DDLOptions) string {
+func ClickHouseDDL(name string, o columns.DDLOptions) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "CREATE TABLE IF NOT EXISTS %s\n(\n", o.Table(Name))
+	fmt.Fprintf(&b, "CREATE TABLE IF NOT EXISTS %s\n(\n", o.Table(name))
 	for _, c := range ClickHouseColumns() {
 		fmt.Fprintf(&b, "    %s,\n", c.DDL)
 	}

@@ -49,7 +49,7 @@ func TestBatchOfBothStoresHoldsTheEntry(t *testing.T) {
 }
 
 func TestClickHouseDDLReplacesEntriesWrittenTwice(t *testing.T) {
-	ddl := ledger.ClickHouseDDL(columns.DDLOptions{Database: "pulsegrid", Engine: "ReplicatedMergeTree('/t/{table}', '{replica}')", Cluster: "c", TTLDays: 30})
+	ddl := ledger.ClickHouseDDL(ledger.Name, columns.DDLOptions{Database: "pulsegrid", Engine: "ReplicatedMergeTree('/t/{table}', '{replica}')", Cluster: "c", TTLDays: 30})
 	require.Contains(t, ddl, "CREATE TABLE IF NOT EXISTS `pulsegrid`.`ledger` ON CLUSTER `c`")
 	require.Contains(t, ddl, "ENGINE = ReplicatedReplacingMergeTree('/t/{table}', '{replica}', written_time)")
 	require.Contains(t, ddl, "TTL toDateTime(written_time) + INTERVAL 30 DAY")

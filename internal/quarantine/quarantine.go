@@ -30,10 +30,13 @@ type Item struct {
 	Events          int       // 0: unknown
 	ContentType     string    // envelope.TypeOTLP: a valid request of just the events at fault
 	ContentEncoding string
-	PII             bool // a schema marks personal data in it
+	PII             bool   // a schema marks personal data in it
+	Object          string // URL of the object that has the body, which is empty then
+	RegistryVersion string // of the schemas that the gateway held it against
 
 	Code, Reason string          // of the first verdict
 	Findings     schema.Findings // every verdict; nil where a store or the decoder refused it
+	Verdicts     string          // the same as it was written
 
 	// Origin is where the record was that an aggregator put into quarantine; an empty topic: the gateway did.
 	OriginTopic     string
@@ -58,58 +61,73 @@ func ParsePlace(text string) (partition int32, offset int64, err error) {
 	return int32(id), offset, nil
 }
 
-// itemOf reads a record. What a header does not say stays empty: a record of another producer is an item too.
-func itemOf(r *kgo.Record) Item {
-	i := Item{Partition: r.Partition, Offset: r.Offset, At: r.Timestamp, Source: string(r.Key), ContentType: envelope.TypeOTLP, Body: r.Value, OriginPartition: -1, OriginOffset: -1}
-	number := func(v []byte) int64 {
-		n, err := strconv.ParseInt(string(v), 10, 64)
+// FromRecord reads a record. What a header does not say stays empty: a record of another producer is an item too.
+func FromRecord(r *kgo.Record) Item {
+	i := newItem()
+	i.Partition, i.Offset, i.At, i.Source, i.Body = r.Partition, r.Offset, r.Timestamp, strings.ToValidUTF8(string(r.Key), "\uFFFD"), r.Value
+	for _, h := range r.Headers {
+		i.set(h.Key, string(h.Value))
+	}
+	return i
+}
+
+func newItem() Item {
+	return Item{ContentType: envelope.TypeOTLP, OriginPartition: -1, OriginOffset: -1}
+}
+
+// set takes what a header says. Of several with one key the last counts.
+func (i *Item) set(key, value string) {
+	text := strings.ToValidUTF8(value, "\uFFFD")
+	number := func(bits int) int64 {
+		n, err := strconv.ParseInt(value, 10, bits)
 		if err != nil {
 			return -1
 		}
 		return n
 	}
-	for _, h := range r.Headers {
-		text := strings.ToValidUTF8(string(h.Value), "\uFFFD")
-		switch h.Key {
-		case envelope.HeaderTenant:
-			i.Tenant = text
-		case envelope.HeaderSignal:
-			i.Signal = text
-		case envelope.HeaderSource:
-			i.Source = text
-		case envelope.HeaderGateway:
-			i.Gateway = text
-		case envelope.HeaderReceivedNanos:
-			if n := number(h.Value); n > 0 {
-				i.Received = time.Unix(0, n).UTC()
-			}
-		case envelope.HeaderEvents:
-			i.Events = int(max(0, number(h.Value)))
-		case envelope.HeaderContentType:
-			i.ContentType = text
-		case envelope.HeaderContentEncoding:
-			i.ContentEncoding = text
-		case envelope.HeaderPII:
-			i.PII = text == "true"
-		case envelope.HeaderQuarantineCode:
-			i.Code = text
-		case envelope.HeaderQuarantineReason:
-			i.Reason = text
-		case envelope.HeaderFindings:
-			if f, err := schema.DecodeFindings(h.Value); err == nil {
-				i.Findings = f
-			}
-		case envelope.HeaderOriginTopic:
-			i.OriginTopic = text
-		case envelope.HeaderOriginPartition:
-			i.OriginPartition = int32(number(h.Value))
-		case envelope.HeaderOriginOffset:
-			i.OriginOffset = number(h.Value)
-		case envelope.HeaderOriginGroup:
-			i.OriginGroup = text
+	switch key {
+	case envelope.HeaderTenant:
+		i.Tenant = text
+	case envelope.HeaderSignal:
+		i.Signal = text
+	case envelope.HeaderSource:
+		i.Source = text
+	case envelope.HeaderGateway:
+		i.Gateway = text
+	case envelope.HeaderReceivedNanos:
+		if n := number(64); n > 0 {
+			i.Received = time.Unix(0, n).UTC()
 		}
+	case envelope.HeaderEvents:
+		i.Events = int(max(0, number(64)))
+	case envelope.HeaderContentType:
+		i.ContentType = text
+	case envelope.HeaderContentEncoding:
+		i.ContentEncoding = text
+	case envelope.HeaderPII:
+		i.PII = text == "true"
+	case envelope.HeaderQuarantineCode:
+		i.Code = text
+	case envelope.HeaderQuarantineReason:
+		i.Reason = text
+	case envelope.HeaderFindings:
+		i.Verdicts = text
+		if f, err := schema.DecodeFindings([]byte(value)); err == nil {
+			i.Findings = f
+		}
+	case envelope.HeaderOriginTopic:
+		i.OriginTopic = text
+	case envelope.HeaderOriginPartition:
+		i.OriginPartition = int32(number(32))
+	case envelope.HeaderOriginOffset:
+		i.OriginOffset = number(64)
+	case envelope.HeaderOriginGroup:
+		i.OriginGroup = text
+	case envelope.HeaderObject:
+		i.Object = text
+	case envelope.HeaderSchemaVersion:
+		i.RegistryVersion = text
 	}
-	return i
 }
 
 // ErrStop ends Read without an error.
@@ -183,7 +201,7 @@ func readPartition(ctx context.Context, client *kgo.Client, topic string, partit
 				return nil
 			}
 			next = r.Offset + 1
-			if err := each(itemOf(r)); err != nil {
+			if err := each(FromRecord(r)); err != nil {
 				return err
 			}
 		}

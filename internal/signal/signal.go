@@ -45,6 +45,9 @@ func Parse(name string) (Signal, error) {
 // QuarantineTopic holds what could not be decoded or what a sink refused, of any signal.
 const QuarantineTopic = "quarantine.v1"
 
+// RefusedTopic holds the records of QuarantineTopic that a store refuses: nobody reads it but an operator.
+const RefusedTopic = "quarantine.refused.v1"
+
 // Topic is the default topic of the signal's fast lane: "otlp.<signal>.v1".
 func (s Signal) Topic() string { return "otlp." + s.String() + ".v1" }
 

@@ -64,7 +64,8 @@ type Config struct {
 	InitialOffset InitialOffset `mapstructure:"initial_offset"`
 	// DefaultTenant owns the events of records without a tenant header. Default "default"; must not be empty.
 	DefaultTenant string `mapstructure:"default_tenant"`
-	// QuarantineTopic takes the records that cannot be decoded or that the pipeline refuses. Default quarantine.v1.
+	// QuarantineTopic takes the records that cannot be decoded or that the pipeline refuses. Default quarantine.v1. With
+	// topics::quarantine it must be another topic: a record that is refused again and again would go round for ever.
 	QuarantineTopic string `mapstructure:"quarantine_topic"`
 
 	// SessionTimeout is how long the group waits for a silent member before it gives its partitions away. Default 45s.
@@ -102,9 +103,19 @@ type TopicsConfig struct {
 	Metrics []string `mapstructure:"metrics"`
 	// Traces are the topics of traces. Default [otlp.traces.v1].
 	Traces []string `mapstructure:"traces"`
+	// Quarantine are topics of quarantined records, of any signal. Default none. Where there are some, only they are read, and each
+	// record, whatever it holds, is one log record for the pipelines of logs: its value the body, its headers the attributes.
+	Quarantine []string `mapstructure:"quarantine"`
 }
 
+// of are the topics whose records become data of s.
 func (t TopicsConfig) of(s signal.Signal) []string {
+	if len(t.Quarantine) > 0 {
+		if s == signal.Logs {
+			return t.Quarantine
+		}
+		return nil
+	}
 	switch s {
 	case signal.Logs:
 		return t.Logs
@@ -146,9 +157,10 @@ func createDefaultConfig() component.Config {
 	return &Config{
 		ClientConfig: kafka.NewDefaultClientConfig(),
 		Topics: TopicsConfig{
-			Logs:    []string{signal.Logs.Topic()},
-			Metrics: []string{signal.Metrics.Topic()},
-			Traces:  []string{signal.Traces.Topic()},
+			Logs:       []string{signal.Logs.Topic()},
+			Metrics:    []string{signal.Metrics.Topic()},
+			Traces:     []string{signal.Traces.Topic()},
+			Quarantine: []string{},
 		},
 		InitialOffset:     Earliest,
 		DefaultTenant:     DefaultTenant,
@@ -224,6 +236,8 @@ func (c *Config) validateTopics() error {
 			switch other, taken := owner[t]; {
 			case t == "":
 				errs = append(errs, fmt.Errorf("topics::%s: holds an empty name", s))
+			case t == c.QuarantineTopic && len(c.Topics.Quarantine) > 0:
+				errs = append(errs, fmt.Errorf("topics::quarantine: %q is quarantine_topic too: name another for what is refused, such as %s", t, signal.RefusedTopic))
 			case t == c.QuarantineTopic:
 				errs = append(errs, fmt.Errorf("topics::%s: %q is quarantine_topic", s, t))
 			case taken:

@@ -19,6 +19,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
 	"github.com/pulsegrid/pulsegrid/internal/otlpdecode"
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire"
+	items "github.com/pulsegrid/pulsegrid/internal/quarantine"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -44,6 +45,11 @@ type origin struct {
 type inspector struct {
 	signal        signal.Signal
 	defaultTenant string
+	items         bool // records are items of the quarantine: whatever they hold is taken
+}
+
+func (c *Config) inspector(s signal.Signal) inspector {
+	return inspector{signal: s, defaultTenant: c.DefaultTenant, items: len(c.Topics.Quarantine) > 0}
 }
 
 // inspect fills in e. It reads the whole value, but allocates next to nothing: that bounds what decoding may cost, since pdata
@@ -51,6 +57,10 @@ type inspector struct {
 func (i inspector) inspect(e *entry) {
 	r := e.record
 	e.origin = i.origin(r)
+	if i.items {
+		e.item, e.events = true, 1
+		return
+	}
 	if name, ok := header(r, envelope.HeaderSignal); ok && name != i.signal.String() {
 		e.refusal = &refusal{codeWrongSignal, fmt.Sprintf("header %s is %q, but the topic carries %s", envelope.HeaderSignal, name, i.signal)}
 		return
@@ -122,6 +132,10 @@ func newBatch(s signal.Signal, decoder *otlpdecode.Decoder) *batch {
 // value from then on, so the client must not be given pools that it would come from (kgo.WithPools).
 func (b *batch) append(e *entry) *refusal {
 	var err error
+	if e.item {
+		b.appendItem(e)
+		return nil
+	}
 	var stamped int
 	s := stamperOf(e)
 	switch b.signal {
@@ -149,6 +163,16 @@ func (b *batch) append(e *entry) *refusal {
 	}
 	b.events += stamped
 	return nil
+}
+
+// appendItem adds an item of the quarantine to b, which is of logs.
+func (b *batch) appendItem(e *entry) {
+	rl := b.logs.ResourceLogs().AppendEmpty()
+	lineage.StampResource(rl.Resource().Attributes(), e.origin.Origin)
+	lr := rl.ScopeLogs().AppendEmpty().LogRecords().AppendEmpty()
+	items.ToLog(e.record, lr)
+	lineage.StampEvent(lr.Attributes(), lineage.Event{ID: items.FromRecord(e.record).ID(), Offset: e.record.Offset})
+	b.events++
 }
 
 // stamper goes through the events of one record in their order, and stamps them; or, with ids, collects their ids only.

@@ -12,6 +12,7 @@ type entry struct {
 	arrived   time.Time
 	cost      int64 // estimated memory, see costOf
 	inspected bool
+	item      bool // of a quarantine topic: it is not decoded
 
 	// What inspection found.
 	events   int

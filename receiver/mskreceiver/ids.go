@@ -5,6 +5,7 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/internal/eventid"
 	"github.com/pulsegrid/pulsegrid/internal/otlpdecode"
+	items "github.com/pulsegrid/pulsegrid/internal/quarantine"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -22,6 +23,10 @@ func (r *idReader) read(e *entry) (tenant string, ids [][16]byte) {
 	r.ids = r.ids[:0]
 	if e.refusal != nil {
 		return e.origin.Tenant, nil
+	}
+	if e.item {
+		r.ids = append(r.ids, items.FromRecord(e.record).ID())
+		return e.origin.Tenant, r.ids
 	}
 	var ok bool
 	if r.ids, ok = eventid.Wire(r.signal, e.record.Value, e.origin.Source, r.ids); ok {

@@ -301,7 +301,7 @@ func (p *partition) replaced(e *entry) {
 		p.log.Error("Kafka has cut off the partition's log and written other records at offsets that had been delivered; "+
 			"they go to quarantine, resubmit them from there", zap.Int64("offset", e.record.Offset), zap.Int32("leader_epoch", e.record.LeaderEpoch))
 	}
-	e.origin = inspector{signal: p.signal, defaultTenant: p.deps.cfg.DefaultTenant}.origin(e.record)
+	e.origin = p.deps.cfg.inspector(p.signal).origin(e.record)
 	e.inspected = true
 	e.refusal = &refusal{codeReplaced, "its offset had been delivered before with another record, which an unclean leader election removed"}
 	p.flights.strays = append(p.flights.strays, e)
@@ -337,7 +337,7 @@ func (p *partition) await(next time.Duration) {
 
 // inspect looks at a record that is about to join a block.
 func (p *partition) inspect(e *entry) {
-	inspector{signal: p.signal, defaultTenant: p.deps.cfg.DefaultTenant}.inspect(e)
+	p.deps.cfg.inspector(p.signal).inspect(e)
 	if extra := eventsCost(e); extra > 0 {
 		e.cost += extra
 		p.deps.budget.add(p, extra)

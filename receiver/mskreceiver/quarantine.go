@@ -66,12 +66,13 @@ func (q *quarantine) put(ctx context.Context, entries []*entry, rejected func(*e
 	return nil
 }
 
-// record is e's record as it was, with why and from where. Quarantine headers that it already has are replaced.
+// record is e's record as it was, with why and from where. Quarantine headers that it already has are replaced; an item of the
+// quarantine keeps them, with the new ones behind: the last of a key counts.
 func (q *quarantine) record(e *entry) *kgo.Record {
 	r := e.record
 	headers := make([]kgo.RecordHeader, 0, len(r.Headers)+7)
 	for _, h := range r.Headers {
-		if !envelope.QuarantineHeader(h.Key) {
+		if e.item || !envelope.QuarantineHeader(h.Key) {
 			headers = append(headers, h)
 		}
 	}

@@ -27,7 +27,7 @@ func (p *partition) beginMemories() {
 		return
 	}
 	p.warm = &warmup{
-		ids:   idReader{inspector: inspector{signal: p.signal, defaultTenant: p.deps.cfg.DefaultTenant}, decoder: &otlpdecode.Decoder{}},
+		ids:   idReader{inspector: p.deps.cfg.inspector(p.signal), decoder: &otlpdecode.Decoder{}},
 		begun: p.deps.now(), next: p.plan.from,
 	}
 	p.deps.tel.warming.Add(1)
