@@ -1,6 +1,6 @@
 // Command bench measures PulseGrid's gateway and aggregator against the stock Collector's, side by side in one run, and prints ratios.
 //
-//	make bench [ARGS="-only gateway|aggregator|exactness|freshness|restart -rounds N -duration D"]
+//	make bench [ARGS="-only gateway|aggregator|exactness|freshness|restart -rounds N -duration D -window N"]
 //
 // exactness is what intents, tokens, the ledger and dedupe cost. freshness and restart are of PulseGrid alone too, a whole cell on one machine: how long an event takes from its agent to each store, and
 // how long an aggregator that was killed takes until it is fresh again.
@@ -37,6 +37,7 @@ type settings struct {
 	senders     int           // requests in flight
 	events      int           // in the topic that the aggregators read
 	rate        int           // events a second of freshness and restart; 0: half of what the machine can do
+	window      int           // events in the dedupe window at restart's kill; 0: what 15 minutes of rate are
 	steady      time.Duration // of load in freshness, and before the kill in restart
 }
 
@@ -55,6 +56,7 @@ func main() {
 	flag.IntVar(&s.senders, "senders", 8, "requests in flight")
 	flag.IntVar(&s.events, "events", 400_000, "events that the aggregators store")
 	flag.IntVar(&s.rate, "rate", 0, "events a second of freshness and restart; 0: half of what this machine can do")
+	flag.IntVar(&s.window, "window", 0, "events in the dedupe window before restart kills; 0: as many as 15 minutes of -rate bring")
 	flag.DurationVar(&s.steady, "steady", time.Minute, "of load in freshness, and before the kill in restart")
 	flag.Parse()
 
