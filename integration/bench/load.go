@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/metadata"
 )
 
 // transport is how requests reach a gateway.
@@ -54,12 +55,13 @@ func compressAll(t transport, requests [][]byte) ([][]byte, error) {
 // sender sends one ready request and returns when it is acknowledged.
 type sender func(ctx context.Context, body []byte) error
 
-func newSender(t transport, httpAddr, grpcAddr string) (sender, func(), error) {
+// newSender makes one that shows an API key, unless that is empty.
+func newSender(t transport, httpAddr, grpcAddr, key string) (sender, func(), error) {
 	if t == httpZstd {
 		tr := &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true}
 		cl := &http.Client{Transport: tr}
 		return func(ctx context.Context, body []byte) error {
-			return post(ctx, cl, "http://"+httpAddr+"/v1/logs", body)
+			return post(ctx, cl, "http://"+httpAddr+"/v1/logs", key, body)
 		}, tr.CloseIdleConnections, nil
 	}
 	conn, err := grpc.NewClient(grpcAddr, grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -68,19 +70,25 @@ func newSender(t transport, httpAddr, grpcAddr string) (sender, func(), error) {
 		return nil, nil, err
 	}
 	send := func(ctx context.Context, body []byte) error {
+		if key != "" {
+			ctx = metadata.AppendToOutgoingContext(ctx, "x-api-key", key)
+		}
 		var reply []byte
 		return conn.Invoke(ctx, "/opentelemetry.proto.collector.logs.v1.LogsService/Export", &body, &reply)
 	}
 	return send, func() { _ = conn.Close() }, nil
 }
 
-func post(ctx context.Context, cl *http.Client, url string, body []byte) error {
+func post(ctx context.Context, cl *http.Client, url, key string, body []byte) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
 	req.Header.Set("Content-Type", "application/x-protobuf")
 	req.Header.Set("Content-Encoding", "zstd")
+	if key != "" {
+		req.Header.Set("X-Api-Key", key)
+	}
 	resp, err := cl.Do(req)
 	if err != nil {
 		return err

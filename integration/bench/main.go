@@ -2,10 +2,11 @@
 //
 //	make bench [ARGS="-only gateway|aggregator|exactness|freshness|restart -rounds N -duration D -window N"]
 //
-// exactness is what intents, tokens, the ledger and dedupe cost. freshness and restart are of PulseGrid alone too, a whole cell on one machine: how long an event takes from its agent to each store, and
-// how long an aggregator that was killed takes until it is fresh again.
+// gateway also has PulseGrid's own gateway without keys, quotas, schemas and quarantine: what these cost. exactness is what intents, tokens, the ledger and
+// dedupe cost. freshness and restart are of PulseGrid alone too, a whole cell on one machine: how long an event takes from its agent to each store, and how
+// long an aggregator that was killed takes until it is fresh again.
 //
-// Both gateways write to one real Kafka with acks=all; both aggregators read one topic into one real ClickHouse. What counts is events
+// All gateways write to one real Kafka with acks=all; all aggregators read one topic into one real ClickHouse. What counts is events
 // per core-second: acknowledged events (gateway) or stored rows (aggregator) by CPU seconds of the process under test, as the
 // kernel charged them. The sides take turns within a round, so that a drift of the machine's speed meets both alike.
 package main
@@ -32,6 +33,7 @@ type settings struct {
 	peers       string        // directory of the stock Collectors
 	configs     string        // directory of distributions/
 	peerConfigs string        // directory of the peers' configs
+	profiles    string        // directory for profiles of PulseGrid's gateway; empty: none
 	rounds      int           // times that each side is measured in each case
 	duration    time.Duration // of load on a gateway, after the warm-up
 	senders     int           // requests in flight
@@ -51,6 +53,7 @@ func main() {
 	flag.StringVar(&s.peers, "peers", "", "directory of the stock Collectors, peer-gateway and peer-aggregator (make bench builds them)")
 	flag.StringVar(&s.configs, "configs", "distributions", "directory of PulseGrid's configs")
 	flag.StringVar(&s.peerConfigs, "peer-configs", "integration/bench/peers", "directory of the peers' configs")
+	flag.StringVar(&s.profiles, "profiles", "", "directory to write profiles (CPU, heap) of PulseGrid's gateway to, one of each case")
 	flag.IntVar(&s.rounds, "rounds", 3, "rounds; each measures every side once")
 	flag.DurationVar(&s.duration, "duration", 8*time.Second, "of load on a gateway")
 	flag.IntVar(&s.senders, "senders", 8, "requests in flight")

@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
+	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
 	"github.com/pulsegrid/pulsegrid/internal/schema"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
@@ -391,8 +392,8 @@ func TestVerdictsAreBoundedAndTheOthersCounted(t *testing.T) {
 }
 
 func TestNothingIsAllocatedForValidEvents(t *testing.T) {
-	logs, at := handled(t, 200)
-	c := schema.NewChecker(load(t, twenty), schema.DefaultLimits())
+	logs, at := otlptest.Handled(1, 200), time.Unix(0, otlptest.Start)
+	c := schema.NewChecker(load(t, otlptest.HandledSchema), schema.DefaultLimits())
 	few := testing.AllocsPerRun(20, func() {
 		if res, err := c.Check(signal.Logs, logs, schema.Open, at); err != nil || res.Events != 200 {
 			t.Fatal(res, err)

@@ -158,7 +158,7 @@ func fuzz(f *testing.F, sig signal.Signal) {
 
 // FuzzLoad: whatever a file says, it is loaded or refused by name, and what is loaded can be used.
 func FuzzLoad(f *testing.F) {
-	for _, s := range []string{shop, twenty, anything, "file_format: definition/2\nattributes: [{key: a, type: string}]\nevents: [{name: e, attributes: [{ref: a, requirement_level: required}]}]\n" +
+	for _, s := range []string{shop, otlptest.HandledSchema, anything, "file_format: definition/2\nattributes: [{key: a, type: string}]\nevents: [{name: e, attributes: [{ref: a, requirement_level: required}]}]\n" +
 		"event_refinements: [{id: r, ref: e, annotations: {pulsegrid: {match: {scope: x}}}}]\n"} {
 		f.Add([]byte(s))
 	}

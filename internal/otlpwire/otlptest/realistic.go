@@ -1,6 +1,7 @@
 package otlptest
 
 import (
+	_ "embed" // HandledSchema
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
@@ -35,7 +36,17 @@ func Realistic(sig signal.Signal, seed uint64, n int) []byte {
 
 // Logs returns an ExportLogsServiceRequest of one resource and n log records of about 800 bytes with 24 attributes each. Nothing
 // repeats from one record to the next, nor from one seed to the next, that would not repeat in life.
-func Logs(seed uint64, n int) []byte {
+func Logs(seed uint64, n int) []byte { return logRequest(seed, n, "") }
+
+// HandledSchema is a registry file that has 20 of the 24 attributes of the records of Handled.
+//
+//go:embed handled.yaml
+var HandledSchema string
+
+// Handled is Logs with records that are events of HandledSchema.
+func Handled(seed uint64, n int) []byte { return logRequest(seed, n, "request.handled") }
+
+func logRequest(seed uint64, n int, event string) []byte {
 	g := realistic{rand.New(rand.NewPCG(seed, 1))}
 	records := make([]*logs.LogRecord, n)
 	for i := range records {
@@ -46,7 +57,7 @@ func Logs(seed uint64, n int) []byte {
 			SeverityNumber: logs.SeverityNumber_SEVERITY_NUMBER_INFO, SeverityText: "INFO",
 			Body: str(fmt.Sprintf("request %016x of user %d handled in %d us by worker %d: %s", g.Uint64(), g.IntN(1e6), g.IntN(1e6),
 				g.IntN(64), outcomes[g.IntN(len(outcomes))])),
-			Attributes: attrs, TraceId: g.id(16), SpanId: g.id(8), Flags: 1,
+			Attributes: attrs, TraceId: g.id(16), SpanId: g.id(8), Flags: 1, EventName: event,
 		}
 	}
 	return encode(&collectorlogs.ExportLogsServiceRequest{ResourceLogs: []*logs.ResourceLogs{{
