@@ -30,37 +30,50 @@ var gatewayCases = []gatewayCase{{httpZstd, 500}, {httpZstd, 50}, {grpcGzip, 500
 // side is a gateway to measure: how to run it with a topic of its own.
 type side struct {
 	name string
-	key  string // that its senders show; empty: it asks for none
+	keys []string // that its senders show in turn; none: it asks for none
 	run  func(brokers, topic, httpAddr, grpcAddr string) *rig.Process
 
 	profileAddr string // where it tells what takes its time, while it runs; empty: it does not
 }
 
-// guarded is PulseGrid's gateway with all that it offers: API keys, quotas (which nobody here exceeds), schemas enforced, quarantine.
-func guarded(s settings, dir string) (side, error) {
-	key, id, hash := tenant.NewKey()
-	tenants, schemas := filepath.Join(dir, "tenants"), filepath.Join(dir, "schemas")
-	files := map[string]string{
-		filepath.Join(tenants, "bench.yaml"): fmt.Sprintf("tenants:\n  - {id: bench, keys: [{id: %s, hash: %q}], quotas: {logs: {events_per_second: 1e9, bytes_per_second: 1e12}}, schema: {policy: enforce}}\n", id, hash),
-		filepath.Join(schemas, "bench.yaml"): otlptest.HandledSchema,
+// guarded is PulseGrid's gateway with all that it offers: API keys, quotas (which nobody here exceeds), schemas enforced, quarantine. One of the schemas is
+// that of the events.
+func guarded(s settings, name, dir string, tenants, schemas int) (side, error) {
+	sd := side{name: name, profileAddr: rig.FreeAddr()}
+	var list strings.Builder
+	list.WriteString("tenants:\n")
+	for i := range tenants {
+		key, id, hash := tenant.NewKey()
+		sd.keys = append(sd.keys, key)
+		fmt.Fprintf(&list, "  - {id: bench-%d, keys: [{id: %s, hash: %q}], quotas: {logs: {events_per_second: 1e9, bytes_per_second: 1e12}}, schema: {policy: enforce}}\n", i, id, hash)
+	}
+	files := map[string]string{filepath.Join("tenants", "bench.yaml"): list.String()}
+	for i := range schemas {
+		text := otlptest.HandledSchema
+		if i > 0 {
+			text = strings.ReplaceAll(text, "request.handled", fmt.Sprintf("request.handled.%d", i))
+			text = strings.ReplaceAll(text, "{id: ", fmt.Sprintf("{id: a%d.", i)) // an attribute is defined once in a registry
+		}
+		files[filepath.Join("schemas", fmt.Sprintf("%d.yaml", i))] = text
 	}
 	for name, content := range files {
-		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o700), os.WriteFile(name, []byte(content), 0o600)); err != nil {
-			return side{}, err
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(content), 0o600)); err != nil {
+			return sd, err
 		}
 	}
-	profileAddr := rig.FreeAddr()
-	return side{name: "PulseGrid", key: key, profileAddr: profileAddr, run: func(brokers, topic, httpAddr, grpcAddr string) *rig.Process {
-		return ours(s, brokers, topic, httpAddr, grpcAddr, map[string]string{"PULSEGRID_TENANTS": tenants, "PULSEGRID_SCHEMAS": schemas},
+	sd.run = func(brokers, topic, httpAddr, grpcAddr string) *rig.Process {
+		return ours(s, brokers, topic, httpAddr, grpcAddr, map[string]string{"PULSEGRID_TENANTS": filepath.Join(dir, "tenants"), "PULSEGRID_SCHEMAS": filepath.Join(dir, "schemas")},
 			"--config", filepath.Join(s.configs, "gateway", "tenants.yaml"),
-			"--set", "service.extensions=[schema_registry, tenant_auth, pprof]", "--set", "extensions.pprof.endpoint="+profileAddr)
-	}}, nil
+			"--set", "service.extensions=[schema_registry, tenant_auth, pprof]", "--set", "extensions.pprof.endpoint="+sd.profileAddr)
+	}
+	return sd, nil
 }
 
 // bare is the same gateway without any of it.
-func bare(s settings, dir string) side {
+func bare(s settings) side {
 	return side{name: "unguarded", run: func(brokers, topic, httpAddr, grpcAddr string) *rig.Process {
-		return ours(s, brokers, topic, httpAddr, grpcAddr, map[string]string{"PULSEGRID_SCHEMAS": filepath.Join(dir, "schemas")},
+		return ours(s, brokers, topic, httpAddr, grpcAddr, map[string]string{},
 			"--set", "service.pipelines.logs/ingest.processors=[memory_limiter]", "--set", "service.extensions=[health_check]")
 	}}
 }
@@ -93,20 +106,46 @@ const distinctRequests = 32 // bodies in turn, so that no cache on the way sees 
 // What -profiles told of zstd requests of 500 events with all guards on: decompression 24 % of the CPU, schemas 21, garbage collection 18 (two thirds of
 // what is allocated are bodies, compressed and not), the count of the events 8, Kafka's client 9. Of gzip over gRPC: inflating 27, compressing for Kafka 37.
 func benchGateways(ctx context.Context, kafka *kafkatest.Cluster, s settings) error {
-	dir, err := os.MkdirTemp("", "bench-guards")
+	dir, err := os.MkdirTemp("", "bench-gateway")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // only litter in a temporary directory
-	all, err := guarded(s, dir)
+	all, err := guarded(s, "PulseGrid", dir, 1, 1)
 	if err != nil {
 		return err
 	}
-	sides := []side{all, bare(s, dir), contrib(s)}
-	fmt.Printf("\nGateway: events acknowledged per core-second (thousands, median of %d rounds of %v), peak memory\n", s.rounds, s.duration)
-	fmt.Println("PulseGrid has keys, quotas, schemas and quarantine on; unguarded is PulseGrid with none of them")
-	fmt.Printf("%-15s %7s | %10s %5s | %10s %5s | %10s %5s | %s\n", "transport", "events", sides[0].name, "MB", sides[1].name, "MB", sides[2].name, "MB", "ratio to unguarded, contrib")
-	for _, c := range gatewayCases {
+	fmt.Println("\nGateway with keys, quotas, schemas and quarantine; without any of them; and the stock Collector's")
+	return compareGateways(ctx, kafka, s, []side{all, bare(s), contrib(s)}, gatewayCases)
+}
+
+// benchRegistries tells what large registries cost.
+func benchRegistries(ctx context.Context, kafka *kafkatest.Cluster, s settings) error {
+	dir, err := os.MkdirTemp("", "bench-registries")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }() // as above
+	many, err := guarded(s, "10000/1000", filepath.Join(dir, "many"), 10_000, 1_000)
+	if err != nil {
+		return err
+	}
+	few, err := guarded(s, "10/10", filepath.Join(dir, "few"), 10, 10)
+	if err != nil {
+		return err
+	}
+	fmt.Println("\nGateway with 10,000 tenants and 1,000 schemas, and with 10 of each")
+	return compareGateways(ctx, kafka, s, []side{many, few}, gatewayCases[:2])
+}
+
+// compareGateways prints a line a case: events acknowledged per core-second and peak memory of each side, and how the first compares with the others.
+func compareGateways(ctx context.Context, kafka *kafkatest.Cluster, s settings, sides []side, cases []gatewayCase) error {
+	fmt.Printf("thousands of events acknowledged per core-second (median of %d rounds of %v), peak memory, ratio of the first to the others\n%-15s %7s", s.rounds, s.duration, "transport", "events")
+	for _, sd := range sides {
+		fmt.Printf(" | %10s %5s", sd.name, "MB")
+	}
+	fmt.Println(" | ratio")
+	for _, c := range cases {
 		var requests [][]byte
 		for i := range distinctRequests {
 			requests = append(requests, otlptest.Handled(uint64(i+1), c.events))
@@ -129,7 +168,11 @@ func benchGateways(ctx context.Context, kafka *kafkatest.Cluster, s settings) er
 		for i := range sides {
 			fmt.Printf(" | %10.0f %5d", median(rates[i])/1e3, peaks[i]>>20)
 		}
-		fmt.Printf(" | %.2fx %.2fx\n", median(rates[0])/median(rates[1]), median(rates[0])/median(rates[2]))
+		fmt.Print(" |")
+		for i := range sides[1:] {
+			fmt.Printf(" %.2fx", median(rates[0])/median(rates[i+1]))
+		}
+		fmt.Println()
 	}
 	return nil
 }
@@ -146,7 +189,7 @@ func measureGateway(ctx context.Context, kafka *kafkatest.Cluster, s settings, c
 	if err := p.Start(30 * time.Second); err != nil {
 		return f, err
 	}
-	send, closeSender, err := newSender(c.transport, httpAddr, grpcAddr, sd.key)
+	send, closeSender, err := newSender(c.transport, httpAddr, grpcAddr, sd.keys)
 	if err != nil {
 		return f, err
 	}

@@ -55,13 +55,20 @@ func compressAll(t transport, requests [][]byte) ([][]byte, error) {
 // sender sends one ready request and returns when it is acknowledged.
 type sender func(ctx context.Context, body []byte) error
 
-// newSender makes one that shows an API key, unless that is empty.
-func newSender(t transport, httpAddr, grpcAddr, key string) (sender, func(), error) {
+// newSender makes one that shows API keys in turn, or none.
+func newSender(t transport, httpAddr, grpcAddr string, keys []string) (sender, func(), error) {
+	var sent atomic.Uint64
+	key := func() string {
+		if len(keys) == 0 {
+			return ""
+		}
+		return keys[sent.Add(1)%uint64(len(keys))]
+	}
 	if t == httpZstd {
 		tr := &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true}
 		cl := &http.Client{Transport: tr}
 		return func(ctx context.Context, body []byte) error {
-			return post(ctx, cl, "http://"+httpAddr+"/v1/logs", key, body)
+			return post(ctx, cl, "http://"+httpAddr+"/v1/logs", key(), body)
 		}, tr.CloseIdleConnections, nil
 	}
 	conn, err := grpc.NewClient(grpcAddr, grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -70,7 +77,7 @@ func newSender(t transport, httpAddr, grpcAddr, key string) (sender, func(), err
 		return nil, nil, err
 	}
 	send := func(ctx context.Context, body []byte) error {
-		if key != "" {
+		if key := key(); key != "" {
 			ctx = metadata.AppendToOutgoingContext(ctx, "x-api-key", key)
 		}
 		var reply []byte

@@ -1,8 +1,9 @@
 // Command bench measures PulseGrid's gateway and aggregator against the stock Collector's, side by side in one run, and prints ratios.
 //
-//	make bench [ARGS="-only gateway|aggregator|exactness|freshness|restart -rounds N -duration D -window N"]
+//	make bench [ARGS="-only gateway|registries|aggregator|exactness|freshness|restart -rounds N -duration D -window N"]
 //
-// gateway also has PulseGrid's own gateway without keys, quotas, schemas and quarantine: what these cost. exactness is what intents, tokens, the ledger and
+// gateway also has PulseGrid's own gateway without keys, quotas, schemas and quarantine: what these cost. registries is what
+// many tenants and schemas cost. exactness is what intents, tokens, the ledger and
 // dedupe cost. freshness and restart are of PulseGrid alone too, a whole cell on one machine: how long an event takes from its agent to each store, and how
 // long an aggregator that was killed takes until it is fresh again.
 //
@@ -47,7 +48,7 @@ func main() {
 	chengine.RunChildIfAsked()
 	var s settings
 	var only string
-	flag.StringVar(&only, "only", "", "gateway, aggregator, exactness, freshness or restart; empty: all")
+	flag.StringVar(&only, "only", "", "gateway, registries, aggregator, exactness, freshness or restart; empty: all")
 	flag.StringVar(&s.collector, "collector", "_build/collector/pulsegrid-collector", "PulseGrid's collector")
 	flag.StringVar(&s.baseline, "baseline", "", "another build of PulseGrid's collector to compare with in exactness")
 	flag.StringVar(&s.peers, "peers", "", "directory of the stock Collectors, peer-gateway and peer-aggregator (make bench builds them)")
@@ -78,6 +79,9 @@ func run(ctx context.Context, only string, s settings) error {
 	}
 	for _, p := range []part{
 		{"gateway", func() error { return withKafka(func(k *kafkatest.Cluster) error { return benchGateways(ctx, k, s) }) }},
+		{"registries", func() error {
+			return withKafka(func(k *kafkatest.Cluster) error { return benchRegistries(ctx, k, s) })
+		}},
 		{"aggregator", func() error {
 			return withKafka(func(k *kafkatest.Cluster) error { return benchAggregators(ctx, k, s) })
 		}},
