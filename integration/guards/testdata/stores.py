@@ -7,11 +7,16 @@ import json
 import pathlib
 import sys
 
+import pyarrow
 import pyarrow.parquet as pq
 
 found = {marker: 0 for marker in sys.argv[2:]}
 for file in pathlib.Path(sys.argv[1]).rglob("*.parquet"):
-    for row in pq.ParquetFile(file).read().to_pylist():
+    try:
+        rows = pq.ParquetFile(file).read().to_pylist()
+    except (pyarrow.ArrowInvalid, FileNotFoundError):
+        continue  # is being written, or was moved
+    for row in rows:
         text = repr(row)
         for marker in found:
             found[marker] += marker in text
