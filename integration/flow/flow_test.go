@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"strconv"
 	"sync"
 	"testing"
@@ -163,19 +162,11 @@ func inBothStores(t *testing.T, r *rig.Rig, table, service string, n int) {
 
 func tool(t *testing.T, name string) string {
 	t.Helper()
-	cache := os.Getenv("PULSEGRID_CACHE")
-	if cache == "" {
-		base, err := os.UserCacheDir()
-		if err != nil {
-			t.Fatal(err)
-		}
-		cache = filepath.Join(base, "pulsegrid")
+	path, err := rig.Tool(name)
+	if err != nil {
+		t.Fatal(err)
 	}
-	found, err := filepath.Glob(filepath.Join(cache, name+"-*", name))
-	if err != nil || len(found) == 0 {
-		t.Fatalf("%s is not installed: run `make tools`", name)
-	}
-	return found[len(found)-1]
+	return path
 }
 
 func port(t *testing.T, addr string) string {

@@ -248,6 +248,23 @@ func FreeAddr() string {
 	panic("no free loopback port") // such a machine runs no test
 }
 
+// Tool is the path of a program that `make tools` installs.
+func Tool(name string) (string, error) {
+	cache := os.Getenv("PULSEGRID_CACHE")
+	if cache == "" {
+		base, err := os.UserCacheDir()
+		if err != nil {
+			return "", err
+		}
+		cache = filepath.Join(base, "pulsegrid")
+	}
+	found, err := filepath.Glob(filepath.Join(cache, name+"-*", name))
+	if err != nil || len(found) == 0 {
+		return "", fmt.Errorf("%s is not installed: run `make tools`", name)
+	}
+	return found[len(found)-1], nil
+}
+
 // Root is the repository's directory.
 func Root() string {
 	_, self, _, _ := runtime.Caller(0)

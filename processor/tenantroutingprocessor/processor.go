@@ -143,7 +143,8 @@ func (p *routing) envelopes(ctx context.Context, ld plog.Logs) (plog.Logs, error
 		if err != nil {
 			return out, err
 		}
-		inBody := p.claims.foundIn(e.Signal, e.Body, t.ID)
+		quarantined := e.Lane == envelope.LaneQuarantine // the receiver could not decode it: it is kept as it came, and counts towards the quota
+		inBody := !quarantined && p.claims.foundIn(e.Signal, e.Body, t.ID)
 		if inBody || e.Tenant != "" && e.Tenant != t.ID {
 			if err := p.spoofed(ctx, u, t); err != nil {
 				return out, err
@@ -158,6 +159,9 @@ func (p *routing) envelopes(ctx context.Context, ld plog.Logs) (plog.Logs, error
 		lane, err := p.lane(ctx, u, t)
 		if err != nil {
 			return out, err
+		}
+		if quarantined {
+			lane = envelope.LaneQuarantine
 		}
 		e.Tenant, e.Lane, e.Jurisdiction, e.TopicClass = t.ID, lane, t.Jurisdiction, t.TopicClass
 		e.Append(out)

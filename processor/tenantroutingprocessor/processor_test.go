@@ -446,3 +446,20 @@ func BenchmarkRoute(b *testing.B) {
 		})
 	}
 }
+
+// Guarantees: what the receiver could not decode stays in the quarantine lane, as it came, whatever it seems to claim, and gets its tenant.
+func TestWhatIsInQuarantineStaysThere(t *testing.T) {
+	r := start(t, nil)
+	kept := envelope.Envelope{
+		Signal: signal.Logs, Source: "agent", Received: time.Unix(1, 0), Lane: envelope.LaneQuarantine, Body: []byte("\xff\xffpulsegrid.tenant"),
+		Quarantine: &envelope.Quarantine{Code: "undecodable", Reason: "it is no OTLP", ContentType: "application/x-protobuf", PII: true},
+	}
+	ld := plog.NewLogs()
+	kept.Append(ld)
+	require.NoError(t, r.logs.ConsumeLogs(r.as("acme"), ld))
+	got := r.got()
+	require.Equal(t, envelope.LaneQuarantine, got.Lane)
+	require.Equal(t, "acme", got.Tenant)
+	require.Equal(t, kept.Body, got.Body)
+	require.Equal(t, kept.Quarantine.Reason, got.Quarantine.Reason)
+}

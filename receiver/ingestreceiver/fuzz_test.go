@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
+	grpcmetadata "google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
@@ -123,8 +124,9 @@ type oneCall struct {
 	msg []byte
 }
 
-func (c *oneCall) Context() context.Context { return c.ctx }
-func (c *oneCall) SendMsg(any) error        { return nil }
+func (c *oneCall) Context() context.Context   { return c.ctx }
+func (c *oneCall) SendMsg(any) error          { return nil }
+func (c *oneCall) SetTrailer(grpcmetadata.MD) {}
 func (c *oneCall) RecvMsg(m any) error {
 	m.(*frame).data = mem.BufferSlice{mem.SliceBuffer(c.msg)}
 	return nil

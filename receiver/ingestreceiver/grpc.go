@@ -9,11 +9,13 @@ import (
 	"go.opentelemetry.io/collector/config/configauth"
 	"go.opentelemetry.io/collector/config/configgrpc"
 	"go.opentelemetry.io/collector/config/configoptional"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/mem"
 	grpcmetadata "google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
@@ -100,6 +102,7 @@ func (r *ingestReceiver) exportGRPC(stream grpc.ServerStream, s signal.Signal) e
 	if err != nil {
 		a := answerTo(err, r.cfg.RetryAfter)
 		r.grpc.done(ctx, q, &a)
+		stream.SetTrailer(retryTrailer(a.status))
 		return a.status.Err()
 	}
 	r.grpc.done(ctx, q, nil)
@@ -108,6 +111,20 @@ func (r *ingestReceiver) exportGRPC(stream grpc.ServerStream, s signal.Signal) e
 		answer.data = mem.BufferSlice{mem.SliceBuffer(msg)}
 	}
 	return stream.SendMsg(answer)
+}
+
+// retryTrailer is the status's RetryInfo once more, as a trailer of its own: OpenTelemetry's Python SDK (1.45) looks for it there and not among the
+// status's details, and comes again when it likes if there is none.
+func retryTrailer(s *status.Status) grpcmetadata.MD {
+	after := retryDelay(s)
+	if after == nil {
+		return nil
+	}
+	info, err := proto.Marshal(&errdetails.RetryInfo{RetryDelay: after})
+	if err != nil { // never: it has just come out of a message
+		return nil
+	}
+	return grpcmetadata.Pairs("google.rpc.retryinfo-bin", string(info))
 }
 
 func (r *ingestReceiver) takeFrame(ctx context.Context, q *request, f *frame, held *reservation) error {

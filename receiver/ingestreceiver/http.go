@@ -45,8 +45,8 @@ func (r *ingestReceiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if r.legacy != nil && req.URL.Path == legacyPath {
 		contentType = typeJSON
 		err = r.serveLegacy(w, req, q, held)
-	} else if err = r.serveHTTP(w, req, q, contentType, held); err != nil {
-		err = r.keep(req.Context(), q, err)
+	} else {
+		err = r.serveHTTP(w, req, q, contentType, held)
 	}
 	if err == nil {
 		r.http.done(req.Context(), q, nil)
@@ -80,6 +80,14 @@ func (r *ingestReceiver) serveHTTP(w http.ResponseWriter, req *http.Request, q *
 	if err != nil {
 		return err
 	}
+	if err = r.takeHTTP(ctx, w, req, q, contentType, encoding, held); err != nil {
+		err = r.keep(ctx, q, err) // as the tenant that was admitted
+	}
+	return err
+}
+
+// takeHTTP reads the body of an admitted request and hands it on.
+func (r *ingestReceiver) takeHTTP(ctx context.Context, w http.ResponseWriter, req *http.Request, q *request, contentType, encoding string, held *reservation) error {
 	b, err := r.readHTTP(w, req, encoding, held)
 	if r.cfg.QuarantineUndecodable {
 		q.original = original{b.bytes, contentType, encodingNone}
