@@ -10,6 +10,7 @@ const (
 	HeaderLane          = "lane"
 	HeaderSchemaVersion = "schema_version" // absent until validated
 	HeaderJurisdiction  = "jurisdiction"   // where the tenant's data may be; absent: anywhere
+	HeaderRepaired      = "repaired"       // which attempt to repair an item of the quarantine topic sent this; absent: an agent's request
 	HeaderFrame         = "frame"          // 8 bytes: number, within its gateway's run, of the agent's zstd frame that the batch holds as it came
 )
 

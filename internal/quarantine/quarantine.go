@@ -25,6 +25,9 @@ type Item struct {
 	Tenant          string
 	Signal          string // empty: a body whose signal is not known
 	Source          string
+	Key             string // of its record, which is of those that it is sent again in
+	Jurisdiction    string // where its data may be; empty: anywhere
+	Repaired        string // the attempt to repair an item that sent it (envelope.HeaderRepaired)
 	Gateway         string
 	Received        time.Time // when the gateway had read it; zero: unknown
 	Events          int       // 0: unknown
@@ -64,7 +67,8 @@ func ParsePlace(text string) (partition int32, offset int64, err error) {
 // FromRecord reads a record. What a header does not say stays empty: a record of another producer is an item too.
 func FromRecord(r *kgo.Record) Item {
 	i := newItem()
-	i.Partition, i.Offset, i.At, i.Source, i.Body = r.Partition, r.Offset, r.Timestamp, strings.ToValidUTF8(string(r.Key), "\uFFFD"), r.Value
+	i.Partition, i.Offset, i.At, i.Key, i.Body = r.Partition, r.Offset, r.Timestamp, string(r.Key), r.Value
+	i.Source = strings.ToValidUTF8(i.Key, "\uFFFD")
 	for _, h := range r.Headers {
 		i.set(h.Key, string(h.Value))
 	}
@@ -123,6 +127,10 @@ func (i *Item) set(key, value string) {
 		i.OriginOffset = number(64)
 	case envelope.HeaderOriginGroup:
 		i.OriginGroup = text
+	case envelope.HeaderJurisdiction:
+		i.Jurisdiction = text
+	case envelope.HeaderRepaired:
+		i.Repaired = text
 	case envelope.HeaderObject:
 		i.Object = text
 	case envelope.HeaderSchemaVersion:
