@@ -34,20 +34,21 @@ type quarantineOptions struct {
 func newQuarantine() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "quarantine",
-		Short: "Look into the quarantine: what was refused, why, and the bytes as they were",
-		Long: `Look into the quarantine topic: what the gateway or a store refused, why, and the bytes as they were. It reads without a consumer
+		Short: "Look into the quarantine, and mend what is in it",
+		Long: `Look into the quarantine topic: what the gateway or a store refused, why, and the bytes as they were; and mend it. It reads without a consumer
 group, so it takes nothing from anybody. Codes: docs/formats/verdicts.md.`,
 		Example: `  pulsegrid quarantine stats
   pulsegrid quarantine list --tenant acme --code attribute_missing --since 1h
-  pulsegrid quarantine show 0/42`,
+  pulsegrid quarantine show 0/42
+  pulsegrid quarantine repair rules.yaml --schemas schemas/`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newQuarantineList(), newQuarantineShow(), newQuarantineStats())
+	cmd.AddCommand(newQuarantineList(), newQuarantineShow(), newQuarantineStats(), newQuarantineRepair())
 	return cmd
 }
 
-// common adds the flags of all three.
+// common adds the flags of all of them.
 func (o *quarantineOptions) common(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.data, "data", defaultDataDir, "data directory of the cell")

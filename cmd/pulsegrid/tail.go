@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -115,6 +116,23 @@ func tail(ctx context.Context, w io.Writer, o tailOptions) error {
 
 // kafkaClient returns a client of the brokers, or of those of the cell that runs in the data directory.
 func kafkaClient(ctx context.Context, data, brokers string, opts ...kgo.Opt) (*kgo.Client, error) {
+	seeds, err := kafkaOpts(data, brokers)
+	if err != nil {
+		return nil, err
+	}
+	client, err := kgo.NewClient(append(opts, seeds...)...)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("--brokers: %w", err)}
+	}
+	if err := client.Ping(ctx); err != nil {
+		client.Close()
+		return nil, fmt.Errorf("kafka at %s does not answer: %w", cmp.Or(brokers, "the cell of "+data), err)
+	}
+	return client, nil
+}
+
+// kafkaOpts say where Kafka is: brokers, or else that of the cell that runs in a data directory.
+func kafkaOpts(data, brokers string) ([]kgo.Opt, error) {
 	if brokers == "" {
 		state, err := cell.ReadState(data)
 		if err != nil {
@@ -122,15 +140,7 @@ func kafkaClient(ctx context.Context, data, brokers string, opts ...kgo.Opt) (*k
 		}
 		brokers = state.Endpoints.Kafka
 	}
-	client, err := kgo.NewClient(append(opts, kgo.SeedBrokers(strings.Split(brokers, ",")...))...)
-	if err != nil {
-		return nil, usageError{fmt.Errorf("--brokers: %w", err)}
-	}
-	if err := client.Ping(ctx); err != nil {
-		client.Close()
-		return nil, fmt.Errorf("kafka at %s does not answer: %w", brokers, err)
-	}
-	return client, nil
+	return []kgo.Opt{kgo.SeedBrokers(strings.Split(brokers, ",")...)}, nil
 }
 
 // ignoreCanceled: Ctrl-C is how tail ends.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -50,8 +51,7 @@ type journal struct {
 
 // openJournal makes the topic if it is missing, fences whoever holds it, and reads it.
 func openJournal(ctx context.Context, opts []kgo.Opt, topic string) (*journal, error) {
-	client, err := kgo.NewClient(append(opts[:len(opts):len(opts)], kgo.TransactionalID(transactionalID), kgo.TransactionTimeout(transactionTimeout),
-		kgo.FetchIsolationLevel(kgo.ReadCommitted()))...)
+	client, err := kgo.NewClient(slices.Concat(opts, readCommitted, []kgo.Opt{kgo.TransactionalID(transactionalID), kgo.TransactionTimeout(transactionTimeout)})...)
 	if err != nil {
 		return nil, err
 	}
@@ -64,6 +64,12 @@ func openJournal(ctx context.Context, opts []kgo.Opt, topic string) (*journal, e
 }
 
 const transactionTimeout = time.Minute
+
+// Control records are kept, so that an end that transactions have made is seen to be reached.
+var readCommitted = []kgo.Opt{kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords()}
+
+// idle ends the reading of a partition whose last records compaction has taken away, which cannot be told from one that is slow.
+const idle = 10 * time.Second
 
 func (j *journal) open(ctx context.Context) error {
 	compact, forever := "compact", "-1"
@@ -81,7 +87,7 @@ func (j *journal) open(ctx context.Context) error {
 	return j.read(ctx)
 }
 
-// read takes the newest entry of each item. Control records take offsets, so the end is where the partition's last stable offset is reached.
+// read takes the newest entry of each item.
 func (j *journal) read(ctx context.Context) error {
 	ends, err := kadm.NewClient(j.client).ListCommittedOffsets(ctx, j.topic)
 	if err == nil {
@@ -99,26 +105,27 @@ func (j *journal) read(ctx context.Context) error {
 }
 
 func (j *journal) readTo(ctx context.Context, partition int32, end int64) error {
-	if end == 0 {
-		return nil
-	}
 	j.client.AddConsumePartitions(map[string]map[int32]kgo.Offset{j.topic: {partition: kgo.NewOffset().AtStart()}})
 	defer j.client.RemoveConsumePartitions(map[string][]int32{j.topic: {partition}})
 	for next := int64(0); next < end; {
-		fetches := j.client.PollFetches(ctx)
+		polling, cancel := context.WithTimeout(ctx, idle)
+		fetches := j.client.PollFetches(polling)
+		cancel()
+		if polling.Err() != nil && ctx.Err() == nil && fetches.Empty() {
+			return nil
+		}
 		if err := fetches.Err(); err != nil {
 			return err
 		}
 		for r := range fetches.RecordsAll() {
-			next = r.Offset + 1
+			if next = r.Offset + 1; r.Attrs.IsControl() {
+				continue
+			}
 			var e entry
 			if err := json.Unmarshal(r.Value, &e); err != nil {
 				return fmt.Errorf("offset %d is no entry: %w", r.Offset, err)
 			}
 			j.entries[string(r.Key)] = e
-			if next == end-1 { // the commit's own record
-				return nil
-			}
 		}
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -120,14 +121,14 @@ func (r *run) remember(ctx context.Context) (err error) {
 		return err
 	}
 	r.before = r.journal.entries
-	r.producer, err = kgo.NewClient(append(r.Kafka[:len(r.Kafka):len(r.Kafka)], kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerBatchMaxBytes(maxRecordBytes+64<<10),
-		kgo.ProducerBatchCompression(kgo.ZstdCompression(), kgo.NoCompression()), kgo.RecordDeliveryTimeout(time.Minute))...)
+	r.producer, err = kgo.NewClient(slices.Concat(r.Kafka, []kgo.Opt{kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerBatchMaxBytes(maxRecordBytes + 64<<10),
+		kgo.ProducerBatchCompression(kgo.ZstdCompression(), kgo.NoCompression()), kgo.RecordDeliveryTimeout(time.Minute)})...)
 	return err
 }
 
 // peek reads the journal for a dry run, which must not make it.
 func peek(ctx context.Context, opts []kgo.Opt, topic string) (map[string]entry, error) {
-	client, err := kgo.NewClient(append(opts[:len(opts):len(opts)], kgo.FetchIsolationLevel(kgo.ReadCommitted()))...)
+	client, err := kgo.NewClient(slices.Concat(opts, readCommitted)...)
 	if err != nil {
 		return nil, err
 	}
