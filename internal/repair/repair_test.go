@@ -4,6 +4,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -413,5 +416,17 @@ func TestASecondOperatorFencesTheFirst(t *testing.T) {
 	require.Len(t, got, len(items))
 	for name, n := range got {
 		require.Equal(t, 1, n, name)
+	}
+}
+
+func TestTheDocumentedExampleIsAFileOfRules(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "formats", "repair.md"))
+	require.NoError(t, err)
+	_, example, found := strings.Cut(string(text), "```yaml\n")
+	require.True(t, found)
+	example, _, _ = strings.Cut(example, "```")
+	require.Len(t, parsed(t, example).Rules, 3)
+	for name := range fields {
+		require.Contains(t, string(text), "`"+name+"`")
 	}
 }

@@ -69,6 +69,9 @@ func Run(ctx context.Context, c Config) (Report, error) {
 		return r.report, err
 	}
 	defer r.reader.Close()
+	if err := r.reader.Ping(ctx); err != nil {
+		return r.report, fmt.Errorf("kafka does not answer: %w", err)
+	}
 	if err := r.remember(ctx); err != nil {
 		return r.report, err
 	}

@@ -1,6 +1,6 @@
-"""Prints the texts among which a marker may lie: all rows of all Parquet files below a directory.
+"""Counts rows that hold a marker, in Parquet files below a directory, referred to by a table or not.
 
-arguments: DIRECTORY MARKER...
+arguments: DIRECTORY PATTERN MARKER...
 stdout: JSON, {MARKER: how many rows hold it}
 """
 import json
@@ -10,8 +10,8 @@ import sys
 import pyarrow
 import pyarrow.parquet as pq
 
-found = {marker: 0 for marker in sys.argv[2:]}
-for file in pathlib.Path(sys.argv[1]).rglob("*.parquet"):
+found = {marker: 0 for marker in sys.argv[3:]}
+for file in pathlib.Path(sys.argv[1]).glob(sys.argv[2]):
     try:
         rows = pq.ParquetFile(file).read().to_pylist()
     except (pyarrow.ArrowInvalid, FileNotFoundError):
