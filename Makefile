@@ -24,6 +24,7 @@ TEST_TIMEOUT ?= 20m#  a package
 SCALE    ?= 1#  of test-fault: how long faults last that last minutes
 FAULT    ?= .#  of test-fault: regular expression
 SEED     ?= 0#  of test-fault: of every random choice; 0: a new one
+VULNDB   ?=#  of vuln: a mirror of the Go vulnerability database; empty: vuln.go.dev
 FUZZTIME ?= 10m#  a fuzz target
 FUZZMINIMIZETIME ?= 10s#  of that, an input that is new or fails is made smaller for no longer
 BENCH    ?= .#  regular expression
@@ -114,6 +115,12 @@ bench: build ## Gateway and aggregator against the stock Collector, as ratios in
 .PHONY: microbench
 microbench: ## The packages' benchmarks BENCH, COUNT times each, for benchstat
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) -timeout 60m $(PKG)
+
+.PHONY: vuln
+vuln: build ## Known vulnerabilities that the two programs can reach (VULNDB=URL of a mirror of vuln.go.dev, file:///DIR too)
+	@failed=; for program in ./cmd/pulsegrid _build/collector; do \
+		echo "== $$program"; go run golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION) $(if $(VULNDB),-db $(VULNDB)) -C $$program . || failed=1; \
+	done; test -z "$$failed"
 
 .PHONY: clean
 clean: ## Remove what was built; keeps the tools and pulsegrid-data

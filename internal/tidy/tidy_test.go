@@ -199,6 +199,19 @@ func TestTheFileMapNamesEveryFolderAndNoOther(t *testing.T) {
 	}
 }
 
+func TestTheThreatModelNamesTestsThatExist(t *testing.T) {
+	r := open(t)
+	var have strings.Builder
+	for _, file := range r.those(func(file string) bool { return strings.HasSuffix(file, "_test.go") }) {
+		have.WriteString(r.read(t, file))
+	}
+	named := regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(r.read(t, "docs/threat-model.md"), -1)
+	require.NotEmpty(t, named)
+	for _, m := range named {
+		require.Contains(t, have.String(), "func "+m[1]+"(", "docs/threat-model.md")
+	}
+}
+
 func TestFilesStayReadable(t *testing.T) {
 	r := open(t)
 	for _, file := range r.those(isProgram) {

@@ -33,6 +33,12 @@ const (
 	defaultRetryAfter = 5 * time.Second
 	defaultReadBuffer = 512 << 10 // as the otlp receiver has it
 	defaultMaxStreams = 128
+	// Of a gRPC connection: it is asked to go after its age, and is gone after the grace time.
+	defaultConnectionAge   = 10 * time.Minute
+	defaultConnectionGrace = time.Minute
+	// maxHeaderBytes of a gRPC call's headers, decompressed: a token of an identity provider and much else. The library's bound is 16 MiB a call. Over HTTP
+	// it is net/http's 1 MiB a connection.
+	maxHeaderBytes = 64 << 10
 
 	mib                         = 1 << 20
 	defaultMaxCompressedBytes   = 16 * mib
@@ -114,6 +120,11 @@ func createDefaultConfig() component.Config {
 	grpcCfg.NetAddr.Endpoint = defaultGRPCEndpoint
 	grpcCfg.ReadBufferSize = defaultReadBuffer
 	grpcCfg.MaxConcurrentStreams = defaultMaxStreams // the library's default is no bound
+	// Nothing else ends a call whose message never comes; senders notice no more of it than a new connection, which a load balancer may give to another
+	// gateway.
+	grpcCfg.Keepalive = configoptional.Some(configgrpc.NewDefaultKeepaliveServerConfig())
+	grpcCfg.Keepalive.Get().ServerParameters.Get().MaxConnectionAge = defaultConnectionAge
+	grpcCfg.Keepalive.Get().ServerParameters.Get().MaxConnectionAgeGrace = defaultConnectionGrace
 
 	httpCfg := confighttp.NewDefaultServerConfig()
 	httpCfg.NetAddr.Endpoint = defaultHTTPEndpoint

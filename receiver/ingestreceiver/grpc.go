@@ -212,6 +212,7 @@ func (r *ingestReceiver) startGRPC(ctx context.Context) error {
 	}
 	srv, err := cfg.ToServer(ctx, r.host.GetExtensions(), r.set.TelemetrySettings,
 		configgrpc.WithGrpcServerOption(grpc.ForceServerCodecV2(rawCodec{})),
+		configgrpc.WithGrpcServerOption(grpc.MaxHeaderListSize(maxHeaderBytes)),
 		configgrpc.WithGrpcServerOption(grpc.StatsHandler(callStats{r})))
 	if err != nil {
 		return err
