@@ -139,6 +139,7 @@ func (c *client) connect(ctx context.Context) error {
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.ProducerBatchMaxBytes(int32(c.cfg.MaxRecordBytes)),
 		kgo.ProducerLinger(c.cfg.Linger),
+		kgo.RecordPartitioner(c.cfg.Topics.partitioner()),
 		// The bound is room, which whole requests pass; here it would cut them in pieces.
 		kgo.MaxBufferedRecords(math.MaxInt32),
 		// Records are given up by their context, after timeout; this is for a client that does not come to look at it.

@@ -1,9 +1,11 @@
 package mskexporter
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"go.opentelemetry.io/collector/pdata/plog"
 
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
@@ -67,4 +69,62 @@ func TestPlainPdataGoesByTheRouteOfItsResources(t *testing.T) {
 	over := readAll(t, k.ListenAddrs(), "otlp.logs.overflow.v1")
 	require.Equal(t, 2, eventsOf(t, over))
 	require.Equal(t, "eu", headersOf(over[0])[envelope.HeaderJurisdiction])
+}
+
+// Guarantees: a tenant's overflow lies in two partitions, whatever the number of its sources; a source's in one, from run to run; in the fast lane sources
+// are spread over all.
+func TestATenantsOverflowKeepsToTwoPartitions(t *testing.T) {
+	k := fake(t)
+	in := func(topic string) map[int32]map[string]bool {
+		out := map[int32]map[string]bool{}
+		for _, r := range readAll(t, k.ListenAddrs(), topic) {
+			if out[r.Partition] == nil {
+				out[r.Partition] = map[string]bool{}
+			}
+			out[r.Partition][string(r.Key)] = true
+		}
+		return out
+	}
+	for range 2 { // two runs
+		r := newRig(t, k.ListenAddrs(), func(c *Config) { withLanes(c); c.Topics.Logs.Partitions = 12 })
+		for i := range 60 {
+			for _, lane := range []string{envelope.LaneFast, envelope.LaneOverflow} {
+				e := request(signal.Logs, "noisy", fmt.Sprintf("source-%d", i), 1)
+				e.Lane = lane
+				require.NoError(t, r.send(e))
+			}
+		}
+	}
+	fast, overflow := in("otlp.logs.v1"), in("otlp.logs.overflow.v1")
+	require.Greater(t, len(fast), overflowShards)
+	require.Len(t, overflow, overflowShards)
+	seen := map[string]int{}
+	for _, sources := range overflow {
+		for source := range sources {
+			seen[source]++
+		}
+	}
+	require.Len(t, seen, 60)
+	for source, partitions := range seen {
+		require.Equal(t, 1, partitions, source)
+	}
+}
+
+func TestTenantsOverflowIsSpreadOverThePartitions(t *testing.T) {
+	const n, tenants = 12, 1200
+	load := make([]int, n)
+	for i := range tenants {
+		id := fmt.Sprintf("tenant-%d", i)
+		r := &kgo.Record{Key: []byte("source-1"), Headers: []kgo.RecordHeader{{Key: envelope.HeaderTenant, Value: []byte(id)}}}
+		for _, key := range []string{"a", "b", "c", "d"} {
+			r.Key = []byte(key)
+			load[overflowPartition(r, n)]++
+		}
+	}
+	for p, got := range load {
+		require.InDelta(t, tenants*4/n, got, tenants*4/n/2, "partition %d", p)
+	}
+	for _, n := range []int{1, 2} {
+		require.Less(t, overflowPartition(&kgo.Record{}, n), n)
+	}
 }
