@@ -15,10 +15,10 @@ import (
 func newTenant() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "tenant",
-		Short: "Make tenants' keys and check the registry's files",
-		Long: `Make API keys of tenants and check the registry's files before they are pushed. docs/formats/tenants.md describes the files; the gateway's
-extension tenant_auth reads them.`,
-		Example: "  pulsegrid tenant key new acme\n  pulsegrid tenant check tenants/",
+		Short: "Show tenants, make their keys, check the registry's files",
+		Long: `Show what tenants may send and do send, make API keys of theirs, and check the registry's files before they are pushed. docs/formats/tenants.md
+describes the files; the gateway's extension tenant_auth reads them.`,
+		Example: "  pulsegrid tenant show acme --tenants tenants/\n  pulsegrid tenant key new acme\n  pulsegrid tenant check tenants/",
 		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -30,7 +30,7 @@ extension tenant_auth reads them.`,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	key.AddCommand(newTenantKeyNew())
-	cmd.AddCommand(key, newTenantCheck())
+	cmd.AddCommand(key, newTenantCheck(), newTenantShow())
 	return cmd
 }
 

@@ -130,6 +130,9 @@ func operatorsCommandsTellTheTruth(t *testing.T, program, data string, state cel
 		pytest.RunJSON(t, &found, quarantinedScript, state.Endpoints.Catalog, state.Endpoints.Warehouse)
 		return found == 1
 	})
+	if out, err := exec.Command(program, "tenant", "show", "default", "--data", data).CombinedOutput(); err != nil || !strings.Contains(string(out), "unmapped") {
+		t.Errorf("pulsegrid tenant show: %v\n%s", err, out)
+	}
 	certificates := t.TempDir()
 	eventually(t, "the audit finds all equal", func() bool { // not before both groups have committed what was just sent
 		out, err := exec.Command(program, "audit", "--data", data, "--certificates", certificates).CombinedOutput()

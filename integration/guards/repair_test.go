@@ -73,6 +73,8 @@ func TestWhatIsRepairedIsInBothStoresOnceHoweverOftenItIsApplied(t *testing.T) {
 	}
 	require.Eventually(t, func() bool { return stored() >= 15 }, patience, 500*time.Millisecond)
 
+	c.testTenantShow(t)
+
 	again := repair("--apply")
 	require.Zero(t, again.Records)
 	require.Equal(t, 15, again.Done)
@@ -85,4 +87,46 @@ func TestWhatIsRepairedIsInBothStoresOnceHoweverOftenItIsApplied(t *testing.T) {
 	const logs = "**/logs/**/*.parquet"
 	require.Eventually(t, func() bool { return c.lake(t, logs, "order.placed") >= 16 }, patience, time.Second)
 	require.Equal(t, 16, c.lake(t, logs, "order.placed"))
+}
+
+// testTenantShow: what the operator is shown of the tenant by now.
+func (c *cell) testTenantShow(t *testing.T) {
+	t.Helper()
+	var shown struct {
+		Status  string
+		Policy  string `json:"schema_policy"`
+		Signals []struct {
+			Signal string
+			Rate   float64  `json:"events_per_second"`
+			Newest *float64 `json:"newest_event_age_seconds"`
+		}
+		Quarantine []struct {
+			Events                     int
+			Signal, Code, Path, Schema string
+		} `json:"quarantine_24h"`
+		Requests map[string]int `json:"class_requests"`
+	}
+	show := func(id string, args ...string) ([]byte, error) {
+		args = append([]string{"tenant", "show", id, "--tenants", c.path("tenants"), "--clickhouse", c.ClickHouseHTTP(), "--gateway-metrics", c.Gateways[0].MetricsURL()}, args...)
+		return exec.Command(filepath.Join(rig.Root(), "_build", "pulsegrid"), args...).Output()
+	}
+	require.Eventually(t, func() bool {
+		out, err := show("acme", "--json")
+		return err == nil && json.Unmarshal(out, &shown) == nil && len(shown.Quarantine) > 0
+	}, patience, time.Second)
+	require.Equal(t, "active", shown.Status)
+	require.Equal(t, "enforce", shown.Policy)
+	require.Equal(t, "logs", shown.Signals[2].Signal)
+	require.Positive(t, shown.Signals[2].Rate)
+	require.NotNil(t, shown.Signals[2].Newest)
+	require.Nil(t, shown.Signals[0].Newest, "it sends no others")
+	require.Equal(t, 20, shown.Quarantine[0].Events)
+	require.Equal(t, []string{"logs", "attribute_type", `attributes["amount"]`, "event.order"},
+		[]string{shown.Quarantine[0].Signal, shown.Quarantine[0].Code, shown.Quarantine[0].Path, shown.Quarantine[0].Schema})
+	require.Positive(t, shown.Requests["fast"])
+	out, err := show("acme")
+	require.NoError(t, err)
+	require.Contains(t, string(out), "tenant acme: active")
+	_, err = show("nobody")
+	require.Error(t, err)
 }

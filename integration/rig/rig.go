@@ -365,6 +365,12 @@ func (r *Rig) CatalogProperties() map[string]string {
 	}
 }
 
+// ClickHouseHTTP is the address of its HTTP interface.
+func (r *Rig) ClickHouseHTTP() string { return r.chHTTP }
+
+// MetricsURL is where a gateway or an aggregator is scraped.
+func (t *Tier) MetricsURL() string { return "http://" + t.metrics + "/metrics" }
+
 // Metrics scrapes the first of a tier ("gateway", "aggregator").
 func (r *Rig) Metrics(tier string) (string, error) {
 	if tier == "gateway" {
