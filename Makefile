@@ -117,9 +117,9 @@ microbench: ## The packages' benchmarks BENCH, COUNT times each, for benchstat
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) -timeout 60m $(PKG)
 
 .PHONY: vuln
-vuln: build ## Known vulnerabilities that the two programs can reach (VULNDB=URL of a mirror of vuln.go.dev, file:///DIR too)
+vuln: build ## Known vulnerabilities in the packages that the two programs are made of (VULNDB=URL of a mirror of vuln.go.dev, file:///DIR too)
 	@failed=; for program in ./cmd/pulsegrid _build/collector; do \
-		echo "== $$program"; go run golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION) $(if $(VULNDB),-db $(VULNDB)) -C $$program . || failed=1; \
+		echo "== $$program"; go run golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION) $(if $(VULNDB),-db $(VULNDB)) -scan package -C $$program . || failed=1; \
 	done; test -z "$$failed"
 
 .PHONY: clean
