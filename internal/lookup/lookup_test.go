@@ -55,6 +55,29 @@ func TestBothFormatsGiveTheSameTable(t *testing.T) {
 	}
 }
 
+func TestTheDocumentsExamplesAreTheSameTable(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "formats", "lookup-tables.md"))
+	require.NoError(t, err)
+	example := func(format string) *Table {
+		_, rest, found := strings.Cut(string(text), "```"+format+"\n")
+		require.True(t, found)
+		content, _, _ := strings.Cut(rest, "```")
+		table, err := parse(hosts, map[string]string{"csv": "hosts.csv", "json": "hosts.jsonl"}[format], []byte(content))
+		require.NoError(t, err)
+		return table
+	}
+	c, j := example("csv"), example("json")
+	for _, tenant := range []string{"acme", "other"} {
+		for _, key := range []string{"h1", "h2"} {
+			fromCSV, outcome := c.Find(tenant, value(t, key))
+			require.Equal(t, Found, outcome)
+			fromJSON, _ := j.Find(tenant, value(t, key))
+			require.Equal(t, attributes(fromCSV), attributes(fromJSON))
+			require.Equal(t, map[string]any{"acme": "internal-payments", "other": "payments"}[tenant] == attributes(fromCSV)["enriched.hosts.team"], key == "h1")
+		}
+	}
+}
+
 // Guarantees: what is wrong with a file is said with file, line, column and value.
 func TestABadFileIsNamed(t *testing.T) {
 	wide := "name"
