@@ -40,7 +40,7 @@ func TestTheBuiltCollectorTakesEveryConfigWithItsVariablesSet(t *testing.T) {
 		"PULSEGRID_HEALTH_ENDPOINT=127.0.0.1:3", "PULSEGRID_METRICS_HOST=127.0.0.1", "PULSEGRID_METRICS_PORT=4",
 		"PULSEGRID_CLICKHOUSE_HTTP=clickhouse:8123", "PULSEGRID_CLICKHOUSE_USERNAME=writer", "PULSEGRID_CLICKHOUSE_PASSWORD=1234",
 		"PULSEGRID_LAKE_CATALOG=/tmp/c.db", "PULSEGRID_LAKE_WAREHOUSE=s3://bucket/lake",
-		"PULSEGRID_DEDUPE_MEMORY_BYTES=1048576",
+		"PULSEGRID_DEDUPE_MEMORY_BYTES=1048576", "PULSEGRID_CELL=1234", "PULSEGRID_JURISDICTION=eu",
 		"PULSEGRID_OWN_OTLP=http://127.0.0.1:2", "PULSEGRID_HOST_NAME=1234", "PULSEGRID_TRACE_RATIO=1",
 	}
 	for path, readme := range configs {
@@ -62,6 +62,11 @@ func TestTheBuiltCollectorTakesTheGatewayWithTenants(t *testing.T) {
 
 func TestTheBuiltCollectorTakesTheAggregatorWithTheOverflowLane(t *testing.T) {
 	validate(t, "aggregator/config.yaml", nil, "aggregator/overflow.yaml")
+}
+
+func TestTheBuiltCollectorTakesTheAggregatorWithTenants(t *testing.T) {
+	validate(t, "aggregator/config.yaml", nil, "aggregator/tenants.yaml")
+	validate(t, "aggregator/config.yaml", []string{"PULSEGRID_TENANTS=s3://bucket/tenants?region=eu-central-1", "PULSEGRID_JURISDICTION=us"}, "aggregator/overflow.yaml", "aggregator/tenants.yaml")
 }
 
 // Guarantee: a file that is merged over another drops none of its processors and extensions, since lists are replaced.

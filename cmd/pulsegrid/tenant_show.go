@@ -68,6 +68,7 @@ type tenantView struct {
 	Known        *bool             `json:"known,omitempty"` // to the registry; absent: it was not asked
 	Status       string            `json:"status,omitempty"`
 	Class        string            `json:"class,omitempty"`
+	Plan         string            `json:"plan,omitempty"`
 	Jurisdiction string            `json:"jurisdiction,omitempty"`
 	Lane         string            `json:"lane,omitempty"`
 	TopicClass   string            `json:"topic_class,omitempty"`
@@ -171,7 +172,7 @@ func (o *tenantShowOptions) registered(ctx context.Context, v *tenantView) (t *t
 		return nil, err
 	}
 	known := true
-	v.Known, v.Status, v.Class, v.Jurisdiction = &known, string(t.Status), t.Class, t.Jurisdiction
+	v.Known, v.Status, v.Class, v.Plan, v.Jurisdiction = &known, string(t.Status), t.Class, t.Plan, t.Jurisdiction
 	v.Lane, v.TopicClass, v.SchemaPolicy = t.Lane, t.TopicClass, string(t.Schema.Mode)
 	return t, nil
 }
@@ -286,7 +287,7 @@ func (v *tenantView) print(w io.Writer, window time.Duration) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "tenant %s", v.ID)
 	if v.Known != nil {
-		fmt.Fprintf(&b, ": %s, class %s, jurisdiction %s, lane %s, schema policy %s", v.Status, v.Class, cmp.Or(v.Jurisdiction, "any"), v.Lane, cmp.Or(v.SchemaPolicy, "the gateway's"))
+		fmt.Fprintf(&b, ": %s, class %s, plan %s, jurisdiction %s, lane %s, schema policy %s", v.Status, v.Class, cmp.Or(v.Plan, "none"), cmp.Or(v.Jurisdiction, "any"), v.Lane, cmp.Or(v.SchemaPolicy, "the gateway's"))
 	}
 	b.WriteString("\n\n")
 	tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)

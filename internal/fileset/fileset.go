@@ -1,5 +1,5 @@
-// Package fileset reads a set of small YAML files out of a directory or an object-store prefix, again and again, and says what has
-// changed since it looked last. It is how registries are pushed to a running gateway.
+// Package fileset reads a set of small files, YAML unless their names are given, out of a directory or an object-store prefix, again and again,
+// and says what has changed since it looked last. It is how registries are pushed to a running gateway, and tables to an aggregator.
 //
 // A file is known by its name and its version (of a directory: size and time of change; of an object: its hash or time). Only files of
 // another version are read. A version is noted before its content is read, so a file that changes meanwhile is read again next time.
@@ -29,7 +29,8 @@ type Entry struct {
 
 // Source is a directory or an object-store prefix.
 type Source interface {
-	// List returns the entries named *.yaml and *.yml, in any order. Hidden files and subdirectories are no part of the set.
+	// List returns the entries of the set, in any order: those named *.yaml and *.yml, or as OpenNamed says. Hidden files and subdirectories are no
+	// part of it.
 	List(ctx context.Context) ([]Entry, error)
 	// Read returns at most max+1 bytes of a file's content.
 	Read(ctx context.Context, name string, max int64) ([]byte, error)
@@ -65,7 +66,7 @@ func New(source Source) *Set { return &Set{source: source, versions: map[string]
 
 // ErrEmpty is returned for a set without a file where there was one before, and for one that has none at first: a registry
 // that is empty is one that is not there.
-var ErrEmpty = errors.New("no *.yaml or *.yml file is there")
+var ErrEmpty = errors.New("no file of the set is there: it has those named *.yaml and *.yml, or as the configuration names them")
 
 // Refresh looks for changes. An error means that nothing is known, and that everything stays as it was read last.
 func (s *Set) Refresh(ctx context.Context) (*Change, error) {
@@ -120,6 +121,7 @@ func (s *Set) read(ctx context.Context, e Entry) ([]byte, error) {
 	return b, nil
 }
 
-func member(name string) bool {
+// isYAML is what belongs to a set of which nothing else is said.
+func isYAML(name string) bool {
 	return (strings.HasSuffix(name, ".yaml") || strings.HasSuffix(name, ".yml")) && !strings.HasPrefix(name, ".")
 }

@@ -193,3 +193,19 @@ func (f *failing) Read(context.Context, string, int64) ([]byte, error) {
 }
 func (f *failing) String() string { return "failing" }
 func (f *failing) Close() error   { return nil }
+
+// Guarantees: a set of named files has no other members, whatever their names end with.
+func TestASetOfNamedFilesHasNoOthers(t *testing.T) {
+	st := &folder{t: t, dir: t.TempDir()}
+	for _, name := range []string{"hosts.csv", "hosts.yaml", "hosts.csv.bak", "sub/users.csv"} {
+		st.put(name, name)
+	}
+	source, err := OpenNamed(t.Context(), st.location(), []string{"hosts.csv", "users.csv"})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, source.Close()) }()
+	c, err := New(source).Refresh(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []File{{"hosts.csv", []byte("hosts.csv")}}, c.Files)
+	_, err = OpenNamed(t.Context(), "ftp://host/dir", nil)
+	require.Error(t, err)
+}

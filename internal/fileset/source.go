@@ -48,12 +48,25 @@ func parse(location string) (dir string, bucket *url.URL, err error) {
 // Open opens a location: a directory's path, file:///DIRECTORY, or s3://BUCKET/PREFIX with the query parameters of
 // gocloud.dev/blob/s3blob (region, endpoint, use_path_style, ...) and the credentials that AWS's SDK finds. It does not look whether it is there.
 func Open(ctx context.Context, location string) (Source, error) {
+	return open(ctx, location, isYAML)
+}
+
+// OpenNamed is Open for the files of these names, instead of YAML files.
+func OpenNamed(ctx context.Context, location string, names []string) (Source, error) {
+	set := map[string]bool{}
+	for _, n := range names {
+		set[n] = true
+	}
+	return open(ctx, location, func(name string) bool { return set[name] })
+}
+
+func open(ctx context.Context, location string, member func(name string) bool) (Source, error) {
 	dir, u, err := parse(location)
 	if err != nil {
 		return nil, err
 	}
 	if u == nil {
-		return directory(dir), nil
+		return directory{dir, member}, nil
 	}
 	prefix := strings.Trim(u.Path, "/")
 	if prefix != "" {
@@ -65,23 +78,26 @@ func Open(ctx context.Context, location string) (Source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", location, err)
 	}
-	return &bucket{Bucket: b, prefix: prefix, name: "s3://" + u.Host + "/" + prefix}, nil
+	return &bucket{Bucket: b, prefix: prefix, name: "s3://" + u.Host + "/" + prefix, member: member}, nil
 }
 
 // directory on this machine. Links are followed, as a Kubernetes ConfigMap is a directory of links.
-type directory string
+type directory struct {
+	path   string
+	member func(name string) bool
+}
 
 func (d directory) List(context.Context) ([]Entry, error) {
-	found, err := os.ReadDir(string(d))
+	found, err := os.ReadDir(d.path)
 	if err != nil {
 		return nil, err
 	}
 	var out []Entry
 	for _, f := range found {
-		if !member(f.Name()) {
+		if !d.member(f.Name()) {
 			continue
 		}
-		info, err := os.Stat(filepath.Join(string(d), f.Name()))
+		info, err := os.Stat(filepath.Join(d.path, f.Name()))
 		switch {
 		case errors.Is(err, fs.ErrNotExist): // gone since the directory was read, or a link to nowhere
 			continue
@@ -96,7 +112,7 @@ func (d directory) List(context.Context) ([]Entry, error) {
 }
 
 func (d directory) Read(_ context.Context, name string, most int64) ([]byte, error) {
-	f, err := os.Open(filepath.Join(string(d), name))
+	f, err := os.Open(filepath.Join(d.path, name))
 	if err != nil {
 		return nil, err
 	}
@@ -104,12 +120,13 @@ func (d directory) Read(_ context.Context, name string, most int64) ([]byte, err
 	return io.ReadAll(io.LimitReader(f, most+1))
 }
 
-func (d directory) String() string { return string(d) }
+func (d directory) String() string { return d.path }
 func (d directory) Close() error   { return nil }
 
 type bucket struct {
 	*blob.Bucket
 	prefix, name string
+	member       func(name string) bool
 }
 
 func (b *bucket) List(ctx context.Context) ([]Entry, error) {
@@ -124,7 +141,7 @@ func (b *bucket) List(ctx context.Context) ([]Entry, error) {
 			return nil, err
 		}
 		name := strings.TrimPrefix(o.Key, b.prefix)
-		if o.IsDir || !member(name) {
+		if o.IsDir || !b.member(name) {
 			continue
 		}
 		if len(out) > MaxFiles {

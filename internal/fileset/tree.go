@@ -30,7 +30,7 @@ func OpenTree(ctx context.Context, location string) (Source, error) {
 type directoryTree struct{ directory }
 
 func (d directoryTree) List(context.Context) ([]Entry, error) {
-	root, err := filepath.EvalSymlinks(string(d.directory)) // a walk does not follow a link
+	root, err := filepath.EvalSymlinks(d.path) // a walk does not follow a link
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +45,7 @@ func (d directoryTree) List(context.Context) ([]Entry, error) {
 			}
 			return nil
 		}
-		if !member(f.Name()) {
+		if !d.member(f.Name()) {
 			return nil
 		}
 		info, err := os.Stat(path)
@@ -85,7 +85,7 @@ func (b bucketTree) List(ctx context.Context) ([]Entry, error) {
 		}
 		name := strings.TrimPrefix(o.Key, b.prefix)
 		parts := strings.Split(name, "/")
-		if o.IsDir || !member(parts[len(parts)-1]) || slices.ContainsFunc(parts, func(p string) bool { return p == "" || strings.HasPrefix(p, ".") }) {
+		if o.IsDir || !b.member(parts[len(parts)-1]) || slices.ContainsFunc(parts, func(p string) bool { return p == "" || strings.HasPrefix(p, ".") }) {
 			continue
 		}
 		if len(out) > MaxFiles {

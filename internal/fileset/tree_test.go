@@ -46,7 +46,7 @@ func TestATreeHoldsWhatIsBelowIt(t *testing.T) {
 	s, err := OpenTree(t.Context(), link)
 	require.NoError(t, err)
 	require.Equal(t, want, names(t, s))
-	require.Equal(t, want, names(t, bucketTree{&bucket{Bucket: bk, prefix: "schemas/", name: "mem://"}}))
+	require.Equal(t, want, names(t, bucketTree{&bucket{Bucket: bk, prefix: "schemas/", name: "mem://", member: isYAML}}))
 
 	_, err = OpenTree(t.Context(), "ftp://host/dir")
 	require.Error(t, err)

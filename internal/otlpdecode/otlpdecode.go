@@ -4,7 +4,7 @@
 //
 // Nearly all of a request is attributes, and nearly all of what decoding them costs is memory: pdata copies each key and each text,
 // and grows each attribute list from one to 32. Here an event's attributes are made in one list of the right size, with room for a
-// stamp of internal/lineage, and their keys and texts stay where they are, in the request. All else is left
+// stamp of internal/lineage and one attribute of enrichment, and their keys and texts stay where they are, in the request. All else is left
 // to pdata, which decodes the request without those attributes.
 //
 // What it returns is what pdata makes of the request, which the tests hold it to, but for indices into a profile's strings, which
@@ -120,14 +120,14 @@ func (d *Decoder) fill(sig signal.Signal, request []byte) bool {
 	return err == nil && i == len(d.maps)
 }
 
-// stampRoom is one attribute more than an event has.
-const stampRoom = 1
+// room is for attributes that an event gets later without a new list: its stamp, and its ingest delay (processor enrichment).
+const room = 2
 
 func (d *Decoder) attributes(from *otlpwire.Attributes, n int, to pcommon.Map) {
 	if n == 0 {
 		return
 	}
-	d.build.EnsureCapacity(n + stampRoom)
+	d.build.EnsureCapacity(n + room)
 	for k, v := range from.All() {
 		set(v, d.build.AppendEmpty(text(k)))
 	}

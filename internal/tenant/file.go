@@ -171,6 +171,7 @@ func (r *nodes) tenant(n *yaml.Node, field string) definition {
 		},
 		"status":       oneOf(r, &d.Status, Active, Suspended),
 		"class":        r.text(&d.Class, name, ValidName),
+		"plan":         r.text(&d.Plan, name, ValidName),
 		"jurisdiction": r.text(&d.Jurisdiction, name, ValidName),
 		"lane":         oneOf(r, &d.Lane, envelope.LaneFast, envelope.LaneOverflow),
 		"topic_class":  r.text(&d.TopicClass, name+" that is not overflow", func(s string) bool { return ValidName(s) && s != envelope.LaneOverflow }),

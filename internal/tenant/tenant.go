@@ -35,6 +35,7 @@ type Tenant struct {
 	ID            string
 	Status        Status
 	Class         string        // metrics are counted by it: there are at most MaxClasses
+	Plan          string        // what it pays for, as its events shall say; empty: nothing
 	Jurisdiction  string        // where its data may be; empty: anywhere
 	Lane          string        // of envelope: the best lane that its requests get
 	TopicClass    string        // of Kafka topics; empty: the common ones

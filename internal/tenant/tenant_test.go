@@ -100,6 +100,7 @@ func TestTheDocumentsExampleIsWhatItSays(t *testing.T) {
 	acme := s.Tenant("acme")
 	require.Equal(t, Active, acme.Status)
 	require.Equal(t, "premium", acme.Class)
+	require.Equal(t, "gold", acme.Plan)
 	require.Equal(t, "premium", acme.TopicClass)
 	require.Equal(t, "eu", acme.Jurisdiction)
 	require.Equal(t, envelope.LaneFast, acme.Lane)

@@ -111,6 +111,9 @@ func NewReader(t *columns.Table, rec arrow.RecordBatch, content bool) (*Reader, 
 			return nil, fmt.Errorf("table %s has no column %s", t.Name, c.Name)
 		}
 		f, err := newAppender(c.Kind, a, byName[c.Name+columns.NanosSuffix])
+		if c.Name == resourceColumn {
+			f, err = newResourceAppender(a)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("table %s, column %s: %w", t.Name, c.Name, err)
 		}
@@ -163,7 +166,7 @@ func newAppender(k columns.Kind, a, nanos arrow.Array) (appender, error) {
 		if err != nil {
 			return nil, err
 		}
-		return entries(m, func(b []byte, i int) []byte { return values(keys(b, i), i) }), nil
+		return pairs(m, keys, values), nil
 	case k.IsList():
 		l, ok := a.(array.ListLike)
 		if !ok {

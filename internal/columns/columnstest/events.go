@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/pdata/xpdata/entity"
 
+	"github.com/pulsegrid/pulsegrid/internal/enriched"
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
 )
 
@@ -249,11 +250,11 @@ func canonicalEvent(m pcommon.Map) {
 	putPairs(m, pairs)
 }
 
-// canonicalMap removes reserved keys and makes keys and values canonical, in place and in order.
+// canonicalMap removes keys that are PulseGrid's own, of lineage and of enrichment, and makes keys and values canonical, in place and in order.
 func canonicalMap(m pcommon.Map) {
 	var pairs []pair
 	for k, v := range m.All() {
-		if lineage.Reserved(k) {
+		if lineage.Reserved(k) || enriched.Is(k) {
 			continue
 		}
 		o := pcommon.NewValueEmpty()
