@@ -1,17 +1,14 @@
 // Package agents sends events that it knows: a fleet of agents that behave as agents do in the field. They give up waiting, send
-// again to another gateway, send twice what was taken long ago, and sometimes go away in the middle. Every event has a number,
-// by which it is found again in the stores, and the fleet knows of each whether it was acknowledged.
+// again to another gateway, send twice what was taken long ago, and sometimes go away in the middle. Some obey a gateway that asks
+// them to come again later, some do not. Every event has a number, by which it is found again in the stores, and the fleet knows of
+// each whether it was acknowledged.
 package agents
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +25,16 @@ type Options struct {
 	Gateways []string // "host:port" of OTLP/HTTP
 	Rate     int      // events a second
 	Events   int      // at least; a fleet that is asked to stop goes on until it has begun this many
+	First    int      // number of the first request: so that several fleets of one service have events of their own
+	Key      string   // API key; empty: the fleet shows no credentials
+
+	// Refused is what agents do that are asked to come again later.
+	Refused Manner
+	// Ordered agents, each a source of its own, send a request when the one before it is acknowledged, and stay with their gateway as
+	// long as it answers. The others may have several under way, at any gateway.
+	Ordered bool
+	// Poison is the share of events that are made invalid, each in one of the ways of Poisons.
+	Poison float64
 
 	// Timeout of one attempt; then the agent tries another gateway. Default 10s.
 	Timeout time.Duration
@@ -46,22 +53,42 @@ type Options struct {
 const (
 	// PerRequest is how many events a request has.
 	PerRequest = 50
-	sources    = 24 // agents in the fleet's eyes, whose keys spread over the partitions
-	senders    = 64 // requests at a time
+	sources    = 24   // agents in the fleet's eyes, whose keys spread over the partitions
+	senders    = 64   // requests at a time
+	waiting    = 1024 // requests of an ordered source that wait for the one before
 
 	retryPause  = 200 * time.Millisecond
 	giveUpAfter = 10 * time.Minute // of retrying a request: the run has failed
+)
+
+// Manner is what an agent does that is asked to come again later (429, 503).
+type Manner int
+
+// The manners.
+const (
+	Insist Manner = iota // it comes again at once
+	Obey                 // it comes again when it was told to
+	Drop                 // it drops its data, and it does so too when it hears nothing
 )
 
 // Request is a request that was begun.
 type Request struct {
 	Number     int
 	Signal     signal.Signal
-	Sent       time.Time // of the first attempt, and the time of its events
+	Sent       time.Time     // of the first attempt, and the time of its events
+	Took       time.Duration // from then to the acknowledgement
 	Attempts   int
 	Acked      bool
 	Duplicates int // further copies that were acknowledged
+
+	Throttled   int              // answers 429
+	Unavailable int              // answers 502 to 504
+	Mute        int              // of both, those that did not say when to come again, by RetryInfo and by Retry-After alike
+	Poison      map[int]Poisoned // invalid events, by number
 }
+
+// Source is the agent whose request it is, by its number.
+func (r Request) Source() int { return r.Number % sources }
 
 // First number of its events; they have PerRequest numbers from there on.
 func (r Request) First() int { return r.Number * PerRequest }
@@ -115,22 +142,34 @@ func (f *Fleet) Stop() ([]*Request, error) {
 // run paces the requests. Those that cannot be sent at their time, because all senders wait, are sent later.
 func (f *Fleet) run() {
 	defer close(f.done)
-	work := make(chan *Request)
+	queues := []chan *Request{make(chan *Request)}
+	if f.opts.Ordered {
+		queues = make([]chan *Request, sources)
+		for i := range queues {
+			queues[i] = make(chan *Request, waiting)
+		}
+	}
 	var wg sync.WaitGroup
-	for range senders {
+	workers := senders
+	if f.opts.Ordered {
+		workers = len(queues)
+	}
+	for i := range workers {
 		wg.Go(func() {
-			for r := range work {
+			for r := range queues[i%len(queues)] {
 				f.carry(r)
 			}
 		})
 	}
 	tick := time.NewTicker(time.Duration(float64(time.Second) * PerRequest / float64(f.opts.Rate)))
 	defer tick.Stop()
-	for n := 0; ; n++ {
-		if n*PerRequest >= f.opts.Events {
+	for n := f.opts.First; ; n++ {
+		if (n-f.opts.First)*PerRequest >= f.opts.Events {
 			select {
 			case <-f.stop:
-				close(work)
+				for _, q := range queues {
+					close(q)
+				}
 				wg.Wait()
 				close(f.drain)
 				f.later.Wait()
@@ -142,7 +181,7 @@ func (f *Fleet) run() {
 		f.mu.Lock()
 		f.requests = append(f.requests, r)
 		f.mu.Unlock()
-		work <- r
+		queues[r.Source()%len(queues)] <- r
 		<-tick.C
 	}
 }
@@ -156,12 +195,16 @@ func (f *Fleet) signalOf(request int) signal.Signal {
 	return [...]signal.Signal{signal.Logs, signal.Logs, signal.Traces, signal.Metrics}[f.random(request).IntN(4)]
 }
 
-// carry sends a request until it is acknowledged, or its agent deserts.
+// carry sends a request until it is acknowledged, or its agent goes away.
 func (f *Fleet) carry(r *Request) {
 	rng := f.random(r.Number)
 	rng.IntN(4) // signalOf's
 	sent := time.Now()
-	body, err := encode(f.opts.Service, r.Signal, r.First(), sources, sent)
+	p := poisoner{rng: rand.New(rand.NewPCG(f.opts.Seed+1, uint64(r.Number))), share: f.opts.Poison}
+	body, err := encode(f.opts.Service, r.Signal, r.First(), sources, sent, &p)
+	if err == nil {
+		err = p.remember(r, body)
+	}
 	if err != nil {
 		f.fail(fmt.Errorf("request %d: %w", r.Number, err))
 		return
@@ -171,10 +214,13 @@ func (f *Fleet) carry(r *Request) {
 		encoding, body = "zstd", compressor.EncodeAll(body, nil)
 	}
 	post := func(timeout time.Duration, gateway int) error {
-		return f.post(timeout, f.opts.Gateways[gateway%len(f.opts.Gateways)], r.Signal, encoding, body)
+		return f.post(timeout, f.opts.Gateways[gateway%len(f.opts.Gateways)], r, encoding, body)
 	}
 	deserts, duplicated, late := rng.Float64() < f.opts.Deserters, rng.Float64() < f.opts.Duplicates, rng.IntN(2) == 0
 	gateway := rng.IntN(len(f.opts.Gateways))
+	if f.opts.Ordered {
+		gateway = r.Source()
+	}
 	f.record(func() { r.Sent = sent })
 	var last error
 	for deadline := sent.Add(giveUpAfter); time.Now().Before(deadline); gateway++ {
@@ -185,7 +231,7 @@ func (f *Fleet) carry(r *Request) {
 		f.record(func() { r.Attempts++ })
 		if last = post(timeout, gateway); last == nil {
 			f.acked.Add(PerRequest)
-			f.record(func() { r.Acked = true })
+			f.record(func() { r.Acked, r.Took = true, time.Since(sent) })
 			break
 		}
 		var refused *refusedError
@@ -193,10 +239,11 @@ func (f *Fleet) carry(r *Request) {
 			f.fail(fmt.Errorf("request %d was refused for good: %w", r.Number, last))
 			return
 		}
-		if deserts {
+		pause := f.heard(r, last)
+		if deserts || f.opts.Refused == Drop {
 			return
 		}
-		time.Sleep(retryPause)
+		time.Sleep(pause)
 	}
 	if last != nil {
 		f.fail(fmt.Errorf("request %d is not acknowledged after %v: %w", r.Number, giveUpAfter, last))
@@ -220,6 +267,28 @@ func (f *Fleet) carry(r *Request) {
 	})
 }
 
+// heard takes down why an attempt failed, and says how long the agent waits before the next one.
+func (f *Fleet) heard(r *Request, err error) time.Duration {
+	var l *laterError
+	if !errors.As(err, &l) {
+		return retryPause
+	}
+	f.record(func() {
+		if l.status == http.StatusTooManyRequests {
+			r.Throttled++
+		} else {
+			r.Unavailable++
+		}
+		if l.after == 0 {
+			r.Mute++
+		}
+	})
+	if f.opts.Refused == Obey && l.after > 0 {
+		return l.after
+	}
+	return retryPause
+}
+
 func (f *Fleet) record(change func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -236,43 +305,3 @@ func (f *Fleet) fail(err error) {
 
 // compressor's EncodeAll may be called by several goroutines.
 var compressor, _ = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest)) // it fails only for bad options
-
-// refusedError is an answer after which an agent drops its data: a fleet whose events are good must never get one.
-type refusedError struct {
-	status int
-	text   string
-}
-
-func (e *refusedError) Error() string { return fmt.Sprintf("status %d: %s", e.status, e.text) }
-
-var paths = map[signal.Signal]string{signal.Logs: "/v1/logs", signal.Traces: "/v1/traces", signal.Metrics: "/v1/metrics"}
-
-func (f *Fleet) post(timeout time.Duration, gateway string, sig signal.Signal, encoding string, body []byte) error {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+gateway+paths[sig], bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/x-protobuf")
-	if encoding != "" {
-		req.Header.Set("Content-Encoding", encoding)
-	}
-	resp, err := f.client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-	switch {
-	case err != nil:
-		return err
-	case resp.StatusCode == http.StatusOK && len(answer) == 0:
-		return nil
-	case resp.StatusCode == http.StatusOK: // partial_success: some were refused
-		return &refusedError{resp.StatusCode, strings.ToValidUTF8(string(answer), "?")}
-	case resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode >= http.StatusBadGateway:
-		return fmt.Errorf("status %d: %s", resp.StatusCode, strings.ToValidUTF8(string(answer), "?"))
-	}
-	return &refusedError{resp.StatusCode, strings.ToValidUTF8(string(answer), "?")}
-}
