@@ -1,11 +1,13 @@
 package fault
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -112,17 +114,17 @@ func (r *run) fleetOf(o agents.Options) *agents.Fleet {
 	return agents.Start(o)
 }
 
-// stop ends fleets and returns their requests.
+// stop ends fleets at once and returns their requests.
 func (r *run) stop(fleets ...*agents.Fleet) (out []*agents.Request) {
 	r.t.Helper()
-	for _, f := range fleets {
-		requests, err := f.Stop()
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		out = append(out, requests...)
+	requests, errs := make([][]*agents.Request, len(fleets)), make([]error, len(fleets))
+	var wg sync.WaitGroup
+	for i, f := range fleets {
+		wg.Go(func() { requests[i], errs[i] = f.Stop() })
 	}
-	return out
+	wg.Wait()
+	r.must(errors.Join(errs...))
+	return slices.Concat(requests...)
 }
 
 // tally is what agents heard.

@@ -15,7 +15,7 @@ import (
 
 const (
 	poisonEvents = 1_000_000
-	poisonRate   = 3000
+	poisonRate   = 2000
 	poisonShare  = 0.01
 	poisonKinds  = 15 // at least
 )

@@ -2,6 +2,7 @@ package fault
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pulsegrid/pulsegrid/integration/fault/outcome"
@@ -25,7 +26,6 @@ func (r *run) storm(out *outcome.Run) {
 	r.waitQuiet()
 	out.HotLongest = r.fresh.longest().Seconds()
 
-	all := append(append(append(calm[:len(calm):len(calm)], stormy...), calmOwn...), own...)
 	before, during, stormTally := tallyOf(calm), tallyOf(stormy), tallyOf(own)
 	for name, t := range map[string]tally{"without the storm": before, "in the storm": during} {
 		if n := t.throttled + t.unavailable + t.resent; n > 0 {
@@ -38,7 +38,7 @@ func (r *run) storm(out *outcome.Run) {
 	if stormTally.mute > 0 {
 		r.t.Errorf("%d of %d refusals of the storm did not say when to come again", stormTally.mute, stormTally.throttled+stormTally.unavailable)
 	}
-	r.check(all, out)
+	r.check(slices.Concat(calm, calmOwn, stormy, own), out)
 	r.checkOwners(quietTenants + 1)
 	overflow := r.checkLanes()
 
