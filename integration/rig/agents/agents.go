@@ -33,7 +33,7 @@ type Options struct {
 	// Ordered agents, each a source of its own, send a request when the one before it is acknowledged, and stay with their gateway as
 	// long as it answers. The others may have several under way, at any gateway.
 	Ordered bool
-	// Poison is the share of events that are made invalid, each in one of the ways of Poisons.
+	// Poison is the share of events that are made invalid, each in one way (poison.go).
 	Poison float64
 
 	// Timeout of one attempt; then the agent tries another gateway. Default 10s.

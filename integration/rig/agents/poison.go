@@ -22,8 +22,8 @@ type Poisoned struct {
 	Event string      // what was sent, as Events gives it
 }
 
-// Poisons are the ways in which events are made invalid, for a gateway whose schemas are SchemasDir's and whose limits are the defaults.
-// An event violates one thing and no other.
+// The ways in which events are made invalid, for a gateway that enforces integration/fault/testdata/schemas and the default limits. An event
+// violates one thing and no other.
 var (
 	logPoisons = []struct {
 		code schema.Code
