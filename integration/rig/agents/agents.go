@@ -142,35 +142,14 @@ func (f *Fleet) Stop() ([]*Request, error) {
 // run paces the requests. Those that cannot be sent at their time, because all senders wait, are sent later.
 func (f *Fleet) run() {
 	defer close(f.done)
-	queues := []chan *Request{make(chan *Request)}
-	if f.opts.Ordered {
-		queues = make([]chan *Request, sources)
-		for i := range queues {
-			queues[i] = make(chan *Request, waiting)
-		}
-	}
-	var wg sync.WaitGroup
-	workers := senders
-	if f.opts.Ordered {
-		workers = len(queues)
-	}
-	for i := range workers {
-		wg.Go(func() {
-			for r := range queues[i%len(queues)] {
-				f.carry(r)
-			}
-		})
-	}
+	queues, wait := f.senders()
 	tick := time.NewTicker(time.Duration(float64(time.Second) * PerRequest / float64(f.opts.Rate)))
 	defer tick.Stop()
 	for n := f.opts.First; ; n++ {
 		if (n-f.opts.First)*PerRequest >= f.opts.Events {
 			select {
 			case <-f.stop:
-				for _, q := range queues {
-					close(q)
-				}
-				wg.Wait()
+				wait()
 				close(f.drain)
 				f.later.Wait()
 				return
@@ -178,11 +157,36 @@ func (f *Fleet) run() {
 			}
 		}
 		r := &Request{Number: n, Signal: f.signalOf(n)}
-		f.mu.Lock()
-		f.requests = append(f.requests, r)
-		f.mu.Unlock()
+		f.record(func() { f.requests = append(f.requests, r) })
 		queues[r.Source()%len(queues)] <- r
 		<-tick.C
+	}
+}
+
+// senders carry what comes through the queues: one for all, or one for each ordered source. wait ends them when they have carried all.
+func (f *Fleet) senders() (queues []chan *Request, wait func()) {
+	workers := senders
+	queues = []chan *Request{make(chan *Request)}
+	if f.opts.Ordered {
+		workers = sources
+		queues = make([]chan *Request, sources)
+		for i := range queues {
+			queues[i] = make(chan *Request, waiting)
+		}
+	}
+	var wg sync.WaitGroup
+	for i := range workers {
+		wg.Go(func() {
+			for r := range queues[i%len(queues)] {
+				f.carry(r)
+			}
+		})
+	}
+	return queues, func() {
+		for _, q := range queues {
+			close(q)
+		}
+		wg.Wait()
 	}
 }
 
@@ -249,19 +253,23 @@ func (f *Fleet) carry(r *Request) {
 		f.fail(fmt.Errorf("request %d is not acknowledged after %v: %w", r.Number, giveUpAfter, last))
 		return
 	}
-	if !duplicated {
-		return
+	if duplicated {
+		wait := time.Duration(rng.IntN(2000)) * time.Millisecond
+		if late {
+			wait = f.opts.LateAfter + wait
+		}
+		f.again(r, wait, func() error { return post(f.opts.Timeout, gateway) })
 	}
-	wait := time.Duration(rng.IntN(2000)) * time.Millisecond
-	if late {
-		wait = f.opts.LateAfter + wait
-	}
+}
+
+// again sends an acknowledged request once more, after a while.
+func (f *Fleet) again(r *Request, wait time.Duration, post func() error) {
 	f.later.Go(func() {
 		select {
 		case <-time.After(wait):
 		case <-f.drain: // a duplicate is one at any time
 		}
-		if post(f.opts.Timeout, gateway) == nil { // an unanswered duplicate is no worse than one that was never sent
+		if post() == nil { // an unanswered duplicate is no worse than one that was never sent
 			f.record(func() { r.Duplicates++ })
 		}
 	})
