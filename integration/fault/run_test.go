@@ -27,7 +27,7 @@ const (
 	settled      = 8 * time.Second // as fresh as that, the cell is itself again
 	freshTimeout = 5 * time.Minute
 	quietTimeout = 15 * time.Minute // a million events are behind by minutes on a machine that does other work too
-	rest         = 4 * time.Second // after the last commit, for whoever comes late
+	rest         = 4 * time.Second  // after the last commit, for whoever comes late
 )
 
 // lane is what two consumer groups, one a store, read of Kafka.
