@@ -67,8 +67,11 @@ const (
 	stormTimes   = 50
 )
 
-// stormRate is that many times what both gateways take of all signals together.
-const stormRate = stormTimes * stormQuota * 2 * 2
+// Of all signals together: what both gateways take of the storm's tenant within its quota, and what it sends.
+const (
+	quotaOfBoth = 2 * 2 * stormQuota
+	stormRate   = stormTimes * quotaOfBoth
+)
 
 var apiKeys = map[string]string{} // of tenants, by id
 

@@ -22,7 +22,7 @@ func (r *run) storm(out *outcome.Run) {
 	r.fresh = watchFreshness(r.Rig, r.service)
 	defer r.fresh.stop()
 	calm, calmOwn := r.twentyTenants(0, agents.Options{Rate: stormQuota, Refused: agents.Obey})
-	stormy, own := r.twentyTenants(2*(quietTenants+1), agents.Options{Rate: stormRate, Refused: agents.Drop, Timeout: 10 * time.Second})
+	stormy, own := r.twentyTenants(2*(quietTenants+1), agents.Options{Rate: stormRate, Refused: agents.Drop, Timeout: 10 * time.Second, Senders: 1024})
 	r.waitQuiet()
 	out.HotLongest = r.fresh.longest().Seconds()
 
@@ -41,25 +41,50 @@ func (r *run) storm(out *outcome.Run) {
 	r.check(slices.Concat(calm, calmOwn, stormy, own), out)
 	r.checkOwners(quietTenants + 1)
 	overflow := r.checkLanes()
+	tellLatency(out, before, during)
+	r.tellStorm(out, own, overflow)
+}
 
+// tellLatency says what the storm does to the others.
+func tellLatency(out *outcome.Run, before, during tally) {
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	saw(out, "19 tenants, P50 and P99 to the acknowledgement: %.1f and %.1f ms without the storm, %.1f and %.1f ms in it (x %.2f and x %.2f), %d and %d requests, none refused",
 		ms(before.quantile(0.5)), ms(before.quantile(0.99)), ms(during.quantile(0.5)), ms(during.quantile(0.99)),
-		ms(during.quantile(0.5))/ms(before.quantile(0.5)), ms(during.quantile(0.99))/ms(before.quantile(0.99)), len(calm), len(stormy))
-	saw(out, "the storm's tenant: %d events offered at %d/s, %d acknowledged (%d by the overflow lane), %d refusals, all with RetryInfo",
-		len(own)*agents.PerRequest, stormRate+obedientRate, len(stormTally.took)*agents.PerRequest, overflow, stormTally.throttled)
-	waited, obedient := 0, 0
+		ms(during.quantile(0.5))/ms(before.quantile(0.5)), ms(during.quantile(0.99))/ms(before.quantile(0.99)), len(before.took), len(during.took))
+}
+
+// tellStorm says what became of the storm's own requests, those of agents that obey too, all of which must be acknowledged.
+func (r *run) tellStorm(out *outcome.Run, own []*agents.Request, overflow int) {
+	r.t.Helper()
+	var pushed, obedient []*agents.Request
 	for _, q := range own {
-		if q.Number >= (2*(quietTenants+1)+quietTenants+1)*numbersEach {
-			if obedient++; q.Throttled > 0 {
-				waited++
-			}
-			if !q.Acked {
-				r.t.Errorf("request %d of an agent that obeys was not acknowledged", q.Number)
-			}
+		if q.Number < (2*(quietTenants+1)+quietTenants+1)*numbersEach {
+			pushed = append(pushed, q)
+			continue
+		}
+		obedient = append(obedient, q)
+		if !q.Acked {
+			r.t.Errorf("request %d of an agent that obeys was not acknowledged", q.Number)
 		}
 	}
-	saw(out, "its agents that obey: %d requests, %d of them sent back at first, all acknowledged", obedient, waited)
+	offered := float64(len(pushed)*agents.PerRequest) / sentFor(pushed).Seconds()
+	saw(out, "the storm's tenant: %d events at %.0f times its quota, %d acknowledged (%d by the overflow lane), %d refusals, all with RetryInfo",
+		len(pushed)*agents.PerRequest, offered/quotaOfBoth, len(tallyOf(own).took)*agents.PerRequest, overflow, tallyOf(own).throttled)
+	saw(out, "its agents that obey: %d requests, %d of them sent back at first, all acknowledged", len(obedient), tallyOf(obedient).resent)
+}
+
+// sentFor is the time from the first request to the last.
+func sentFor(requests []*agents.Request) time.Duration {
+	first, last := requests[0].Sent, requests[0].Sent
+	for _, q := range requests {
+		if q.Sent.Before(first) {
+			first = q.Sent
+		}
+		if q.Sent.After(last) {
+			last = q.Sent
+		}
+	}
+	return last.Sub(first)
 }
 
 // twentyTenants runs the quiet tenants beside the storm's, which behaves as told, and, where that one drops what is sent back, beside

@@ -28,6 +28,9 @@ type Options struct {
 	First    int      // number of the first request: so that several fleets of one service have events of their own
 	Key      string   // API key; empty: the fleet shows no credentials
 
+	// Senders is how many requests may be under way at a time. Default 64. Ordered agents have one each.
+	Senders int
+
 	// Refused is what agents do that are asked to come again later.
 	Refused Manner
 	// Ordered agents, each a source of its own, send a request when the one before it is acknowledged, and stay with their gateway as
@@ -54,7 +57,6 @@ const (
 	// PerRequest is how many events a request has.
 	PerRequest = 50
 	sources    = 24   // agents in the fleet's eyes, whose keys spread over the partitions
-	senders    = 64   // requests at a time
 	waiting    = 1024 // requests of an ordered source that wait for the one before
 
 	retryPause  = 200 * time.Millisecond
@@ -117,9 +119,12 @@ func Start(o Options) *Fleet {
 	if o.LateAfter == 0 {
 		o.LateAfter = 8 * time.Second
 	}
+	if o.Senders == 0 {
+		o.Senders = 64
+	}
 	f := &Fleet{
 		opts: o, stop: make(chan struct{}), drain: make(chan struct{}), done: make(chan struct{}),
-		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: senders, DisableCompression: true}},
+		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: o.Senders, DisableCompression: true}},
 	}
 	go f.run()
 	return f
@@ -165,7 +170,7 @@ func (f *Fleet) run() {
 
 // senders carry what comes through the queues: one for all, or one for each ordered source. wait ends them when they have carried all.
 func (f *Fleet) senders() (queues []chan *Request, wait func()) {
-	workers := senders
+	workers := f.opts.Senders
 	queues = []chan *Request{make(chan *Request)}
 	if f.opts.Ordered {
 		workers = sources
