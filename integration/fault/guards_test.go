@@ -133,6 +133,7 @@ func (r *run) stop(fleets ...*agents.Fleet) (out []*agents.Request) {
 // tally is what agents heard.
 type tally struct {
 	throttled, unavailable, mute, resent int
+	unanswered                           []string        // why attempts got no answer
 	took                                 []time.Duration // of acknowledged requests, sorted
 }
 
@@ -141,6 +142,9 @@ func tallyOf(requests []*agents.Request) (t tally) {
 		t.throttled, t.unavailable, t.mute = t.throttled+q.Throttled, t.unavailable+q.Unavailable, t.mute+q.Mute
 		if q.Attempts > 1 {
 			t.resent++
+		}
+		if q.Unanswered != "" {
+			t.unanswered = append(t.unanswered, fmt.Sprintf("request %d: %s", q.Number, q.Unanswered))
 		}
 		if q.Acked {
 			t.took = append(t.took, q.Took)

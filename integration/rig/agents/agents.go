@@ -33,8 +33,8 @@ type Options struct {
 
 	// Refused is what agents do that are asked to come again later.
 	Refused Manner
-	// Ordered agents, each a source of its own, send a request when the one before it is acknowledged, and stay with their gateway as
-	// long as it answers. The others may have several under way, at any gateway.
+	// Ordered agents, each a source of its own, send a request when the one before it is acknowledged, and never leave their gateway:
+	// a source that changes it has two orders. The others may have several under way, at any gateway.
 	Ordered bool
 	// Poison is the share of events that are made invalid, each in one way (poison.go).
 	Poison float64
@@ -60,6 +60,7 @@ const (
 	waiting    = 1024 // requests of an ordered source that wait for the one before
 
 	retryPause  = 200 * time.Millisecond
+	idleTimeout = 30 * time.Second // less than the gateways', or requests meet connections that are being closed
 	giveUpAfter = 10 * time.Minute // of retrying a request: the run has failed
 )
 
@@ -83,6 +84,7 @@ type Request struct {
 	Acked      bool
 	Duplicates int // further copies that were acknowledged
 
+	Unanswered  string           // why the last attempt that got no answer got none
 	Throttled   int              // answers 429
 	Unavailable int              // answers 502 to 504
 	Mute        int              // of both, those that did not say when to come again, by RetryInfo and by Retry-After alike
@@ -124,7 +126,7 @@ func Start(o Options) *Fleet {
 	}
 	f := &Fleet{
 		opts: o, stop: make(chan struct{}), drain: make(chan struct{}), done: make(chan struct{}),
-		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: o.Senders, DisableCompression: true}},
+		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: o.Senders, DisableCompression: true, IdleConnTimeout: idleTimeout}},
 	}
 	go f.run()
 	return f
@@ -232,7 +234,7 @@ func (f *Fleet) carry(r *Request) {
 	}
 	f.record(func() { r.Sent = sent })
 	var last error
-	for deadline := sent.Add(giveUpAfter); time.Now().Before(deadline); gateway++ {
+	for deadline := sent.Add(giveUpAfter); time.Now().Before(deadline); {
 		timeout := f.opts.Timeout
 		if rng.Float64() < f.opts.Impatient || deserts {
 			timeout = time.Duration(2+rng.IntN(19)) * time.Millisecond
@@ -253,6 +255,9 @@ func (f *Fleet) carry(r *Request) {
 			return
 		}
 		time.Sleep(pause)
+		if !f.opts.Ordered {
+			gateway++
+		}
 	}
 	if last != nil {
 		f.fail(fmt.Errorf("request %d is not acknowledged after %v: %w", r.Number, giveUpAfter, last))
@@ -284,6 +289,7 @@ func (f *Fleet) again(r *Request, wait time.Duration, post func() error) {
 func (f *Fleet) heard(r *Request, err error) time.Duration {
 	var l *laterError
 	if !errors.As(err, &l) {
+		f.record(func() { r.Unanswered = err.Error() })
 		return retryPause
 	}
 	f.record(func() {
