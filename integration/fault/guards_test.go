@@ -62,7 +62,7 @@ var bounded = &kind{
 const (
 	quietTenants = 19
 	quietQuota   = 200 // of logs; half of it of spans and of data points
-	stormQuota   = 40
+	stormQuota   = 10
 	quietRate    = 40 // events a second of a tenant, over both gateways
 	stormTimes   = 50
 )

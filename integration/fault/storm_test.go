@@ -12,7 +12,7 @@ import (
 const (
 	tenantStormFor = 2 * time.Minute
 	numbersEach    = 1_000_000 // request numbers of a fleet
-	obedientRate   = 200       // events a second of those agents of the storm's tenant that obey
+	obedientRate   = 50        // events a second of those agents of the storm's tenant that obey
 )
 
 // Guarantees: while one tenant sends many times its quota, no request of another is sent back or lost, and none of theirs goes by the
