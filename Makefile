@@ -21,9 +21,10 @@ PKG      ?= ./...#  what `make test`, fuzz and bench take
 # Packages tested at a time: each may run a broker, an engine and compilers of its own.
 TEST_P   ?= 2
 TEST_TIMEOUT ?= 20m#  a package
-SCALE    ?= 1#  of test-fault: how long faults last that last minutes
+SCALE    ?= 1#  of test-fault and test-guards: how long that lasts which lasts minutes
 FAULT    ?= .#  of test-fault: regular expression
-SEED     ?= 0#  of test-fault: of every random choice; 0: a new one
+GUARD    ?= .#  of test-guards: regular expression
+SEED     ?= 0#  of both: of every random choice; 0: a new one
 VULNDB   ?=#  of vuln: a mirror of the Go vulnerability database; empty: vuln.go.dev
 FUZZTIME ?= 10m#  a fuzz target
 FUZZMINIMIZETIME ?= 10s#  of that, an input that is new or fails is made smaller for no longer
@@ -79,6 +80,14 @@ test-fault: tools build ## Every fault of docs/faults.md (FAULT=regexp SEED=n SC
 .PHONY: fault-table
 fault-table: ## Write the outcomes of test-fault into docs/faults.md
 	go run ./integration/fault/faulttable
+
+.PHONY: test-guards
+test-guards: tools build ## Storm, outage and poison of docs/guards.md (GUARD=regexp SEED=n SCALE=0.1); outcomes go to _build/guards.jsonl
+	go test ./integration/fault -run 'TestGuard/$(GUARD)' -count 1 -timeout 4h -v -args -seed $(SEED) -scale $(SCALE) -results $(CURDIR)/_build/guards.jsonl
+
+.PHONY: guard-table
+guard-table: ## Write the outcomes of test-guards into docs/guards.md
+	go run ./integration/fault/faulttable -guards
 
 .PHONY: check
 check: ## gofmt and go vet

@@ -73,7 +73,9 @@ func compare(requests []*agents.Request, found map[signal.Signal]contents) (c ou
 	for _, q := range requests {
 		for n := q.First(); n < q.First()+agents.PerRequest; n++ {
 			is, ok := found[q.Signal][n]
+			_, invalid := q.Poison[n] // it must not be here, and if it is, nobody sent it here
 			switch {
+			case invalid:
 			case ok:
 				c.Unknown--
 			case q.Acked:

@@ -47,6 +47,29 @@ func TestACountThatIsWrongInAnyWayIsFound(t *testing.T) {
 	}
 }
 
+func TestAnInvalidEventInAStoreIsFound(t *testing.T) {
+	requests := []*agents.Request{{Number: 0, Signal: signal.Logs, Acked: true, Poison: map[int]agents.Poisoned{3: {}}}}
+	found := map[signal.Signal]contents{signal.Logs: {}}
+	for n := range agents.PerRequest {
+		found[signal.Logs][n] = copies{1, 1}
+	}
+	got, wrong := compare(requests, found)
+	require.Equal(t, outcome.Counts{Unknown: 1}, got)
+	require.Len(t, wrong, 1)
+	delete(found[signal.Logs], 3)
+	got, wrong = compare(requests, found)
+	require.Zero(t, got)
+	require.Empty(t, wrong)
+}
+
+func TestEveryGuardIsInTheDocument(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(rig.Root(), "docs", "guards.md"))
+	require.NoError(t, err)
+	for _, g := range guards {
+		require.Contains(t, string(text), "## "+strings.ToUpper(g.name[:1])+g.name[1:]+"\n", g.name)
+	}
+}
+
 func TestEveryFaultIsInTheDocumentAndHasANameOfItsOwn(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(rig.Root(), "docs", "faults.md"))
 	require.NoError(t, err)

@@ -68,16 +68,32 @@ func random(name string) *rand.Rand {
 	return rand.New(rand.NewPCG(*seed, h.Sum64()))
 }
 
+// kind is what a rig is made of.
+type kind struct {
+	name                 string
+	gateway, aggregators []string // configs over those of distributions/, paths from the repository's root
+	env                  func(dir string) (map[string]string, error)
+	lanes                []lane
+}
+
+const testdata = "integration/fault/testdata/"
+
+// plain has no tenants: what runs under a fault.
+var plain = &kind{
+	name: "plain", gateway: []string{testdata + "gateway.yaml"}, aggregators: []string{testdata + "aggregator.yaml"}, lanes: []lane{fastLane},
+}
+
 // shared is the rig that runs use one after another. A run that broke off leaves none behind.
 var shared struct {
 	rig  *rig.Rig
+	kind *kind
 	dir  string
 	runs int
 }
 
-func rigFor(t *testing.T) *rig.Rig {
+func rigFor(t *testing.T, k *kind) *rig.Rig {
 	t.Helper()
-	if shared.runs >= runsPerRig {
+	if shared.runs >= runsPerRig || shared.kind != k {
 		closeShared()
 	}
 	if shared.rig == nil {
@@ -85,11 +101,16 @@ func rigFor(t *testing.T) *rig.Rig {
 		if err != nil {
 			t.Fatal(err)
 		}
-		shared.dir = dir
-		here := filepath.Join(rig.Root(), "integration", "fault", "testdata")
+		shared.dir, shared.kind = dir, k
+		var env map[string]string
+		if k.env != nil {
+			if env, err = k.env(dir); err != nil {
+				t.Fatal(err)
+			}
+		}
 		shared.rig, err = rig.New(rig.Options{
 			KafkaNodes: 3, Gateways: 2, Aggregators: 2, Spares: 1, Dir: dir, Faulty: true, SmallDisks: os.Geteuid() == 0,
-			GatewayConfigs: []string{filepath.Join(here, "gateway.yaml")}, AggregatorConfigs: []string{filepath.Join(here, "aggregator.yaml")},
+			GatewayConfigs: fromRoot(k.gateway), AggregatorConfigs: fromRoot(k.aggregators), Env: env,
 		})
 		if err == nil {
 			err = shared.rig.Start()
@@ -106,6 +127,14 @@ func rigFor(t *testing.T) *rig.Rig {
 	return shared.rig
 }
 
+func fromRoot(paths []string) []string {
+	var out []string
+	for _, p := range paths {
+		out = append(out, filepath.Join(rig.Root(), p))
+	}
+	return out
+}
+
 func closeShared() {
 	if shared.rig != nil {
 		if err := shared.rig.Close(); err != nil {
@@ -115,7 +144,7 @@ func closeShared() {
 	if shared.dir != "" {
 		_ = os.RemoveAll(shared.dir) // a temporary directory
 	}
-	shared.rig, shared.dir, shared.runs = nil, "", 0
+	shared.rig, shared.kind, shared.dir, shared.runs = nil, nil, "", 0
 }
 
 // logs are the last warnings and errors of every gateway and aggregator, and the last lines that are not the Collector's own.

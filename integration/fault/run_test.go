@@ -18,6 +18,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/integration/fault/outcome"
 	"github.com/pulsegrid/pulsegrid/integration/rig"
 	"github.com/pulsegrid/pulsegrid/integration/rig/agents"
+	"github.com/pulsegrid/pulsegrid/internal/audit"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -25,55 +26,99 @@ const (
 	eventsMin    = 4000
 	settled      = 8 * time.Second // as fresh as that, the cell is itself again
 	freshTimeout = 5 * time.Minute
-	quietTimeout = 5 * time.Minute
-	rest         = 4 * time.Second // after the last commit, for whoever comes late
+	quietTimeout = 15 * time.Minute // a million events are behind by minutes on a machine that does other work too
+	rest         = 4 * time.Second  // after the last commit, for whoever comes late
 )
 
-// groups of the aggregators' two sinks.
-var groups = []string{"pulsegrid-hot", "pulsegrid-lake"}
+// lane is what two consumer groups, one a store, read of Kafka.
+type lane struct {
+	hot, lake string
+	topics    []audit.Topic
+}
 
-// run is one fault in one rig.
+var (
+	fastLane     = lane{audit.DefaultHotGroup, audit.DefaultLakeGroup, topics("v1")}
+	overflowLane = lane{"pulsegrid-hot-overflow", "pulsegrid-lake-overflow", topics("overflow.v1")}
+
+	quarantineTopics  = []audit.Topic{{Name: signal.QuarantineTopic}}
+	quarantineLane    = lane{"pulsegrid-quarantine-hot", "pulsegrid-quarantine-lake", quarantineTopics}
+	quarantinePIILane = lane{"pulsegrid-quarantine-pii-hot", "pulsegrid-quarantine-pii-lake", quarantineTopics}
+)
+
+func topics(suffix string) (out []audit.Topic) {
+	for _, s := range signal.All {
+		out = append(out, audit.Topic{Name: fmt.Sprintf("otlp.%s.%s", s, suffix), Signal: s})
+	}
+	return out
+}
+
+// names of its topics.
+func (l lane) names() (out []string) {
+	for _, t := range l.topics {
+		out = append(out, t.Name)
+	}
+	return out
+}
+
+// groups of the aggregators' two sinks.
+var groups = []string{fastLane.hot, fastLane.lake}
+
+// run is one fault, or one guard, in one rig.
 type run struct {
 	*rig.Rig
 	t       *testing.T
+	lanes   []lane
+	client  *kgo.Client // on the brokers' own listener, which no proxy hurts
 	fault   fault
 	rng     *rand.Rand
 	service string
 	started time.Time
 	fleet   *agents.Fleet
-	admin   *kadm.Client // on the brokers' own listener, which no proxy hurts
+	admin   *kadm.Client // client's
 	fresh   *freshness
+}
+
+func newRun(t *testing.T, k *kind, name string) *run {
+	r := &run{Rig: rigFor(t, k), t: t, lanes: k.lanes, rng: random(name), started: time.Now()}
+	r.service = fmt.Sprintf("%s-%d", name, r.started.UnixNano())
+	var err error
+	if r.client, err = kgo.NewClient(kgo.SeedBrokers(r.Kafka.Brokers()...), kgo.MetadataMinAge(250*time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.client.Close)
+	r.admin = kadm.NewClient(r.client)
+	return r
 }
 
 func inject(t *testing.T, f fault) {
 	t.Logf("seed %d; again: go test ./integration/fault -run 'TestFault/%s$' -args -seed %d -scale %v", *seed, f.name, *seed, *scale)
-	r := &run{Rig: rigFor(t), t: t, fault: f, rng: random(f.name), started: time.Now()}
-	r.service = fmt.Sprintf("%s-%d", f.name, r.started.UnixNano())
-	client, err := kgo.NewClient(kgo.SeedBrokers(r.Kafka.Brokers()...), kgo.MetadataMinAge(250*time.Millisecond))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(client.Close)
-	r.admin = kadm.NewClient(client)
+	r := newRun(t, plain, f.name)
+	r.fault = f
+	r.judged(outcome.Run{Fault: f.name, Does: f.does}, func(out *outcome.Run) {
+		requests, err := r.underLoad(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.waitQuiet()
+		r.check(requests, out)
+	})
+}
 
-	out := outcome.Run{Fault: f.name, Does: f.does, Seed: *seed, Scale: *scale}
+// judged does the run and reports its outcome, also of one that breaks off, whose rig is not used again.
+func (r *run) judged(out outcome.Run, do func(*outcome.Run)) {
+	out.Seed, out.Scale = *seed, *scale
 	whole := false
-	defer func() { // of a run that breaks off, too
+	defer func() {
 		r.report(&out)
-		if t.Failed() {
-			t.Log(logs(r.Rig))
+		if r.t.Failed() {
+			r.t.Log(logs(r.Rig))
 		}
 		if !whole {
 			closeShared()
 		}
 	}()
-	requests, err := r.underLoad(&out)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.waitQuiet()
-	r.check(requests, &out)
-	whole, out.Passed = true, !t.Failed()
+	do(&out)
+	whole, out.Passed = true, !r.t.Failed()
 }
 
 func (r *run) report(out *outcome.Run) {
@@ -151,25 +196,23 @@ func (r *run) lag() string {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	var topics []string
-	for _, s := range signal.All {
-		topics = append(topics, s.Topic())
-	}
-	ends, err := r.admin.ListEndOffsets(ctx, topics...)
-	if err == nil {
-		err = ends.Error()
-	}
-	if err != nil {
-		return err.Error()
-	}
-	for _, group := range groups {
-		done, err := r.admin.FetchOffsets(ctx, group)
+	for _, l := range r.lanes {
+		ends, err := r.admin.ListEndOffsets(ctx, l.names()...)
+		if err == nil {
+			err = ends.Error()
+		}
 		if err != nil {
 			return err.Error()
 		}
-		for _, e := range ends.Offsets().Sorted() {
-			if o, ok := done.Lookup(e.Topic, e.Partition); e.At > 0 && (!ok || o.At < e.At) {
-				return fmt.Sprintf("group %s has committed %d of topic %s, partition %d, which ends at %d", group, o.At, e.Topic, e.Partition, e.At)
+		for _, group := range []string{l.hot, l.lake} {
+			done, err := r.admin.FetchOffsets(ctx, group)
+			if err != nil {
+				return err.Error()
+			}
+			for _, e := range ends.Offsets().Sorted() {
+				if o, ok := done.Lookup(e.Topic, e.Partition); e.At > 0 && (!ok || o.At < e.At) {
+					return fmt.Sprintf("group %s has committed %d of topic %s, partition %d, which ends at %d", group, o.At, e.Topic, e.Partition, e.At)
+				}
 			}
 		}
 	}

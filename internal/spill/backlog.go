@@ -127,19 +127,25 @@ func (s *Spool) Look(ctx context.Context) (map[string][]string, error) {
 	return byGateway, nil
 }
 
+// stored is an object in the store.
+type stored struct {
+	name  string
+	bytes int64
+}
+
 // list returns one gateway's objects in order.
-func (s *Spool) list(ctx context.Context, gateway string) ([]string, error) {
-	var names []string
+func (s *Spool) list(ctx context.Context, gateway string) ([]stored, error) {
+	var out []stored
 	for it := s.bucket.List(&blob.ListOptions{Prefix: gateway + "/"}); ; {
 		o, err := it.Next(ctx)
 		if errors.Is(err, io.EOF) {
-			return names, nil
+			return out, nil
 		}
 		if err != nil {
 			return nil, fmt.Errorf("list the spill of gateway %s: %w", gateway, err)
 		}
 		if !closedAt(o.Key).IsZero() {
-			names = append(names, o.Key)
+			out = append(out, stored{o.Key, o.Size})
 		}
 	}
 }

@@ -11,24 +11,25 @@ import (
 
 // Run is the outcome of one run.
 type Run struct {
-	Fault        string  `json:"fault"`
-	Does         string  `json:"does"`
-	Seed         uint64  `json:"seed"`
-	Scale        float64 `json:"scale"`
-	Events       int     `json:"events"`     // distinct ones that were sent
-	Acked        int     `json:"acked"`      // of these, acknowledged
-	Resent       int     `json:"resent"`     // requests sent more than once because an answer did not come
-	Duplicates   int     `json:"duplicates"` // copies of events that were acknowledged once more
-	Hot          Counts  `json:"hot"`        // ClickHouse
-	Lake         Counts  `json:"lake"`
-	Rollups      int     `json:"rollups"`                        // rollups that differ from their rows
-	Verdict      string  `json:"verdict"`                        // the audit's
-	Certificate  string  `json:"certificate"`                    // its SHA-256
-	HotLongest   float64 `json:"hot_longest_freshness_seconds"`  // the oldest that the newest row of the slowest partition got
-	LakeLongest  float64 `json:"lake_longest_freshness_seconds"` // from an event's time to the commit that shows it
-	FaultSeconds float64 `json:"fault_seconds"`
-	Seconds      float64 `json:"seconds"`
-	Passed       bool    `json:"passed"`
+	Fault        string   `json:"fault"`
+	Does         string   `json:"does"`
+	Seed         uint64   `json:"seed"`
+	Scale        float64  `json:"scale"`
+	Events       int      `json:"events"`     // distinct ones that were sent
+	Acked        int      `json:"acked"`      // of these, acknowledged
+	Resent       int      `json:"resent"`     // requests sent more than once because an answer did not come
+	Duplicates   int      `json:"duplicates"` // copies of events that were acknowledged once more
+	Hot          Counts   `json:"hot"`        // ClickHouse
+	Lake         Counts   `json:"lake"`
+	Rollups      int      `json:"rollups"`                        // rollups that differ from their rows
+	Verdict      string   `json:"verdict"`                        // the audit's
+	Certificate  string   `json:"certificate"`                    // its SHA-256
+	HotLongest   float64  `json:"hot_longest_freshness_seconds"`  // the oldest that the newest row of the slowest partition got
+	LakeLongest  float64  `json:"lake_longest_freshness_seconds"` // from an event's time to the commit that shows it
+	FaultSeconds float64  `json:"fault_seconds"`
+	Seconds      float64  `json:"seconds"`
+	Passed       bool     `json:"passed"`
+	Seen         []string `json:"seen,omitempty"` // of a guard: what else was measured
 }
 
 // Counts are what is wrong in a store. All of them are to be 0.
@@ -51,6 +52,21 @@ func Read(r io.Reader) ([]Run, error) {
 		out = append(out, run)
 	}
 	return out, lines.Err()
+}
+
+// Guards is a table with a row for each run of a guard, in their order.
+func Guards(runs []Run) string {
+	var b strings.Builder
+	b.WriteString("| guard | what it does | scale, seed | events | acknowledged | lost | doubled | audit | seen |\n|---|---|---|---|---|---|---|---|---|\n")
+	for _, r := range runs {
+		failed := ""
+		if !r.Passed {
+			failed = ", **failed**"
+		}
+		fmt.Fprintf(&b, "| `%s`%s | %s | %v, %d | %d | %d | %d | %d | %s | %s |\n", r.Fault, failed, r.Does, r.Scale, r.Seed, r.Events, r.Acked,
+			r.Hot.Lost+r.Lake.Lost, r.Hot.Doubled+r.Lake.Doubled, r.Verdict, strings.Join(r.Seen, "; "))
+	}
+	return b.String()
 }
 
 // Markdown is a table with a row for each fault, in the order of its first run, and a last row that adds everything up.

@@ -20,3 +20,12 @@ func TestTableAddsTheRunsOfAFaultAndShowsWhatFailed(t *testing.T) {
 	_, err = Read(strings.NewReader("no json\n"))
 	require.ErrorContains(t, err, "line 1")
 }
+
+func TestGuardsHaveARowARunAndShowWhatFailed(t *testing.T) {
+	table := strings.Split(Guards([]Run{
+		{Fault: "storm", Does: "x", Scale: 1, Seed: 7, Events: 10, Acked: 9, Hot: Counts{Lost: 1}, Lake: Counts{Doubled: 2}, Verdict: "equal", Seen: []string{"a", "b"}},
+		{Fault: "storm", Does: "x", Scale: 0.1, Seed: 8, Events: 5, Acked: 5, Verdict: "equal", Passed: true},
+	}), "\n")
+	require.Equal(t, "| `storm`, **failed** | x | 1, 7 | 10 | 9 | 1 | 2 | equal | a; b |", table[2])
+	require.Equal(t, "| `storm` | x | 0.1, 8 | 5 | 5 | 0 | 0 | equal |  |", table[3])
+}

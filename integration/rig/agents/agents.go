@@ -1,17 +1,14 @@
 // Package agents sends events that it knows: a fleet of agents that behave as agents do in the field. They give up waiting, send
-// again to another gateway, send twice what was taken long ago, and sometimes go away in the middle. Every event has a number,
-// by which it is found again in the stores, and the fleet knows of each whether it was acknowledged.
+// again to another gateway, send twice what was taken long ago, and sometimes go away in the middle. Some obey a gateway that asks
+// them to come again later, some do not. Every event has a number, by which it is found again in the stores, and the fleet knows of
+// each whether it was acknowledged.
 package agents
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +25,19 @@ type Options struct {
 	Gateways []string // "host:port" of OTLP/HTTP
 	Rate     int      // events a second
 	Events   int      // at least; a fleet that is asked to stop goes on until it has begun this many
+	First    int      // number of the first request: so that several fleets of one service have events of their own
+	Key      string   // API key; empty: the fleet shows no credentials
+
+	// Senders is how many requests may be under way at a time. Default 64. Ordered agents have one each.
+	Senders int
+
+	// Refused is what agents do that are asked to come again later.
+	Refused Manner
+	// Ordered agents, each a source of its own, send a request when the one before it is acknowledged, and never leave their gateway:
+	// a source that changes it has two orders. The others may have several under way, at any gateway.
+	Ordered bool
+	// Poison is the share of events that are made invalid, each in one way (poison.go).
+	Poison float64
 
 	// Timeout of one attempt; then the agent tries another gateway. Default 10s.
 	Timeout time.Duration
@@ -46,22 +56,43 @@ type Options struct {
 const (
 	// PerRequest is how many events a request has.
 	PerRequest = 50
-	sources    = 24 // agents in the fleet's eyes, whose keys spread over the partitions
-	senders    = 64 // requests at a time
+	sources    = 24   // agents in the fleet's eyes, whose keys spread over the partitions
+	waiting    = 1024 // requests of an ordered source that wait for the one before
 
 	retryPause  = 200 * time.Millisecond
+	idleTimeout = 30 * time.Second // less than the gateways', or requests meet connections that are being closed
 	giveUpAfter = 10 * time.Minute // of retrying a request: the run has failed
+)
+
+// Manner is what an agent does that is asked to come again later (429, 503).
+type Manner int
+
+// The manners.
+const (
+	Insist Manner = iota // it comes again at once
+	Obey                 // it comes again when it was told to
+	Drop                 // it drops its data, and it does so too when it hears nothing
 )
 
 // Request is a request that was begun.
 type Request struct {
 	Number     int
 	Signal     signal.Signal
-	Sent       time.Time // of the first attempt, and the time of its events
+	Sent       time.Time     // of the first attempt, and the time of its events
+	Took       time.Duration // from then to the acknowledgement
 	Attempts   int
 	Acked      bool
 	Duplicates int // further copies that were acknowledged
+
+	Unanswered  string           // why the last attempt that got no answer got none
+	Throttled   int              // answers 429
+	Unavailable int              // answers 502 to 504
+	Mute        int              // of both, those that did not say when to come again, by RetryInfo and by Retry-After alike
+	Poison      map[int]Poisoned // invalid events, by number
 }
+
+// Source is the agent whose request it is, by its number.
+func (r Request) Source() int { return r.Number % sources }
 
 // First number of its events; they have PerRequest numbers from there on.
 func (r Request) First() int { return r.Number * PerRequest }
@@ -90,9 +121,12 @@ func Start(o Options) *Fleet {
 	if o.LateAfter == 0 {
 		o.LateAfter = 8 * time.Second
 	}
+	if o.Senders == 0 {
+		o.Senders = 64
+	}
 	f := &Fleet{
 		opts: o, stop: make(chan struct{}), drain: make(chan struct{}), done: make(chan struct{}),
-		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: senders, DisableCompression: true}},
+		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: o.Senders, DisableCompression: true, IdleConnTimeout: idleTimeout}},
 	}
 	go f.run()
 	return f
@@ -115,23 +149,14 @@ func (f *Fleet) Stop() ([]*Request, error) {
 // run paces the requests. Those that cannot be sent at their time, because all senders wait, are sent later.
 func (f *Fleet) run() {
 	defer close(f.done)
-	work := make(chan *Request)
-	var wg sync.WaitGroup
-	for range senders {
-		wg.Go(func() {
-			for r := range work {
-				f.carry(r)
-			}
-		})
-	}
+	queues, wait := f.senders()
 	tick := time.NewTicker(time.Duration(float64(time.Second) * PerRequest / float64(f.opts.Rate)))
 	defer tick.Stop()
-	for n := 0; ; n++ {
-		if n*PerRequest >= f.opts.Events {
+	for n := f.opts.First; ; n++ {
+		if (n-f.opts.First)*PerRequest >= f.opts.Events {
 			select {
 			case <-f.stop:
-				close(work)
-				wg.Wait()
+				wait()
 				close(f.drain)
 				f.later.Wait()
 				return
@@ -139,11 +164,36 @@ func (f *Fleet) run() {
 			}
 		}
 		r := &Request{Number: n, Signal: f.signalOf(n)}
-		f.mu.Lock()
-		f.requests = append(f.requests, r)
-		f.mu.Unlock()
-		work <- r
+		f.record(func() { f.requests = append(f.requests, r) })
+		queues[r.Source()%len(queues)] <- r
 		<-tick.C
+	}
+}
+
+// senders carry what comes through the queues: one for all, or one for each ordered source. wait ends them when they have carried all.
+func (f *Fleet) senders() (queues []chan *Request, wait func()) {
+	workers := f.opts.Senders
+	queues = []chan *Request{make(chan *Request)}
+	if f.opts.Ordered {
+		workers = sources
+		queues = make([]chan *Request, sources)
+		for i := range queues {
+			queues[i] = make(chan *Request, waiting)
+		}
+	}
+	var wg sync.WaitGroup
+	for i := range workers {
+		wg.Go(func() {
+			for r := range queues[i%len(queues)] {
+				f.carry(r)
+			}
+		})
+	}
+	return queues, func() {
+		for _, q := range queues {
+			close(q)
+		}
+		wg.Wait()
 	}
 }
 
@@ -156,12 +206,16 @@ func (f *Fleet) signalOf(request int) signal.Signal {
 	return [...]signal.Signal{signal.Logs, signal.Logs, signal.Traces, signal.Metrics}[f.random(request).IntN(4)]
 }
 
-// carry sends a request until it is acknowledged, or its agent deserts.
+// carry sends a request until it is acknowledged, or its agent goes away.
 func (f *Fleet) carry(r *Request) {
 	rng := f.random(r.Number)
 	rng.IntN(4) // signalOf's
 	sent := time.Now()
-	body, err := encode(f.opts.Service, r.Signal, r.First(), sources, sent)
+	p := poisoner{rng: rand.New(rand.NewPCG(f.opts.Seed+1, uint64(r.Number))), share: f.opts.Poison}
+	body, err := encode(f.opts.Service, r.Signal, r.First(), sources, sent, &p)
+	if err == nil {
+		err = p.remember(r, body)
+	}
 	if err != nil {
 		f.fail(fmt.Errorf("request %d: %w", r.Number, err))
 		return
@@ -171,13 +225,16 @@ func (f *Fleet) carry(r *Request) {
 		encoding, body = "zstd", compressor.EncodeAll(body, nil)
 	}
 	post := func(timeout time.Duration, gateway int) error {
-		return f.post(timeout, f.opts.Gateways[gateway%len(f.opts.Gateways)], r.Signal, encoding, body)
+		return f.post(timeout, f.opts.Gateways[gateway%len(f.opts.Gateways)], r, encoding, body)
 	}
 	deserts, duplicated, late := rng.Float64() < f.opts.Deserters, rng.Float64() < f.opts.Duplicates, rng.IntN(2) == 0
 	gateway := rng.IntN(len(f.opts.Gateways))
+	if f.opts.Ordered {
+		gateway = r.Source()
+	}
 	f.record(func() { r.Sent = sent })
 	var last error
-	for deadline := sent.Add(giveUpAfter); time.Now().Before(deadline); gateway++ {
+	for deadline := sent.Add(giveUpAfter); time.Now().Before(deadline); {
 		timeout := f.opts.Timeout
 		if rng.Float64() < f.opts.Impatient || deserts {
 			timeout = time.Duration(2+rng.IntN(19)) * time.Millisecond
@@ -185,7 +242,7 @@ func (f *Fleet) carry(r *Request) {
 		f.record(func() { r.Attempts++ })
 		if last = post(timeout, gateway); last == nil {
 			f.acked.Add(PerRequest)
-			f.record(func() { r.Acked = true })
+			f.record(func() { r.Acked, r.Took = true, time.Since(sent) })
 			break
 		}
 		var refused *refusedError
@@ -193,31 +250,62 @@ func (f *Fleet) carry(r *Request) {
 			f.fail(fmt.Errorf("request %d was refused for good: %w", r.Number, last))
 			return
 		}
-		if deserts {
+		pause := f.heard(r, last)
+		if deserts || f.opts.Refused == Drop {
 			return
 		}
-		time.Sleep(retryPause)
+		time.Sleep(pause)
+		if !f.opts.Ordered {
+			gateway++
+		}
 	}
 	if last != nil {
 		f.fail(fmt.Errorf("request %d is not acknowledged after %v: %w", r.Number, giveUpAfter, last))
 		return
 	}
-	if !duplicated {
-		return
+	if duplicated {
+		wait := time.Duration(rng.IntN(2000)) * time.Millisecond
+		if late {
+			wait = f.opts.LateAfter + wait
+		}
+		f.again(r, wait, func() error { return post(f.opts.Timeout, gateway) })
 	}
-	wait := time.Duration(rng.IntN(2000)) * time.Millisecond
-	if late {
-		wait = f.opts.LateAfter + wait
-	}
+}
+
+// again sends an acknowledged request once more, after a while.
+func (f *Fleet) again(r *Request, wait time.Duration, post func() error) {
 	f.later.Go(func() {
 		select {
 		case <-time.After(wait):
 		case <-f.drain: // a duplicate is one at any time
 		}
-		if post(f.opts.Timeout, gateway) == nil { // an unanswered duplicate is no worse than one that was never sent
+		if post() == nil { // an unanswered duplicate is no worse than one that was never sent
 			f.record(func() { r.Duplicates++ })
 		}
 	})
+}
+
+// heard takes down why an attempt failed, and says how long the agent waits before the next one.
+func (f *Fleet) heard(r *Request, err error) time.Duration {
+	var l *laterError
+	if !errors.As(err, &l) {
+		f.record(func() { r.Unanswered = err.Error() })
+		return retryPause
+	}
+	f.record(func() {
+		if l.status == http.StatusTooManyRequests {
+			r.Throttled++
+		} else {
+			r.Unavailable++
+		}
+		if l.after == 0 {
+			r.Mute++
+		}
+	})
+	if f.opts.Refused == Obey && l.after > 0 {
+		return l.after
+	}
+	return retryPause
 }
 
 func (f *Fleet) record(change func()) {
@@ -236,43 +324,3 @@ func (f *Fleet) fail(err error) {
 
 // compressor's EncodeAll may be called by several goroutines.
 var compressor, _ = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest)) // it fails only for bad options
-
-// refusedError is an answer after which an agent drops its data: a fleet whose events are good must never get one.
-type refusedError struct {
-	status int
-	text   string
-}
-
-func (e *refusedError) Error() string { return fmt.Sprintf("status %d: %s", e.status, e.text) }
-
-var paths = map[signal.Signal]string{signal.Logs: "/v1/logs", signal.Traces: "/v1/traces", signal.Metrics: "/v1/metrics"}
-
-func (f *Fleet) post(timeout time.Duration, gateway string, sig signal.Signal, encoding string, body []byte) error {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+gateway+paths[sig], bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/x-protobuf")
-	if encoding != "" {
-		req.Header.Set("Content-Encoding", encoding)
-	}
-	resp, err := f.client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-	switch {
-	case err != nil:
-		return err
-	case resp.StatusCode == http.StatusOK && len(answer) == 0:
-		return nil
-	case resp.StatusCode == http.StatusOK: // partial_success: some were refused
-		return &refusedError{resp.StatusCode, strings.ToValidUTF8(string(answer), "?")}
-	case resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode >= http.StatusBadGateway:
-		return fmt.Errorf("status %d: %s", resp.StatusCode, strings.ToValidUTF8(string(answer), "?"))
-	}
-	return &refusedError{resp.StatusCode, strings.ToValidUTF8(string(answer), "?")}
-}

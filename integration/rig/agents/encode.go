@@ -23,8 +23,11 @@ const NumberPrefix = "event "
 
 const spanNames = 8
 
-// encode makes the request whose events have the numbers from first on.
-func encode(service string, sig signal.Signal, first, sources int, now time.Time) ([]byte, error) {
+// EventName is that of every log record: by it, by the names of its spans' kinds and of its metrics schemas find the fleet's events.
+const EventName = "fleet.event"
+
+// encode makes the request whose events have the numbers from first on, but for what p does to them.
+func encode(service string, sig signal.Signal, first, sources int, now time.Time, p *poisoner) ([]byte, error) {
 	at := pcommon.NewTimestampFromTime(now)
 	resource := func(r pcommon.Resource) {
 		r.Attributes().PutStr("service.name", service)
@@ -39,10 +42,12 @@ func encode(service string, sig signal.Signal, first, sources int, now time.Time
 		for n := first; n < first+PerRequest; n++ {
 			lr := records.AppendEmpty()
 			lr.SetTimestamp(at)
+			lr.SetEventName(EventName)
 			lr.SetSeverityNumber(plog.SeverityNumber(1 + n%24))
 			lr.Body().SetStr(fmt.Sprint(NumberPrefix, n))
 			lr.Attributes().PutInt("n", int64(n))
 		}
+		p.logs(records, first)
 		return plogotlp.NewExportRequestFromLogs(ld).MarshalProto()
 	case signal.Traces:
 		td := ptrace.NewTraces()
@@ -59,19 +64,22 @@ func encode(service string, sig signal.Signal, first, sources int, now time.Time
 			s.SetStartTimestamp(at)
 			s.SetEndTimestamp(at + pcommon.Timestamp(n%1000)*1e6)
 		}
+		p.spans(spans, first)
 		return ptraceotlp.NewExportRequestFromTraces(td).MarshalProto()
 	}
 	md := pmetric.NewMetrics()
 	rm := md.ResourceMetrics().AppendEmpty()
 	resource(rm.Resource())
-	m := rm.ScopeMetrics().AppendEmpty().Metrics().AppendEmpty()
+	ms := rm.ScopeMetrics().AppendEmpty().Metrics()
+	m := ms.AppendEmpty()
 	m.SetName("fleet.events")
 	points := m.SetEmptyGauge().DataPoints()
 	for n := first; n < first+PerRequest; n++ {
-		p := points.AppendEmpty()
-		p.SetTimestamp(at)
-		p.Attributes().PutInt("n", int64(n)) // a series of its own
-		p.SetIntValue(int64(n))
+		dp := points.AppendEmpty()
+		dp.SetTimestamp(at)
+		dp.Attributes().PutInt("n", int64(n)) // a series of its own
+		dp.SetIntValue(int64(n))
 	}
+	p.points(ms)
 	return pmetricotlp.NewExportRequestFromMetrics(md).MarshalProto()
 }

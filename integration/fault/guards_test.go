@@ -1,0 +1,168 @@
+package fault
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pulsegrid/pulsegrid/integration/fault/outcome"
+	"github.com/pulsegrid/pulsegrid/integration/rig"
+	"github.com/pulsegrid/pulsegrid/integration/rig/agents"
+	"github.com/pulsegrid/pulsegrid/internal/tenant"
+)
+
+// guard is one row of the table in docs/guards.md.
+type guard struct {
+	name string
+	does string
+	kind *kind
+	run  func(*run, *outcome.Run)
+}
+
+var guards = []guard{
+	{"storm", "20 tenants with quotas; for 2 minutes one of them sends 50 times its quota, after as long a run in which it does not", guarded, (*run).storm},
+	{"outage", "all Kafka nodes are dead for 10 minutes; later, for 2 minutes, Kafka and the object store", bounded, (*run).outage},
+	{"poison", "a million events, 1 % of which are invalid in one of many ways", guarded, (*run).poison},
+}
+
+// Scenario: the gateways' guards at work under load, see docs/guards.md; a guard is no fault, but is judged like one.
+func TestGuard(t *testing.T) {
+	for _, g := range guards {
+		t.Run(g.name, func(t *testing.T) {
+			t.Logf("seed %d; again: go test ./integration/fault -run 'TestGuard/%s$' -args -seed %d -scale %v", *seed, g.name, *seed, *scale)
+			r := newRun(t, g.kind, g.name)
+			r.judged(outcome.Run{Fault: g.name, Does: g.does}, func(out *outcome.Run) { g.run(r, out) })
+		})
+	}
+}
+
+const distributions = "distributions/"
+
+// guarded has tenants with quotas, the overflow lane, and schemas that are enforced.
+var guarded = &kind{
+	name:        "guarded",
+	gateway:     []string{distributions + "gateway/tenants.yaml", testdata + "gateway.yaml", testdata + "guards-gateway.yaml"},
+	aggregators: []string{distributions + "aggregator/overflow.yaml", testdata + "aggregator.yaml", testdata + "guards-aggregator.yaml"},
+	env:         writeTenants,
+	lanes:       []lane{fastLane, overflowLane},
+}
+
+// bounded has gateways of little memory.
+var bounded = &kind{
+	name: "bounded", gateway: []string{testdata + "gateway.yaml", testdata + "outage-gateway.yaml"}, aggregators: plain.aggregators, lanes: plain.lanes,
+}
+
+// The tenants. A quota is of one gateway and signal, in events a second; half of a fleet's requests are logs.
+const (
+	quietTenants = 19
+	quietQuota   = 200 // of logs; half of it of spans and of data points
+	stormQuota   = 10
+	quietRate    = 40 // events a second of a tenant, over both gateways
+	stormTimes   = 50
+)
+
+// Of all signals together: what both gateways take of the storm's tenant within its quota, and what it sends.
+const (
+	quotaOfBoth = 2 * 2 * stormQuota
+	stormRate   = stormTimes * quotaOfBoth
+)
+
+var apiKeys = map[string]string{} // of tenants, by id
+
+func quietTenant(i int) string { return fmt.Sprintf("quiet-%02d", i) }
+
+// writeTenants makes the registry, and says where gateways find it and the schemas.
+func writeTenants(dir string) (map[string]string, error) {
+	var b strings.Builder
+	add := func(id string, quota int) {
+		key, keyID, hash := tenant.NewKey()
+		apiKeys[id] = key
+		fmt.Fprintf(&b, "  - id: %s\n    keys: [{id: %s, hash: %q}]\n", id, keyID, hash)
+		if quota > 0 {
+			fmt.Fprintf(&b, "    quotas: {logs: {events_per_second: %d}, traces: {events_per_second: %d}, metrics: {events_per_second: %d}}\n", quota, quota/2, quota/2)
+		}
+	}
+	b.WriteString("tenants:\n")
+	for i := range quietTenants {
+		add(quietTenant(i), quietQuota)
+	}
+	add("storm", stormQuota)
+	add("poison", 0)
+	tenants := filepath.Join(dir, "tenants")
+	if err := os.MkdirAll(tenants, 0o755); err != nil {
+		return nil, err
+	}
+	return map[string]string{
+		"PULSEGRID_TENANTS":     tenants,
+		"PULSEGRID_SCHEMAS":     filepath.Join(rig.Root(), testdata, "schemas"),
+		"PULSEGRID_SCHEMA_MODE": "enforce",
+	}, os.WriteFile(filepath.Join(tenants, "tenants.yaml"), []byte(b.String()), 0o600)
+}
+
+// fleet are agents of the run; what it does not say is as agents are that nothing bad happens to.
+func (r *run) fleetOf(o agents.Options) *agents.Fleet {
+	o.Service, o.Seed = r.service, *seed
+	for _, g := range r.Gateways {
+		o.Gateways = append(o.Gateways, g.HTTP)
+	}
+	if o.Timeout == 0 {
+		o.Timeout = time.Minute // a copy that nobody needs would blur the counts
+	}
+	return agents.Start(o)
+}
+
+// stop ends fleets at once and returns their requests.
+func (r *run) stop(fleets ...*agents.Fleet) (out []*agents.Request) {
+	r.t.Helper()
+	requests, errs := make([][]*agents.Request, len(fleets)), make([]error, len(fleets))
+	var wg sync.WaitGroup
+	for i, f := range fleets {
+		wg.Go(func() { requests[i], errs[i] = f.Stop() })
+	}
+	wg.Wait()
+	r.must(errors.Join(errs...))
+	return slices.Concat(requests...)
+}
+
+// tally is what agents heard.
+type tally struct {
+	throttled, unavailable, mute, resent int
+	unanswered                           []string        // why attempts got no answer
+	took                                 []time.Duration // of acknowledged requests, sorted
+}
+
+func tallyOf(requests []*agents.Request) (t tally) {
+	for _, q := range requests {
+		t.throttled, t.unavailable, t.mute = t.throttled+q.Throttled, t.unavailable+q.Unavailable, t.mute+q.Mute
+		if q.Attempts > 1 {
+			t.resent++
+		}
+		if q.Unanswered != "" {
+			t.unanswered = append(t.unanswered, fmt.Sprintf("request %d: %s", q.Number, q.Unanswered))
+		}
+		if q.Acked {
+			t.took = append(t.took, q.Took)
+		}
+	}
+	slices.Sort(t.took)
+	return t
+}
+
+// quantile of the times to the acknowledgement.
+func (t tally) quantile(q float64) time.Duration {
+	if len(t.took) == 0 {
+		return 0
+	}
+	return t.took[min(len(t.took)-1, int(q*float64(len(t.took))))]
+}
+
+// saw adds what the outcome shows besides counts.
+func saw(out *outcome.Run, format string, args ...any) {
+	out.Seen = append(out.Seen, fmt.Sprintf(format, args...))
+}
