@@ -47,7 +47,7 @@ func ended(t *testing.T, conn net.Conn) {
 func TestSlowHeadersAndCallsWithoutAMessageAreEnded(t *testing.T) {
 	defaults := createDefaultConfig().(*Config)
 	assert.Positive(t, defaults.Protocols.HTTP.GetOrInsertDefault().ReadHeaderTimeout)
-	assert.Positive(t, defaults.Protocols.HTTP.Get().Keepalive.Get().IdleTimeout)
+	assert.Positive(t, defaults.Protocols.HTTP.Get().IdleTimeout) //nolint:staticcheck // it is where the library's default still is
 	assert.Positive(t, defaults.Protocols.GRPC.GetOrInsertDefault().Keepalive.Get().ServerParameters.Get().MaxConnectionAge)
 	assert.Positive(t, defaults.Protocols.GRPC.Get().Keepalive.Get().ServerParameters.Get().MaxConnectionAgeGrace)
 
