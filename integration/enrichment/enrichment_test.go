@@ -18,6 +18,8 @@ import (
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/confmap"
+	"go.opentelemetry.io/collector/confmap/provider/envprovider"
+	"go.opentelemetry.io/collector/confmap/provider/fileprovider"
 	"go.opentelemetry.io/collector/exporter"
 	"go.opentelemetry.io/collector/exporter/exportertest"
 	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
@@ -55,7 +57,7 @@ const (
 )
 
 // configured is a factory's default config with keys over it.
-func configured(t *testing.T, cfg component.Config, keys map[string]any) component.Config {
+func configured(t testing.TB, cfg component.Config, keys map[string]any) component.Config {
 	t.Helper()
 	require.NoError(t, confmap.NewFromStringMap(keys).Unmarshal(cfg))
 	require.NoError(t, confmap.Validate(cfg))
@@ -203,6 +205,34 @@ func tables(t *testing.T, dir, version string) {
 	}
 	write("services.csv", services)
 	write("methods.jsonl", `{"method":"GET","safe":true,"version":"`+version+`"}`+"\n"+`{"method":"POST","safe":false,"version":"`+version+`"}`+"\n")
+}
+
+// Guarantees: what distributions/ say to this component is what it understands, as it is and with its variables set. That the built Collector takes the whole of it
+// is tested in distributions.
+func TestTheDistributionsConfigsAreUnderstood(t *testing.T) {
+	understood := func(path string) *enrichmentprocessor.Config {
+		r, err := confmap.NewResolver(confmap.ResolverSettings{
+			URIs:              []string{"file:../../distributions/" + path},
+			ProviderFactories: []confmap.ProviderFactory{fileprovider.NewFactory(), envprovider.NewFactory()},
+		})
+		require.NoError(t, err)
+		conf, err := r.Resolve(t.Context())
+		require.NoError(t, err)
+		sub, err := conf.Sub("processors::enrichment")
+		require.NoError(t, err)
+		cfg := enrichmentprocessor.NewFactory().CreateDefaultConfig()
+		require.NoError(t, sub.Unmarshal(cfg))
+		require.NoError(t, confmap.Validate(cfg))
+		require.NoError(t, r.Shutdown(t.Context()))
+		return cfg.(*enrichmentprocessor.Config)
+	}
+	require.Empty(t, understood("aggregator/config.yaml").Cell)
+	require.Equal(t, "local", understood("local/aggregator.yaml").Cell)
+	require.NotNil(t, understood("aggregator/tenants.yaml").Tenants)
+	t.Setenv("PULSEGRID_CELL", "1234")
+	t.Setenv("PULSEGRID_JURISDICTION", "eu")
+	require.Equal(t, "1234", understood("aggregator/config.yaml").Cell)
+	require.Equal(t, "eu", understood("aggregator/config.yaml").Jurisdiction)
 }
 
 // Scenario: agents send everything twice, and forge attributes of enrichment; the two stores' aggregators have other versions of the tables; the hot one is then

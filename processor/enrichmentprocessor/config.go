@@ -128,7 +128,7 @@ func (c *Config) Validate() error {
 func (c LookupConfig) validate() error {
 	switch {
 	case !lookup.ValidName(c.Table):
-		return fmt.Errorf("table: %q is no name of at most %d of letters, digits, _, - and .", c.Table, lookup.MaxNameBytes)
+		return fmt.Errorf("table: %q is no name of at most %d of letters, digits, and _ - . after the first", c.Table, lookup.MaxNameBytes)
 	case !lookup.ValidName(c.key()) || c.key() == lookup.TenantColumn:
 		return fmt.Errorf("key: %q is no column that can hold a key", c.Key)
 	case c.From != "" && c.From != fromResource && c.From != fromEvent:
