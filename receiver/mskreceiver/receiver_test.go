@@ -85,9 +85,12 @@ func TestAStuckPartitionHoldsNoOtherUpAndCommitsNothing(t *testing.T) {
 		o := committed(t, cl, "g")
 		return o[0] == 4000 && o[2] == 4000
 	})
-	used, paused := r.group.deps.budget.usage()
-	require.LessOrEqual(t, used, 4*cfg.MaxInFlightBytes) // the client's own fetches come on top
-	require.Equal(t, 1, paused)
+	used, _ := r.group.deps.budget.usage()
+	require.LessOrEqual(t, used, 4*cfg.MaxInFlightBytes)        // the client's own fetches come on top
+	eventually(t, "only the stuck one is paused", func() bool { // the others are resumed when what they held is let go of, which is after the commit
+		_, paused := r.group.deps.budget.usage()
+		return paused == 1
+	})
 	require.ErrorContains(t, stop(), "partition 1")
 	require.Zero(t, max(0, committed(t, cl, "g")[1]))
 }
