@@ -362,7 +362,7 @@ func eachEvent(t testing.TB, sig signal.Signal, body []byte, fn func(index int, 
 	t.Helper()
 	_, err := otlpwire.Count(sig, body, otlpwire.Limits{})
 	require.NoError(t, err)
-	require.NoError(t, otlpwire.Walk(sig, body, func(e otlpwire.Event) bool {
+	require.NoError(t, otlpwire.Walk(sig, body, func(e *otlpwire.Event) bool {
 		fn(e.Index, sig.String()+string(e.Resource)+string(e.Metric.Name)+string(e.Bytes))
 		return true
 	}))

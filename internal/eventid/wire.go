@@ -19,14 +19,14 @@ import (
 // The request must have passed otlpwire.Count.
 func Wire(sig signal.Signal, request []byte, source string, dst [][16]byte) ([][16]byte, bool) {
 	w := wire{source: source, ids: dst, ok: true}
-	err := otlpwire.Walk(sig, request, func(ev otlpwire.Event) bool {
+	err := otlpwire.Walk(sig, request, func(ev *otlpwire.Event) bool {
 		switch sig {
 		case signal.Logs:
-			w.log(&ev)
+			w.log(ev)
 		case signal.Traces:
-			w.span(&ev)
+			w.span(ev)
 		case signal.Metrics:
-			w.point(&ev)
+			w.point(ev)
 		}
 		return w.ok
 	})

@@ -109,7 +109,7 @@ func (d *Decoder) fill(sig signal.Signal, request []byte) bool {
 		return false
 	}
 	i := 0
-	err := otlpwire.Walk(sig, request, func(e otlpwire.Event) bool {
+	err := otlpwire.Walk(sig, request, func(e *otlpwire.Event) bool {
 		if i < len(d.maps) {
 			attrs := e.Attributes()
 			d.attributes(&attrs, int(d.counts[i]), d.maps[i])

@@ -43,7 +43,7 @@ func timed(b *testing.B, n int, fn func()) time.Duration {
 func BenchmarkWalk(b *testing.B) {
 	for _, sig := range signal.All {
 		req := otlptest.Realistic(sig, 1, benchEvents)
-		run := func(name string, fn func(Event) bool) {
+		run := func(name string, fn func(*Event) bool) {
 			b.Run(sig.String()+"/"+name, func(b *testing.B) {
 				b.SetBytes(int64(len(req)))
 				b.ReportAllocs()
@@ -52,14 +52,14 @@ func BenchmarkWalk(b *testing.B) {
 				}
 			})
 		}
-		run("events", func(Event) bool { return true })
-		run("three_attributes", func(e Event) bool {
+		run("events", func(*Event) bool { return true })
+		run("three_attributes", func(e *Event) bool {
 			_, _ = e.Attr("http.route")
 			_, _ = e.Attr("score")
 			_, _ = e.ResourceAttr("service.name")
 			return true
 		})
-		run("all_attributes", func(e Event) bool {
+		run("all_attributes", func(e *Event) bool {
 			for k, v := range e.Attributes().All() {
 				if len(k) == 0 || v.Type() == TypeEmpty {
 					panic("generated attributes have a key and a value")

@@ -38,7 +38,8 @@ func (b *builder) ownOf(p *path, d int) []byte {
 		return own.bytes
 	}
 	own.of, own.size, own.bytes = &l.msg[0], len(l.msg), own.bytes[:0]
-	for f := (fields{b: l.msg}); f.next(); {
+	f := fields{b: l.msg}
+	for f.next() {
 		if l.holder.field(f.num).kind < kEvents {
 			own.bytes = append(own.bytes, f.raw()...)
 		}

@@ -33,7 +33,7 @@ func agree(t *testing.T, sig signal.Signal, req []byte) {
 	keep := func(i int) bool { return (i*2654435761)>>4&1 == 0 }
 	if err != nil {
 		// Whatever else is called on such bytes must come back.
-		_ = Walk(sig, req, func(e Event) bool { _, _ = e.Attr("k"); _ = e.Time(); return true })
+		_ = Walk(sig, req, func(e *Event) bool { _, _ = e.Attr("k"); _ = e.Time(); return true })
 		_, _, _ = Split(sig, req, keep)
 		_, _, _ = SplitBySize(sig, req, len(req)/2)
 		_, _ = SetResourceAttribute(sig, req, "k", "v")
@@ -64,7 +64,7 @@ func agreeWalk(t *testing.T, sig signal.Signal, req []byte, want decoded) {
 	t.Helper()
 	events := want.events()
 	i := 0
-	err := Walk(sig, req, func(e Event) bool {
+	err := Walk(sig, req, func(e *Event) bool {
 		w := events[i]
 		if e.Index != i {
 			t.Fatalf("event %d has index %d", i, e.Index)
@@ -80,7 +80,7 @@ func agreeWalk(t *testing.T, sig signal.Signal, req []byte, want decoded) {
 		if w.body != nil {
 			sameValue(t, e.Body(), *w.body)
 		}
-		agreeHead(t, &e, w)
+		agreeHead(t, e, w)
 		i++
 		return true
 	})

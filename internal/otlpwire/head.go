@@ -20,45 +20,87 @@ type Head struct {
 	Number                      Value // a number data point's value: an int, a double, or empty
 	Parts                       int   // span events, links or exemplars: see Event.Parts
 
-	attributes     []byte // from the first attribute's field to behind the last one's
-	attributeField int32
+	event           []byte
+	pos             int // as far as it has been read
+	firstAttribute  int // where the field of the first attribute begins
+	pastAttributes  int // behind the last one's; 0: there is none so far
+	attributeField  int32
+	untilAttributes bool // reading stops at the first attribute
 }
 
 // Attributes iterates over the event's attributes.
-func (h *Head) Attributes() Cursor { return Attributes{h.attributes, h.attributeField}.Cursor() }
+func (h *Head) Attributes() Cursor {
+	return Attributes{h.event[h.firstAttribute:h.pastAttributes], h.attributeField}.Cursor()
+}
 
 // Head reads e into h.
 func (e *Event) Head(h *Head) {
-	*h = Head{attributeField: e.attributesField()}
+	*h = Head{event: e.Bytes, attributeField: e.attributesField()}
+	e.head(h)
+}
+
+// HeadToAttributes reads into h what comes before e's attributes, and puts c at the first of these, so that they are read once and not twice: c ends at
+// the first field that is no attribute as nearly all are written. HeadFrom reads on from there.
+func (e *Event) HeadToAttributes(h *Head, c *Cursor) {
+	*h = Head{event: e.Bytes, attributeField: e.attributesField(), untilAttributes: true}
+	e.head(h)
+	c.f.b, c.f.pos, c.field, c.plain = e.Bytes, h.pos, h.attributeField, true
+}
+
+// HeadFrom reads into h what comes behind c's attributes. It tells whether c has passed all that e has; h is complete either way.
+func (e *Event) HeadFrom(h *Head, c *Cursor) bool {
+	h.untilAttributes = false
+	if c.f.pos > h.pos {
+		h.firstAttribute, h.pastAttributes, h.pos = h.pos, c.f.pos, c.f.pos
+	}
+	passed := h.pastAttributes
+	e.head(h)
+	return h.pastAttributes == passed
+}
+
+func (e *Event) head(h *Head) {
 	switch e.Signal {
 	case signal.Logs:
-		e.logHead(h)
+		h.log(e.Bytes)
 	case signal.Traces:
-		e.spanHead(h)
+		h.span(e.Bytes)
 	default:
-		e.pointHead(h)
+		h.point(e)
 	}
 }
 
-// next moves f to the next field, past attributes that are shorter than 128 bytes: most of an event's fields are these. Attributes lie between
-// first and end so far; first is -1 before there are any.
-func (h *Head) next(f *fields, first, end *int) bool {
+// next moves f to the next field, past attributes that are shorter than 128 bytes: most of an event's fields are these.
+func (h *Head) next(f *fields) bool {
 	b, pos, tag := f.b, f.pos, byte(h.attributeField<<3|wireLen)
+	if h.untilAttributes && pos < len(b) && b[pos] == tag {
+		h.pos = pos
+		return false
+	}
 	for pos+1 < len(b) && b[pos] == tag && b[pos+1] < 0x80 && pos+2+int(b[pos+1]) <= len(b) {
 		pos += 2 + int(b[pos+1])
 	}
 	if pos > f.pos {
-		if *first < 0 {
-			*first = f.pos
-		}
-		*end, f.pos = pos, pos
+		h.attribute(f.pos, pos)
+		f.pos = pos
 	}
-	return f.next()
+	if !f.next() {
+		h.pos = f.pos
+		return false
+	}
+	return true
 }
 
-func (e *Event) logHead(h *Head) {
-	first, end := -1, 0
-	for f := (fields{b: e.Bytes}); ; {
+// attribute notes that attributes lie there.
+func (h *Head) attribute(start, end int) {
+	if h.pastAttributes == 0 {
+		h.firstAttribute = start
+	}
+	h.pastAttributes = end
+}
+
+func (h *Head) log(event []byte) {
+	f := fields{b: event, pos: h.pos}
+	for {
 		// Both times are there in nearly all records: they are read without the detour.
 		if b, pos := f.b, f.pos; pos+9 <= len(b) && (b[pos] == 1<<3|wireI64 || b[pos] == 11<<3|wireI64) {
 			if at := binary.LittleEndian.Uint64(b[pos+1:]); b[pos] == 1<<3|wireI64 {
@@ -69,17 +111,14 @@ func (e *Event) logHead(h *Head) {
 			f.pos += 9
 			continue
 		}
-		if !h.next(&f, &first, &end) {
-			break
+		if !h.next(&f) {
+			return
 		}
 		switch {
 		case f.wire == wireLen:
 			switch f.num {
 			case 6:
-				if first < 0 {
-					first = f.start
-				}
-				end = f.pos
+				h.attribute(f.start, f.pos)
 			case 3:
 				h.SeverityText = f.content()
 			case 5:
@@ -93,22 +132,16 @@ func (e *Event) logHead(h *Head) {
 			h.ObservedTime = f.uint()
 		}
 	}
-	if first >= 0 {
-		h.attributes = e.Bytes[first:end]
-	}
 }
 
-func (e *Event) spanHead(h *Head) {
-	first, end := -1, 0
-	for f := (fields{b: e.Bytes}); h.next(&f, &first, &end); {
+func (h *Head) span(event []byte) {
+	f := fields{b: event, pos: h.pos}
+	for h.next(&f) {
 		switch {
 		case f.wire == wireLen:
 			switch f.num {
 			case 9:
-				if first < 0 {
-					first = f.start
-				}
-				end = f.pos
+				h.attribute(f.start, f.pos)
 			case 3:
 				h.TraceState = f.content()
 			case 5:
@@ -116,7 +149,8 @@ func (e *Event) spanHead(h *Head) {
 			case 11, 13:
 				h.Parts++
 			case 15: // merged as messages are: a piece without a message leaves that of the piece before
-				for g := (fields{b: f.content()}); g.next(); {
+				g := fields{b: f.content()}
+				for g.next() {
 					if g.num == 2 && g.wire == wireLen {
 						h.StatusMessage = g.content()
 					}
@@ -130,23 +164,17 @@ func (e *Event) spanHead(h *Head) {
 			h.Kind = int32(f.uint())
 		}
 	}
-	if first >= 0 {
-		h.attributes = e.Bytes[first:end]
-	}
 }
 
-func (e *Event) pointHead(h *Head) {
+func (h *Head) point(e *Event) {
 	h.Name = e.Metric.Name
 	exemplars := e.exemplarsField()
 	number := e.Metric.Type == Gauge || e.Metric.Type == Sum
-	first, end := -1, 0
-	for f := (fields{b: e.Bytes}); h.next(&f, &first, &end); {
+	f := fields{b: e.Bytes, pos: h.pos}
+	for h.next(&f) {
 		switch {
 		case f.wire == wireLen && f.num == h.attributeField:
-			if first < 0 {
-				first = f.start
-			}
-			end = f.pos
+			h.attribute(f.start, f.pos)
 		case f.wire == wireLen && f.num == exemplars:
 			h.Parts++
 		case f.wire == wireI64 && f.num == 3:
@@ -156,9 +184,6 @@ func (e *Event) pointHead(h *Head) {
 		case f.wire == wireI64 && f.num == 6 && number:
 			h.Number = Value{typ: TypeInt, num: f.uint()}
 		}
-	}
-	if first >= 0 {
-		h.attributes = e.Bytes[first:end]
 	}
 }
 
@@ -208,7 +233,8 @@ func (e *Event) Parts(fn func(Part) bool) {
 // parts are those of one field, with their text and attributes in these fields of theirs.
 func (e *Event) parts(kind PartKind, num, text, attributes int32, fn func(Part) bool) bool {
 	index := 0
-	for f := (fields{b: e.Bytes}); f.next(); {
+	f := fields{b: e.Bytes}
+	for f.next() {
 		if f.num != num || f.wire != wireLen {
 			continue
 		}
@@ -224,13 +250,14 @@ func (e *Event) parts(kind PartKind, num, text, attributes int32, fn func(Part) 
 	return true
 }
 
-// Cursor iterates over attributes without a call for each: for c := a.Cursor(); c.Next(); { c.Key ... }.
+// Cursor iterates over attributes without a call for each: c := a.Cursor(); for c.Next() { c.Key ... }.
 type Cursor struct {
 	Key   []byte
 	Value Value
 
 	f     fields
 	field int32
+	plain bool // it ends at the first field that is no attribute as nearly all are written
 }
 
 // Cursor returns one that stands before the first attribute.
@@ -253,14 +280,17 @@ func (c *Cursor) NextRaw() (key []byte, v RawValue, plain ValueType, ok bool) {
 	if pos+6 <= len(b) && b[pos] == byte(c.field<<3|wireLen) && b[pos+1] < 0x80 {
 		end := pos + 2 + int(b[pos+1])
 		if m := pos + 4 + int(b[pos+3]); end <= len(b) && b[pos+3] < 0x80 && m+2 <= end && m+2+int(b[m+1]) == end { // two fields, shorter than 128 bytes
-			one, two := b[pos+4:m:m], b[m+2:end:end]
-			switch {
-			case b[pos+2] == 1<<3|wireLen && b[m] == 2<<3|wireLen:
+			key, v = b[pos+4:m:m], b[m+2:end:end]
+			first, second := b[pos+2], b[m]
+			if first == 2<<3|wireLen { // as pdata writes it
+				key, v, first, second = v, key, second, first
+			}
+			if first == 1<<3|wireLen && second == 2<<3|wireLen {
 				c.f.pos = end
-				return one, two, RawValue(two).plain(), true
-			case b[pos+2] == 2<<3|wireLen && b[m] == 1<<3|wireLen: // as pdata writes it
-				c.f.pos = end
-				return two, one, RawValue(one).plain(), true
+				if len(v) > 1 && v[0] == 1<<3|wireLen && int(v[1]) == len(v)-2 { // plain says the same, and is not inlined
+					return key, v, TypeString, true
+				}
+				return key, v, v.plain(), true
 			}
 		}
 	}
@@ -268,7 +298,7 @@ func (c *Cursor) NextRaw() (key []byte, v RawValue, plain ValueType, ok bool) {
 }
 
 func (c *Cursor) nextOfAny() (key []byte, v RawValue, plain ValueType, ok bool) {
-	for c.f.next() {
+	for !c.plain && c.f.next() {
 		if c.f.num != c.field || c.f.wire != wireLen {
 			continue
 		}
@@ -283,7 +313,8 @@ func (c *Cursor) nextOfAny() (key []byte, v RawValue, plain ValueType, ok bool) 
 
 // rawKeyValue is keyValue without reading the value. A value in pieces is put together: protobuf merges messages by concatenating them.
 func rawKeyValue(msg []byte) (key []byte, v RawValue) {
-	for f := (fields{b: msg}); f.next(); {
+	f := fields{b: msg}
+	for f.next() {
 		switch {
 		case f.num == 1 && f.wire == wireLen:
 			key = f.content()
@@ -301,6 +332,12 @@ type RawValue []byte
 
 // Value reads the value.
 func (v RawValue) Value() Value { return Value{}.merge(v) }
+
+// Int of a value of which NextRaw has said that it is a plain int.
+func (v RawValue) Int() int64 {
+	n, _ := varint(v, 1)
+	return int64(n)
+}
 
 // Text of a value of which NextRaw has said that it is a plain string.
 func (v RawValue) Text() []byte { return v[2:] }

@@ -3,6 +3,7 @@ package otlpwire
 import (
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -20,6 +21,7 @@ func agreeHead(t *testing.T, e *Event, w wanted) {
 	if h.Time != e.Time() || h.ObservedTime != e.ObservedTime() || h.EndTime != e.EndTime() || string(h.Name) != string(e.Name()) {
 		t.Fatalf("event %d: head %+v is not what the accessors say", e.Index, h)
 	}
+	agreeParted(t, e, &h)
 	if w.body != nil {
 		sameValue(t, h.Body, *w.body)
 	}
@@ -55,6 +57,40 @@ func agreeHead(t *testing.T, e *Event, w wanted) {
 	}
 	if !slices.Equal(got, want) {
 		t.Fatalf("event %d: the cursor gives %v\nwant %v", e.Index, got, want)
+	}
+}
+
+// agreeParted holds a head that is read to its attributes, and from one of them on, against one that is read at once.
+func agreeParted(t *testing.T, e *Event, whole *Head) {
+	t.Helper()
+	all := 0
+	for c := whole.Attributes(); c.Next(); all++ {
+	}
+	for most := range all + 2 {
+		var h Head
+		var c Cursor
+		e.HeadToAttributes(&h, &c)
+		at := whole.Attributes()
+		n := 0
+		for n < most {
+			key, raw, plain, ok := c.NextRaw()
+			if !ok {
+				break
+			}
+			n++
+			wantKey, wantRaw, wantPlain, _ := at.NextRaw()
+			if string(key) != string(wantKey) || string(raw) != string(wantRaw) || plain != wantPlain {
+				t.Fatalf("event %d: attribute %d is %q %x, want %q %x", e.Index, n, key, raw, wantKey, wantRaw)
+			}
+		}
+		passed := e.HeadFrom(&h, &c)
+		if passed != (n == all) {
+			t.Fatalf("event %d: %d of %d attributes passed, said to be all: %t", e.Index, n, all, passed)
+		}
+		h.pos = whole.pos
+		if !reflect.DeepEqual(h, *whole) {
+			t.Fatalf("event %d: after %d attributes the head is %+v\nwant %+v", e.Index, n, h, *whole)
+		}
 	}
 }
 

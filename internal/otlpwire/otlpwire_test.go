@@ -208,7 +208,7 @@ func TestWalkingAllocatesNothingForAnEvent(t *testing.T) {
 		}), "Count of %s", sig)
 		seen := 0
 		allocs := testing.AllocsPerRun(10, func() {
-			_ = Walk(sig, req, func(e Event) bool {
+			_ = Walk(sig, req, func(e *Event) bool {
 				if _, ok := e.Attr("http.route"); ok {
 					seen++
 				}
@@ -229,7 +229,7 @@ func TestWalkingAllocatesNothingForAnEvent(t *testing.T) {
 func TestWalkStopsWhenToldTo(t *testing.T) {
 	for _, sig := range signal.All {
 		n := 0
-		require.NoError(t, Walk(sig, otlptest.Realistic(sig, 1, 30), func(e Event) bool { n++; return n < 15 }))
+		require.NoError(t, Walk(sig, otlptest.Realistic(sig, 1, 30), func(e *Event) bool { n++; return n < 15 }))
 		require.Equal(t, 15, n)
 	}
 }
@@ -338,7 +338,7 @@ func TestGeneratedRequests(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 43, n)
 	}
-	_ = Walk(signal.Logs, otlptest.Logs(1, 3), func(e Event) bool {
+	_ = Walk(signal.Logs, otlptest.Logs(1, 3), func(e *Event) bool {
 		n := 0
 		for range e.Attributes().All() {
 			n++

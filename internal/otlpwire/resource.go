@@ -21,7 +21,8 @@ var identity = [...]string{
 func Source(sig signal.Signal, req []byte) string {
 	requestOf(sig) // all signals have their resources at the same place; this refuses what is no signal
 	var resource []byte
-	for f := (fields{b: req}); f.next(); {
+	f := fields{b: req}
+	for f.next() {
 		if f.num == 1 && f.wire == wireLen {
 			resource = merged(f.content(), 1)
 			break

@@ -6,7 +6,8 @@ import "iter"
 // many events there are.
 func Resources(req []byte) iter.Seq[Attributes] {
 	return func(yield func(Attributes) bool) {
-		for f := (fields{b: req}); f.next(); {
+		f := fields{b: req}
+		for f.next() {
 			if f.num == 1 && f.wire == wireLen && !yield(Attributes{merged(f.content(), 1), resourceAttributes}) {
 				return
 			}

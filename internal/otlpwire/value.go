@@ -70,7 +70,8 @@ func (v Value) Items() iter.Seq[Value] {
 		if v.typ != TypeArray {
 			return
 		}
-		for f := (fields{b: v.raw}); f.next(); {
+		f := fields{b: v.raw}
+		for f.next() {
 			if f.num == 1 && f.wire == wireLen && !yield(Value{}.merge(f.content())) {
 				return
 			}
@@ -91,7 +92,8 @@ func (v Value) merge(msg []byte) Value {
 	if len(msg) > 1 && msg[0] == 1<<3|wireLen && msg[1] < 0x80 && 2+int(msg[1]) == len(msg) { // a short string and no more
 		return Value{typ: TypeString, raw: msg[2:len(msg):len(msg)]}
 	}
-	for f := (fields{b: msg}); f.next(); {
+	f := fields{b: msg}
+	for f.next() {
 		switch {
 		case f.num == 1 && f.wire == wireLen:
 			v = Value{typ: TypeString, raw: f.content()}
@@ -122,7 +124,8 @@ type Attributes struct {
 
 // Get returns the first attribute of that key.
 func (a Attributes) Get(key string) (Value, bool) {
-	for f := (fields{b: a.msg}); f.next(); {
+	f := fields{b: a.msg}
+	for f.next() {
 		if f.num != a.field || f.wire != wireLen {
 			continue
 		}
@@ -140,7 +143,8 @@ func (a Attributes) Get(key string) (Value, bool) {
 // All iterates over the attributes.
 func (a Attributes) All() iter.Seq2[[]byte, Value] {
 	return func(yield func([]byte, Value) bool) {
-		for f := (fields{b: a.msg}); f.next(); {
+		f := fields{b: a.msg}
+		for f.next() {
 			if f.num == a.field && f.wire == wireLen && !yield(keyValue(f.content())) {
 				return
 			}
@@ -152,7 +156,8 @@ func keyValue(msg []byte) (key []byte, v Value) {
 	if k, value, ok := usualParts(msg); ok {
 		return k, v.merge(value)
 	}
-	for f := (fields{b: msg}); f.next(); {
+	f := fields{b: msg}
+	for f.next() {
 		switch {
 		case f.num == 1 && f.wire == wireLen:
 			key = f.content()
@@ -165,7 +170,8 @@ func keyValue(msg []byte) (key []byte, v Value) {
 
 // lastBytes returns the content of a string, bytes or message field of which the last occurrence counts.
 func lastBytes(msg []byte, num int32) (content []byte) {
-	for f := (fields{b: msg}); f.next(); {
+	f := fields{b: msg}
+	for f.next() {
 		if f.num == num && f.wire == wireLen {
 			content = f.content()
 		}
@@ -175,7 +181,8 @@ func lastBytes(msg []byte, num int32) (content []byte) {
 
 // lastUint returns the value of a scalar field of which the last occurrence counts.
 func lastUint(msg []byte, num int32, wire uint8) (v uint64) {
-	for f := (fields{b: msg}); f.next(); {
+	f := fields{b: msg}
+	for f.next() {
 		if f.num == num && f.wire == wire {
 			v = f.uint()
 		}

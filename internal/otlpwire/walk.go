@@ -177,7 +177,8 @@ func (e *Event) Body() (v Value) {
 	if e.Signal != signal.Logs {
 		return v
 	}
-	for f := (fields{b: e.Bytes}); f.next(); {
+	f := fields{b: e.Bytes}
+	for f.next() {
 		if f.num == 5 && f.wire == wireLen {
 			v = v.merge(f.content())
 		}
@@ -204,7 +205,8 @@ func (e *Event) LogRecord() (r LogRecord) {
 		return r
 	}
 	var trace, span []byte
-	for f := (fields{b: e.Bytes}); f.next(); {
+	f := fields{b: e.Bytes}
+	for f.next() {
 		switch {
 		case f.num == 1 && f.wire == wireI64:
 			r.Time = f.uint()
@@ -255,9 +257,9 @@ func (e *Event) SpanID() (id [8]byte) {
 	return id
 }
 
-// Walk calls fn for each event of req in order until fn returns false. It fails with ErrMalformed when it comes across a fault
-// outside the events' own bytes; it has called fn for the events before the fault then.
-func Walk(sig signal.Signal, req []byte, fn func(Event) bool) error {
+// Walk calls fn for each event of req in order until fn returns false. It fails with ErrMalformed when it comes across a fault outside the events' own bytes;
+// it has called fn for the events before the fault then. The Event is the walk's own, and another one after fn has returned; its slices alias req.
+func Walk(sig signal.Signal, req []byte, fn func(*Event) bool) error {
 	e := Event{Signal: sig, ResourceIndex: -1, ScopeIndex: -1, MetricIndex: -1}
 	index := 0
 	return descend(sig, req, func(p *path) bool {
@@ -282,14 +284,15 @@ func Walk(sig signal.Signal, req []byte, fn func(Event) bool) error {
 				Type: MetricType(p.at[dataLevel].num), Data: p.at[dataLevel].msg,
 			}
 		}
-		return fn(e)
+		return fn(&e)
 	})
 }
 
 // merged returns a singular message field. It is copied only in the odd case that it comes in several pieces: protobuf merges
 // messages by concatenating them.
 func merged(msg []byte, num int32) (one []byte) {
-	for f := (fields{b: msg}); f.next(); {
+	f := fields{b: msg}
+	for f.next() {
 		if f.num != num || f.wire != wireLen {
 			continue
 		}

@@ -138,7 +138,8 @@ func skip(b []byte, pos int, wire uint8) int {
 	return badEnd
 }
 
-// fields iterates over the direct fields of a message: for f := (fields{b: b}); f.next(); { ... }; then f.err.
+// fields iterates over the direct fields of a message: f := fields{b: b}; for f.next() { ... }; then f.err. It is declared before the loop: a variable of the
+// for statement is another one in every iteration, and since its address is taken it would be copied, which made a tenth of a schema check.
 type fields struct {
 	b   []byte
 	pos int
@@ -166,6 +167,23 @@ func (f *fields) nextOfAny() bool {
 		return false
 	}
 	f.start = f.pos
+	if b, pos := f.b, f.pos; pos+9 <= len(b) && b[pos] >= 1<<3 && b[pos] < 0x80 { // the usual numbers of events
+		size := 0
+		switch b[pos] & 7 {
+		case wireVarint:
+			if b[pos+1] < 0x80 {
+				size = 1
+			}
+		case wireI64:
+			size = 8
+		case wireI32:
+			size = 4
+		}
+		if size > 0 {
+			f.num, f.wire, f.value, f.pos = int32(b[pos]>>3), b[pos]&7, pos+1, pos+1+size
+			return true
+		}
+	}
 	num, wire, pos := tag(f.b, f.pos)
 	if pos < 0 {
 		f.err = pos

@@ -2,10 +2,10 @@ package schema
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
@@ -65,7 +65,7 @@ type run struct {
 	kind     kind
 	strict   bool // the tenant's
 	now      uint64
-	each     func(otlpwire.Event) bool
+	each     func(*otlpwire.Event) bool
 
 	found           Findings
 	events, matched int
@@ -75,10 +75,13 @@ type run struct {
 	limits  *Limits
 	patched Limits // where the schema has limits of its own
 	head    otlpwire.Head
-	seen    [maxAttributes / 64]uint64
-	// order[i] is one more than the ordinal of the check that an event's i-th attribute had last, 0 where orderOf had none for it, and strange[i]
-	// its key then: events of one kind mostly have their attributes in one order.
-	order   [maxOrder]uint16
+	attrs   otlpwire.Cursor
+	seen    [maxAttributes / 64]uint64 // of the set of attributes at hand: the checks that were due
+	count   int                        // and how many there are so far
+	odd     odd
+	// order[i] is the check that an event's i-th attribute had last, nil where orderOf had none for it, and strange[i] its key then: events of one kind
+	// mostly have their attributes in one order.
+	order   [maxOrder]*check
 	strange [maxOrder][]byte
 	orderOf *table
 
@@ -114,13 +117,11 @@ func (r *run) end() {
 }
 
 // event checks one event.
-func (r *run) event(e otlpwire.Event) bool {
+func (r *run) event(e *otlpwire.Event) bool {
 	r.events++
-	h := &r.head
-	e.Head(h)
 	if e.ResourceIndex != r.resource {
 		r.resource = e.ResourceIndex
-		r.checkResource(&e)
+		r.checkResource(e)
 	}
 	if e.ScopeIndex != r.scope {
 		r.scope, r.named = e.ScopeIndex, false
@@ -129,23 +130,25 @@ func (r *run) event(e otlpwire.Event) bool {
 			r.url = e.SchemaURL()
 		}
 	}
-	r.find(&e)
+	by, valid := r.readHead(e)
+	h := &r.head
+	r.find(e)
 	if r.schema != nil {
 		r.matched++
 	}
 	if r.kind == metricGroup && (e.MetricIndex != r.metric || r.schema != r.metricFor) {
 		r.metric, r.metricFor = e.MetricIndex, r.schema
-		r.checkMetric(&e)
+		r.checkMetric(e)
 	}
 	r.checkTimes(h)
 	r.checkTexts(h)
 	r.checkBody(h)
-	r.checkAttributes(h)
+	r.checkAttributes(valid && r.schema == by)
 	if h.Parts > 0 {
-		r.checkParts(&e)
+		r.checkParts(e)
 	}
 	if r.kind == metricGroup {
-		r.checkNumber(&e, h)
+		r.checkNumber(e, h)
 	}
 	if len(r.verdicts)+len(r.resourceVerdicts)+len(r.metricVerdicts) > 0 {
 		r.finish(e.Index)
@@ -209,7 +212,7 @@ func (r *run) checkResource(e *otlpwire.Event) {
 	r.limits = &r.base
 	r.named = false // the limits are a schema's no more
 	r.at = "resource."
-	n := r.set(nil, nil, e.ResourceAttributes().Cursor(), false)
+	n := r.set(nil, noTable, e.ResourceAttributes().Cursor(), false)
 	r.tooMany(n)
 	r.schemaOnly = true // the limits have been checked
 	for _, s := range r.registry.resources {
@@ -333,7 +336,7 @@ func (r *run) checkTexts(h *otlpwire.Head) {
 }
 
 func (r *run) text(path string, s []byte) {
-	if len(s) > 0 && !utf8.Valid(s) {
+	if !textual(s, math.MaxInt) {
 		r.add(nil, Verdict{Code: InvalidUTF8, Path: path, Expected: "UTF-8", Got: strconv.Itoa(len(s)) + " bytes"})
 	}
 }
@@ -348,7 +351,7 @@ func (r *run) checkParts(e *otlpwire.Event) {
 		} else {
 			r.text(r.at+"name", p.Text)
 		}
-		r.tooMany(r.set(nil, nil, p.Attributes.Cursor(), false))
+		r.tooMany(r.set(nil, noTable, p.Attributes.Cursor(), false))
 		return true
 	})
 	r.at, r.schema, r.limits = "", schema, limits

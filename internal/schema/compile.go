@@ -126,7 +126,8 @@ type check struct {
 	items    typeSet // of an array
 	pii      bool
 	required bool
-	more     *more // nil: no more than the type
+	ordinal  uint16 // in its table
+	more     *more  // nil: no more than the type
 }
 
 // more are the checks that few attributes have.
@@ -156,12 +157,12 @@ type table struct {
 	pii       bool // at least one attribute is personal data
 }
 
-// find returns the ordinal of a key's check; -1: it has none of its own.
-func (t *table) find(key []byte) int {
+// find returns a key's check; nil: it has none of its own.
+func (t *table) find(key []byte) *check {
 	if i, ok := t.index[string(key)]; ok {
-		return int(i)
+		return &t.checks[i]
 	}
-	return -1
+	return nil
 }
 
 func (t *table) template(key []byte) *check {
@@ -192,11 +193,11 @@ func compileTable(attrs []attribute, enumsClosed bool) (*table, error) {
 }
 
 func (t *table) add(c check) {
-	n := uint16(len(t.checks)) // at most maxAttributes
+	c.ordinal = uint16(len(t.checks)) // at most maxAttributes
 	if c.required {
-		t.required = append(t.required, n)
+		t.required = append(t.required, c.ordinal)
 	}
-	t.index[c.key] = n
+	t.index[c.key] = c.ordinal
 	t.checks = append(t.checks, c)
 }
 

@@ -2,6 +2,7 @@ package schema_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"reflect"
 	"testing"
 
@@ -63,12 +64,35 @@ func agree(t *testing.T, c *schema.Checker, sig signal.Signal, req []byte) schem
 	if !reflect.DeepEqual(want, got) {
 		t.Fatalf("%s request %x\nof its bytes %s\nof pdata     %s", sig, req[:min(len(req), 1000)], got.Findings.Append(nil), want.Findings.Append(nil))
 	}
+	alone(t, c, sig, req, got)
 	if len(got.Findings) > 0 {
 		back, err := schema.DecodeFindings(got.Findings.Append(nil))
 		require.NoError(t, err)
 		require.Equal(t, got.Findings, back)
 	}
 	return got
+}
+
+// alone checks each event without the others: what is remembered from one event to the next must not show.
+func alone(t *testing.T, c *schema.Checker, sig signal.Signal, req []byte, together schema.Result) {
+	t.Helper()
+	if together.Events > 50 {
+		return
+	}
+	var want schema.Findings
+	for i := range together.Events {
+		one, _, err := otlpwire.Split(sig, req, func(index int) bool { return index == i })
+		require.NoError(t, err)
+		res, err := c.Check(sig, one, schema.Open, now)
+		require.NoError(t, err)
+		for _, f := range res.Findings {
+			f.Event = i
+			want = append(want, f)
+		}
+	}
+	if !reflect.DeepEqual(want, together.Findings) {
+		t.Fatalf("%s request %x\ntogether       %s\none at a time  %s", sig, req[:min(len(req), 1000)], together.Findings.Append(nil), want.Append(nil))
+	}
 }
 
 func anythingChecker(t testing.TB) *schema.Checker {
@@ -91,6 +115,47 @@ func TestBytesAndPdataGetTheSameVerdicts(t *testing.T) {
 	}
 	for _, code := range []schema.Code{schema.AttributeType, schema.AttributeMissing, schema.AttributeUnknown, schema.TooManyAttributes, schema.KeyTooLong, schema.TooDeep} {
 		require.NotZero(t, codes[code], "the generated requests show nothing of %s: %v", code, codes)
+	}
+}
+
+// Events of one scope are of several schemas, valid or not, in any order.
+func TestAnEventsVerdictsAreNoNeighbours(t *testing.T) {
+	c := schema.NewChecker(load(t, shop), schema.Limits{AttributesMax: 4})
+	codes := map[schema.Code]int{}
+	for seed := range uint64(60) {
+		g := rand.New(rand.NewPCG(seed, 0))
+		ld := record(func(plog.LogRecord) {})
+		records := ld.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords()
+		for range 40 {
+			lr := records.AppendEmpty()
+			records.At(0).CopyTo(lr)
+			lr.SetEventName([]string{"order.placed", "order.placed", "order.text", "another", ""}[g.IntN(5)])
+			switch attrs := lr.Attributes(); g.IntN(6) {
+			case 0:
+				attrs.PutInt("order.id", 7)
+			case 1:
+				attrs.Clear()
+			case 2:
+				attrs.PutStr("order.state", "paid")
+			case 3:
+				attrs.PutStr("order.label.colour", "red")
+				attrs.PutStr("a", "b")
+			case 4:
+				for i := range 5 {
+					attrs.PutBool(fmt.Sprint(i), true)
+				}
+			}
+		}
+		req, err := plogotlp.NewExportRequestFromLogs(ld).MarshalProto()
+		require.NoError(t, err)
+		for _, f := range agree(t, c, signal.Logs, req).Findings {
+			for _, v := range f.Verdicts {
+				codes[v.Code]++
+			}
+		}
+	}
+	for _, code := range []schema.Code{schema.AttributeType, schema.AttributeMissing, schema.AttributeUnknown, schema.TooManyAttributes, schema.BodyType} {
+		require.NotZero(t, codes[code], "the records show nothing of %s: %v", code, codes)
 	}
 }
 

@@ -9,124 +9,183 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire"
 )
 
-func (r *run) checkAttributes(h *otlpwire.Head) {
-	s := r.schema
-	if s == nil {
-		r.tooMany(r.set(nil, nil, h.Attributes(), false))
-		return
+// noTable asks for nothing: what remains are the limits.
+var noTable = &table{}
+
+// rules are what the attributes of an event of the schema at hand are held against.
+func (r *run) rules() (t *table, strict bool) {
+	switch s := r.schema; {
+	case s == nil:
+		return noTable, false
+	case s.strict != nil:
+		return s.table, *s.strict
+	default:
+		return s.table, r.strict
 	}
-	strict := r.strict
-	if s.strict != nil {
-		strict = *s.strict
-	}
-	r.tooMany(r.set(s, s.table, h.Attributes(), strict))
 }
 
-// set checks a set of attributes against a table and the limits, or without a table against the limits alone. It returns how many there are.
+// readHead reads the event's head. Most events are of the schema of the event before: their attributes are checked by that on the way, so that they are read
+// once. It tells whether all of them were seen to be valid so, and by which schema; what else there is to say of them is left to checkAttributes.
+func (r *run) readHead(e *otlpwire.Event) (by *Schema, valid bool) {
+	if !r.named { // another resource or scope: another schema perhaps
+		e.Head(&r.head)
+		return nil, false
+	}
+	t, strict := r.rules()
+	r.begins(t)
+	e.HeadToAttributes(&r.head, &r.attrs)
+	odd := r.pass(t, &r.attrs, strict)
+	return r.schema, e.HeadFrom(&r.head, &r.attrs) && !odd
+}
+
+// checkAttributes: valid tells that readHead has seen them to be valid by the event's schema.
+func (r *run) checkAttributes(valid bool) {
+	t, strict := r.rules()
+	if valid {
+		r.missing(r.schema, t)
+		r.tooMany(r.count)
+		return
+	}
+	r.tooMany(r.set(r.schema, t, r.head.Attributes(), strict))
+}
+
+// set checks a set of attributes against a table and the limits. It returns how many there are.
 func (r *run) set(s *Schema, t *table, attrs otlpwire.Cursor, strict bool) (n int) {
-	most := r.limits.ValueBytesMax
-	if most <= 0 {
-		most = math.MaxInt
+	r.begins(t)
+	for r.pass(t, &attrs, strict) {
+		r.judge(s, t, strict)
 	}
-	if t == nil {
-		return r.limited(attrs, most)
-	}
-	if r.orderOf != t {
-		r.orderOf, r.order, r.strange = t, [maxOrder]uint16{}, [maxOrder][]byte{}
-	}
+	r.missing(s, t)
+	return r.count
+}
+
+// begins a set of attributes.
+func (r *run) begins(t *table) {
+	r.count = 0
 	clear(r.seen[:(len(t.checks)+63)/64])
-	for {
+	if t != noTable && r.orderOf != t {
+		r.orderOf, r.order, r.strange = t, [maxOrder]*check{}, [maxOrder][]byte{}
+	}
+}
+
+// odd is an attribute that was not seen to be valid at once.
+type odd struct {
+	key   []byte
+	raw   otlpwire.RawValue
+	check *check // nil: it has none of its own
+}
+
+// pass moves over the attributes that are seen to be valid at once, which nearly all are. It stops behind the first that is not, r.odd; false: there is none.
+func (r *run) pass(t *table, attrs *otlpwire.Cursor, strict bool) bool {
+	most, keyMost := orAny(r.limits.ValueBytesMax), orAny(r.limits.KeyBytesMax)
+	foreign := !strict && len(t.templates) == 0
+	for n := r.count; ; {
 		key, raw, plain, ok := attrs.NextRaw()
 		if !ok {
-			break
+			r.count = n
+			return false
 		}
-		var i int
-		if n < maxOrder {
-			if last := r.order[n]; last > 0 && string(key) == t.checks[last-1].key {
-				i = int(last) - 1
-			} else {
-				i = r.ordinal(t, key, n)
+		var c *check
+		switch {
+		case t == noTable:
+		case n >= maxOrder:
+			c = t.find(key)
+		default:
+			if c = r.order[n]; c == nil || string(key) != c.key {
+				c = r.other(t, key, n)
 			}
-		} else {
-			i = t.find(key)
 		}
 		n++
-		if i < 0 {
-			r.foreign(s, t, key, raw, plain, strict)
-			continue
+		if plain != otlpwire.TypeEmpty && (plain != otlpwire.TypeString || textual(raw.Text(), most)) {
+			if c == nil {
+				if foreign && len(key) > 0 && textual(key, keyMost) {
+					continue
+				}
+			} else if seen, mask := &r.seen[c.ordinal/64], uint64(1)<<(c.ordinal%64); *seen&mask == 0 && c.types.has(plain) && (c.more == nil || c.more.takes(plain, raw)) {
+				*seen |= mask
+				continue
+			}
 		}
-		c := &t.checks[i]
-		word, mask := i/64, uint64(1)<<(i%64)
-		if r.seen[word]&mask != 0 {
-			r.add(s, Verdict{Code: AttributeDuplicate, Path: r.path(key), Expected: "one value"})
-		}
-		r.seen[word] |= mask
-		// Nearly all values are seen to be valid here. What is not is looked at again, for what is wrong with it.
-		if plain != otlpwire.TypeEmpty && c.types.has(plain) && (plain != otlpwire.TypeString || textual(raw.Text(), most)) && (c.more == nil || c.more.takes(plain, raw)) {
-			continue
-		}
-		r.checked(place{run: r, schema: s, check: c, key: key}, raw.Value())
+		r.count, r.odd = n, odd{key, raw, c}
+		return true
 	}
+}
+
+// orAny is a limit; 0 stands for none.
+func orAny(most int) int {
+	if most <= 0 {
+		return math.MaxInt
+	}
+	return most
+}
+
+// judge finds out what is wrong with the odd attribute, if anything is.
+func (r *run) judge(s *Schema, t *table, strict bool) {
+	a := &r.odd
+	if c := a.check; c != nil {
+		seen, mask := &r.seen[c.ordinal/64], uint64(1)<<(c.ordinal%64)
+		if *seen&mask != 0 {
+			r.add(s, Verdict{Code: AttributeDuplicate, Path: r.path(a.key), Expected: "one value"})
+		}
+		*seen |= mask
+		r.checked(place{run: r, schema: s, check: c, key: a.key}, a.raw.Value())
+		return
+	}
+	r.key(a.key)
+	if c := t.template(a.key); c != nil {
+		r.checked(place{run: r, schema: s, check: c, key: a.key}, a.raw.Value())
+		return
+	}
+	v := a.raw.Value()
+	if strict {
+		r.add(s, Verdict{Code: AttributeUnknown, Path: r.path(a.key), Expected: "an attribute of the schema", Got: typeName(v.Type())})
+	}
+	r.value(place{run: r, key: a.key}, v, r.limits.ValueBytesMax)
+}
+
+// missing notes what the table requires and the set did not have.
+func (r *run) missing(s *Schema, t *table) {
 	for _, i := range t.required {
 		if r.seen[i/64]&(1<<(i%64)) == 0 {
 			r.add(s, Verdict{Code: AttributeMissing, Path: r.path(t.checks[i].key), Expected: t.checks[i].expected()})
 		}
 	}
-	return n
 }
 
-// limited is set without a table.
-func (r *run) limited(attrs otlpwire.Cursor, most int) (n int) {
-	for {
-		key, raw, plain, ok := attrs.NextRaw()
-		if !ok {
-			return n
-		}
-		n++
-		if len(key) == 0 || !textual(key, r.limits.KeyBytesMax) {
-			r.key(key)
-		}
-		if plain == otlpwire.TypeEmpty || plain == otlpwire.TypeString && !textual(raw.Text(), most) {
-			r.value(place{run: r, key: key}, raw.Value(), r.limits.ValueBytesMax)
-		}
-	}
-}
-
-// textual tells whether a text is at most so long and plainly valid: ASCII, eight bytes at a time, or else what the library says.
+// textual tells whether a text is at most so long and plainly valid: ASCII, or else what the library says. Nearly all texts are shorter than 32 bytes: these are
+// looked at without a loop, whose end the processor would guess wrong, and some of their bytes for the second time.
 func textual(s []byte, most int) bool {
 	if len(s) > most {
 		return false
 	}
-	i := 0
-	for ; i+8 <= len(s); i += 8 {
-		if binary.LittleEndian.Uint64(s[i:])&0x8080808080808080 != 0 {
-			return utf8.Valid(s)
+	var all uint64
+	switch n := len(s); {
+	case n >= 16:
+		i := 0
+		for ; i+32 <= n; i += 16 {
+			all |= binary.LittleEndian.Uint64(s[i:]) | binary.LittleEndian.Uint64(s[i+8:])
 		}
+		all |= binary.LittleEndian.Uint64(s[i:]) | binary.LittleEndian.Uint64(s[i+8:]) | binary.LittleEndian.Uint64(s[n-16:]) | binary.LittleEndian.Uint64(s[n-8:])
+	case n >= 8:
+		all = binary.LittleEndian.Uint64(s) | binary.LittleEndian.Uint64(s[n-8:])
+	case n >= 4:
+		all = uint64(binary.LittleEndian.Uint32(s) | binary.LittleEndian.Uint32(s[n-4:]))
+	case n > 0:
+		all = uint64(s[0] | s[n/2] | s[n-1])
 	}
-	if i > 0 && i < len(s) { // the last eight bytes, some of them for the second time
-		if binary.LittleEndian.Uint64(s[len(s)-8:])&0x8080808080808080 != 0 {
-			return utf8.Valid(s)
-		}
-		return true
-	}
-	for ; i < len(s); i++ {
-		if s[i] >= 0x80 {
-			return utf8.Valid(s)
-		}
-	}
-	return true
+	return all&0x8080808080808080 == 0 || utf8.Valid(s)
 }
 
-// ordinal of the check of a key that is an event's n-th, and not the one that it was last; -1: the table has none.
-func (r *run) ordinal(t *table, key []byte, n int) int {
-	if r.order[n] == 0 && len(key) > 0 && string(key) == string(r.strange[n]) {
-		return -1
+// other is the check of a key that is an event's n-th, and not the one that it was last; nil: the table has none.
+func (r *run) other(t *table, key []byte, n int) *check {
+	if r.order[n] == nil && len(key) > 0 && string(key) == string(r.strange[n]) {
+		return nil
 	}
-	i := t.find(key)
-	if r.order[n] = uint16(i + 1); i < 0 {
+	c := t.find(key)
+	if r.order[n] = c; c == nil {
 		r.strange[n] = key
 	}
-	return i
+	return c
 }
 
 // takes tells whether a scalar is valid as far as can be told at once.
@@ -143,7 +202,7 @@ func (m *more) takes(typ otlpwire.ValueType, raw otlpwire.RawValue) bool {
 		}
 		return true
 	case otlpwire.TypeInt:
-		v := raw.Value().Int()
+		v := raw.Int()
 		if m.ints != nil {
 			if _, ok := m.ints[v]; !ok {
 				return false
@@ -158,23 +217,6 @@ func (m *more) takes(typ otlpwire.ValueType, raw otlpwire.RawValue) bool {
 		return v >= m.min && v <= m.max
 	}
 	return true
-}
-
-// foreign is an attribute that the table has no check of its own for.
-func (r *run) foreign(s *Schema, t *table, key []byte, raw otlpwire.RawValue, plain otlpwire.ValueType, strict bool) {
-	if len(key) == 0 || !textual(key, r.limits.KeyBytesMax) {
-		r.key(key)
-	}
-	if c := t.template(key); c != nil {
-		r.checked(place{run: r, schema: s, check: c, key: key}, raw.Value())
-		return
-	}
-	if strict {
-		r.add(s, Verdict{Code: AttributeUnknown, Path: r.path(key), Expected: "an attribute of the schema", Got: typeName(raw.Value().Type())})
-	}
-	if plain == otlpwire.TypeEmpty || plain == otlpwire.TypeString && !textual(raw.Text(), r.limits.ValueBytesMax) {
-		r.value(place{run: r, key: key}, raw.Value(), r.limits.ValueBytesMax)
-	}
 }
 
 func (r *run) key(key []byte) {
@@ -335,12 +377,12 @@ func (p *place) fields(entries otlpwire.Cursor) {
 	t := p.check.more.fields
 	seen := make([]bool, len(t.checks))
 	for entries.Next() {
-		i := t.find(entries.Key)
-		if i < 0 {
+		c := t.find(entries.Key)
+		if c == nil {
 			continue // events may grow
 		}
-		seen[i] = true
-		q := place{run: p.run, schema: p.schema, check: &t.checks[i], key: p.key, body: p.body, within: p.within + "[" + quote(entries.Key) + "]", pii: p.pii || t.checks[i].pii}
+		seen[c.ordinal] = true
+		q := place{run: p.run, schema: p.schema, check: c, key: p.key, body: p.body, within: p.within + "[" + quote(entries.Key) + "]", pii: p.pii || c.pii}
 		if typ := entries.Value.Type(); !q.check.types.has(typ) {
 			q.add(AttributeType, q.check.expected(), q.show(entries.Value))
 		} else if typ == otlpwire.TypeArray {
@@ -444,7 +486,8 @@ func (r *run) nested(p *place, v otlpwire.Value, depth int) bool {
 			}
 			return true
 		}
-		for c := v.Map().Cursor(); c.Next(); {
+		c := v.Map().Cursor()
+		for c.Next() {
 			if !utf8.Valid(c.Key) {
 				p.add(InvalidUTF8, "keys in UTF-8 within", strconv.Itoa(len(c.Key))+" bytes")
 				return false
@@ -463,14 +506,13 @@ func (r *run) checkBody(h *otlpwire.Head) {
 		return
 	}
 	v := h.Body
-	p := place{run: r, body: true}
 	if r.schema == nil || r.schema.body == nil {
-		if v.Type() != otlpwire.TypeEmpty {
-			r.value(p, v, r.limits.BodyBytesMax)
+		if v.Type() != otlpwire.TypeEmpty && (v.Type() != otlpwire.TypeString || !textual(v.Bytes(), orAny(r.limits.BodyBytesMax))) {
+			r.value(place{run: r, body: true}, v, r.limits.BodyBytesMax)
 		}
 		return
 	}
-	p.schema, p.check = r.schema, r.schema.body
+	p := place{run: r, schema: r.schema, check: r.schema.body, body: true}
 	if v.Type() == otlpwire.TypeEmpty {
 		if p.check.required {
 			p.add(BodyMissing, p.check.expected(), "")

@@ -124,7 +124,7 @@ func eventBytes(t *testing.T, sig signal.Signal, body []byte) (out []string) {
 	t.Helper()
 	_, err := otlpwire.Count(sig, body, otlpwire.Limits{})
 	require.NoError(t, err)
-	require.NoError(t, otlpwire.Walk(sig, body, func(e otlpwire.Event) bool {
+	require.NoError(t, otlpwire.Walk(sig, body, func(e *otlpwire.Event) bool {
 		out = append(out, fmt.Sprintf("%s %x %x %x", e.Metric.Name, e.Resource, e.Scope, e.Bytes))
 		return true
 	}))

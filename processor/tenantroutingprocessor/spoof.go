@@ -52,7 +52,7 @@ func (c *claims) foundIn(s signal.Signal, body []byte, tenant string) bool {
 	}
 	found := false
 	// Resources without events have nothing that could be stored.
-	err := otlpwire.Walk(s, body, func(e otlpwire.Event) bool {
+	err := otlpwire.Walk(s, body, func(e *otlpwire.Event) bool {
 		found = c.claimed(e.ResourceAttributes(), tenant) || c.claimed(e.ScopeAttributes(), tenant) || c.claimed(e.Attributes(), tenant)
 		return !found
 	})

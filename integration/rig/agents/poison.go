@@ -179,7 +179,7 @@ func Events(sig signal.Signal, body []byte, fn func(place int, event string)) er
 	if _, err := otlpwire.Count(sig, body, otlpwire.Limits{}); err != nil {
 		return err
 	}
-	return otlpwire.Walk(sig, body, func(e otlpwire.Event) bool {
+	return otlpwire.Walk(sig, body, func(e *otlpwire.Event) bool {
 		fn(e.Index, strings.Join([]string{sig.String(), string(e.Resource), string(e.Scope), string(e.Metric.Name), string(e.Bytes)}, "\x00"))
 		return true
 	})
