@@ -68,9 +68,8 @@ func benchAggregators(ctx context.Context, kafka *kafkatest.Cluster, s settings)
 	return nil
 }
 
-// benchExactness prints what exactness costs an aggregator and its ClickHouse: with everything; without dedupe; and, where -baseline names
-// one, a collector from before, or of another kind. Intents, deduplication tokens and the ledger have no switch: without them there is
-// no telling what is stored.
+// benchExactness prints what exactness costs an aggregator and its ClickHouse: with everything; without dedupe; with neither dedupe nor blocks, so without
+// their intents, deduplication tokens, lineage and ledger; and, where -baseline names one, another build without dedupe.
 func benchExactness(ctx context.Context, kafka *kafkatest.Cluster, s settings) (err error) {
 	topic, err := newTopic(ctx, kafka)
 	if err != nil {
@@ -81,9 +80,11 @@ func benchExactness(ctx context.Context, kafka *kafkatest.Cluster, s settings) (
 		return err
 	}
 	plain := filepath.Join(s.peerConfigs, "pulsegrid-aggregator-without-dedupe.yaml")
+	inexact := filepath.Join(s.peerConfigs, "pulsegrid-aggregator-inexact.yaml")
 	sides := []aggregatorSide{
 		{"exact", "pulsegrid.logs", s.ourAggregator(s.collector)},
 		{"no dedupe", "pulsegrid.logs", s.ourAggregator(s.collector, plain)},
+		{"inexact", "pulsegrid.logs", s.ourAggregator(s.collector, inexact)},
 	}
 	if s.baseline != "" {
 		sides = append(sides, aggregatorSide{"baseline", "pulsegrid.logs", s.ourAggregator(s.baseline, plain)})
