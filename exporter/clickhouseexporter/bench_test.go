@@ -25,6 +25,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 	"github.com/pulsegrid/pulsegrid/internal/testkit/clickhousetest"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/collectortest"
 )
 
 const benchRows = 20_000
@@ -43,7 +44,7 @@ func BenchmarkInsert(b *testing.B) {
 			set := exporter.Settings{ID: component.NewID(metadata.Type()), TelemetrySettings: componenttest.NewNopTelemetrySettings()}
 			e, err := newExporter(set, cfg, signal.Logs)
 			require.NoError(b, err)
-			require.NoError(b, e.Start(b.Context(), newHost()))
+			require.NoError(b, e.Start(b.Context(), &collectortest.Host{}))
 			offset := int64(0)
 			insert := func() {
 				blk := block.Block{Topic: "t", First: offset, Last: offset, Signal: signal.Logs, Events: benchRows}
@@ -123,7 +124,7 @@ func newBenchSide(b *testing.B, s signal.Signal, change func(*Config), blocks bo
 	var err error
 	side.e, err = newExporter(set, config(side.ch.URL, change), s)
 	require.NoError(b, err)
-	require.NoError(b, side.e.Start(b.Context(), newHost()))
+	require.NoError(b, side.e.Start(b.Context(), &collectortest.Host{}))
 	b.Cleanup(func() { require.NoError(b, side.e.Shutdown(context.Background())) })
 	side.insert(b, otlptest.Realistic(s, 1, 1000)) // warms both up
 	side.client, side.server = 0, processCPU(b, side.ch.PID())
@@ -175,7 +176,7 @@ func BenchmarkSend(b *testing.B) {
 			set := exporter.Settings{ID: component.NewID(metadata.Type()), TelemetrySettings: componenttest.NewNopTelemetrySettings()}
 			e, err := newExporter(set, cfg, signal.Logs)
 			require.NoError(b, err)
-			require.NoError(b, e.Start(b.Context(), newHost()))
+			require.NoError(b, e.Start(b.Context(), &collectortest.Host{}))
 			require.NoError(b, e.ConsumeLogs(b.Context(), req.Logs()))
 			sent.Store(0)
 			cpu := selfCPU(b)

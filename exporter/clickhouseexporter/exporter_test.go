@@ -71,11 +71,11 @@ func TestEverySignalWithEveryFieldIsStored(t *testing.T) {
 				}
 				table := db + "." + r.table.Name
 				require.EqualValues(t, total, ch.QueryInt("SELECT count() FROM "+table))
-				require.EqualValues(t, total, r.sum(t, "clickhouse_rows", "table", table))
-				require.EqualValues(t, 20, r.sum(t, "clickhouse_inserts", "outcome", "stored"))
+				require.EqualValues(t, total, r.sum(t, "clickhouse_rows", "table="+table))
+				require.EqualValues(t, 20, r.sum(t, "clickhouse_inserts", "outcome=stored"))
 				require.EqualValues(t, 20, r.sum(t, "clickhouse_insert_duration"))
 				require.EqualValues(t, 20, r.sum(t, "clickhouse_freshness"))
-				require.Empty(t, r.host.statuses())
+				require.Empty(t, r.host.Statuses())
 			})
 		}
 	}
@@ -167,7 +167,7 @@ func TestAnEngineThatIsDownAtStartIsWaitedForByItsCallers(t *testing.T) {
 	begun := time.Now()
 	r := start(t, signal.Logs, config(ch.URL))
 	require.Less(t, time.Since(begun), 10*time.Second, "Start does not wait for the store")
-	require.Equal(t, []componentstatus.Status{componentstatus.StatusRecoverableError}, r.host.statuses())
+	require.Equal(t, []componentstatus.Status{componentstatus.StatusRecoverableError}, r.host.Statuses())
 
 	err := r.consumeLogs(t, 10, 0)
 	require.ErrorContains(t, err, "not stored, send it again")
@@ -177,7 +177,7 @@ func TestAnEngineThatIsDownAtStartIsWaitedForByItsCallers(t *testing.T) {
 	ch.Restart()
 	require.Eventually(t, func() bool { return r.consumeLogs(t, 10, 0) == nil }, 20*time.Second, 100*time.Millisecond)
 	require.EqualValues(t, 10, ch.QueryInt("SELECT count() FROM pulsegrid.logs"))
-	require.Equal(t, []componentstatus.Status{componentstatus.StatusRecoverableError, componentstatus.StatusOK}, r.host.statuses())
+	require.Equal(t, []componentstatus.Status{componentstatus.StatusRecoverableError, componentstatus.StatusOK}, r.host.Statuses())
 }
 
 func TestKillsInTheMiddleOfInsertsLoseAndDoubleNothing(t *testing.T) {
@@ -227,8 +227,8 @@ func TestRefusedDataIsPermanentAndNamesItsBlock(t *testing.T) {
 		require.ErrorContains(t, err, part)
 	}
 	require.Less(t, len(err.Error()), 4096)
-	require.EqualValues(t, 10, r.sum(t, "clickhouse_rejected_rows", "code", "VIOLATED_CONSTRAINT"))
-	require.Empty(t, r.host.statuses(), "the exporter is healthy; the data is not")
+	require.EqualValues(t, 10, r.sum(t, "clickhouse_rejected_rows", "code=VIOLATED_CONSTRAINT"))
+	require.Empty(t, r.host.Statuses(), "the exporter is healthy; the data is not")
 	require.NoError(t, r.consumeLogs(t, 5, 41), "good data goes on")
 	require.EqualValues(t, 5, ch.QueryInt("SELECT count() FROM pulsegrid.logs"))
 }
@@ -275,5 +275,5 @@ func TestTooLargeABatchIsPermanentSoThatItsBlockIsHalved(t *testing.T) {
 	err := r.consume(t.Context(), 1, func(*columns.Builder) error { return fmt.Errorf("rows: %w", columns.ErrTooLarge) })
 	require.True(t, consumererror.IsPermanent(err))
 	require.ErrorIs(t, err, columns.ErrTooLarge)
-	require.EqualValues(t, 1, r.sum(t, "clickhouse_rejected_rows", "code", "build"))
+	require.EqualValues(t, 1, r.sum(t, "clickhouse_rejected_rows", "code=build"))
 }

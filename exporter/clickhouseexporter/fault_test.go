@@ -25,6 +25,7 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 	"github.com/pulsegrid/pulsegrid/internal/testkit/clickhousetest"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/collectortest"
 )
 
 // fake is a store that answers every statement with handler.
@@ -100,7 +101,7 @@ func TestAConnectionResetAfterTheWorkStoresOnce(t *testing.T) {
 	}
 	require.NoError(t, r.consumeLogs(t, 100, 0))
 	require.EqualValues(t, 100, ch.QueryInt("SELECT count() FROM pulsegrid.logs"))
-	require.EqualValues(t, 2, r.sum(t, "clickhouse_inserts", "outcome", "unknown"))
+	require.EqualValues(t, 2, r.sum(t, "clickhouse_inserts", "outcome=unknown"))
 }
 
 func TestAHangEndsAtTheTimeout(t *testing.T) {
@@ -201,7 +202,7 @@ func TestAnswersAreSortedByWhatTheCallerShouldDo(t *testing.T) {
 			require.ErrorContains(t, err, tc.want)
 			require.ErrorContains(t, err, "otlp.logs.v1/3/7-7")
 			require.Equal(t, tc.permanent, consumererror.IsPermanent(err), "%v", err)
-			require.EqualValues(t, 1, r.sum(t, "clickhouse_errors", "code", tc.code))
+			require.EqualValues(t, 1, r.sum(t, "clickhouse_errors", "code="+tc.code))
 			require.Zero(t, r.sum(t, "clickhouse_rows"))
 		})
 	}
@@ -247,6 +248,6 @@ func TestShutdownReturnsWhateverCameBefore(t *testing.T) {
 
 	failed, err := newExporter(set, config("http://127.0.0.1:1", func(c *Config) { c.ClientConfig.TLS.CAFile = "/nonexistent" }), signal.Logs)
 	require.NoError(t, err)
-	require.Error(t, failed.Start(t.Context(), newHost()))
+	require.Error(t, failed.Start(t.Context(), &collectortest.Host{}))
 	require.NoError(t, failed.Shutdown(t.Context()))
 }

@@ -3,28 +3,24 @@ package clickhouseexporter
 import (
 	"context"
 	"encoding/binary"
-	"slices"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/apache/arrow-go/v18/arrow/memory"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/component"
-	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/exporter"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
-	"go.opentelemetry.io/otel/attribute"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.uber.org/goleak"
 
 	"github.com/pulsegrid/pulsegrid/internal/block"
 	"github.com/pulsegrid/pulsegrid/internal/chengine"
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/collectortest"
 )
 
 func TestMain(m *testing.M) {
@@ -32,35 +28,10 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// host records what the exporter reports.
-type host struct {
-	component.Host
-	mu     sync.Mutex
-	events []*componentstatus.Event
-}
-
-func newHost() *host { return &host{Host: componenttest.NewNopHost()} }
-
-func (h *host) Report(e *componentstatus.Event) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.events = append(h.events, e)
-}
-
-func (h *host) statuses() []componentstatus.Status {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	var out []componentstatus.Status
-	for _, e := range h.events {
-		out = append(out, e.Status())
-	}
-	return out
-}
-
 // rig is a running exporter of one signal whose Arrow memory must be zero at the end.
 type rig struct {
 	*chExporter
-	host   *host
+	host   *collectortest.Host
 	reader *sdkmetric.ManualReader
 }
 
@@ -84,7 +55,7 @@ func start(t *testing.T, s signal.Signal, cfg *Config) *rig {
 	require.NoError(t, err)
 	mem := memory.NewCheckedAllocator(memory.NewGoAllocator())
 	e.mem = mem
-	r := &rig{chExporter: e, host: newHost(), reader: reader}
+	r := &rig{chExporter: e, host: &collectortest.Host{}, reader: reader}
 	require.NoError(t, e.Start(t.Context(), r.host))
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
@@ -95,37 +66,9 @@ func start(t *testing.T, s signal.Signal, cfg *Config) *rig {
 	return r
 }
 
-// sum of a counter's points that have all of attrs ("key", "value", ...).
 func (r *rig) sum(t *testing.T, name string, attrs ...string) int64 {
 	t.Helper()
-	var rm metricdata.ResourceMetrics
-	require.NoError(t, r.reader.Collect(t.Context(), &rm))
-	var total int64
-	for _, sm := range rm.ScopeMetrics {
-		for _, m := range sm.Metrics {
-			if m.Name != "otelcol_"+name {
-				continue
-			}
-			switch data := m.Data.(type) {
-			case metricdata.Sum[int64]:
-				for _, p := range data.DataPoints {
-					match := true
-					for kv := range slices.Chunk(attrs, 2) {
-						v, ok := p.Attributes.Value(attribute.Key(kv[0]))
-						match = match && ok && v.AsString() == kv[1]
-					}
-					if match {
-						total += p.Value
-					}
-				}
-			case metricdata.Histogram[float64]:
-				for _, p := range data.DataPoints {
-					total += int64(p.Count)
-				}
-			}
-		}
-	}
-	return total
+	return collectortest.Sum(t, r.reader, name, attrs...)
 }
 
 var received = time.Date(2026, 11, 24, 10, 0, 0, 123456789, time.UTC)

@@ -95,7 +95,7 @@ func TestAnEngineKilledBetweenRowsAndLedgerHasBothOnceAfterTheRedo(t *testing.T)
 	next := start(t, signal.Logs, config(ch.URL)) // another owner
 	require.NoError(t, next.deliver(t, 50, 5, redone(time.Second)))
 	requireOnce(t, ch, 100, "0-4 events 50 rows 50", "5-9 events 50 rows 50")
-	require.EqualValues(t, 1, next.sum(t, "clickhouse_redone_blocks", "redo", redoToken))
+	require.EqualValues(t, 1, next.sum(t, "clickhouse_redone_blocks", "redo="+redoToken))
 }
 
 func TestABlockThatTheLedgerHasIsNotSentAgain(t *testing.T) {
@@ -111,7 +111,7 @@ func TestABlockThatTheLedgerHasIsNotSentAgain(t *testing.T) {
 	require.NoError(t, r.deliver(t, 50, 0, redone(10_000*time.Hour)), "however old")
 	require.NoError(t, r.deliver(t, 50, 0, func(b *block.Block) { b.Intended = time.Now().Add(-time.Hour) }), "a consumer that was frozen does not know that another redid its block")
 	require.EqualValues(t, 1, inserts.Load())
-	require.EqualValues(t, 3, r.sum(t, "clickhouse_redone_blocks", "redo", redoKnown))
+	require.EqualValues(t, 3, r.sum(t, "clickhouse_redone_blocks", "redo="+redoKnown))
 	requireOnce(t, ch, 50, "0-4 events 50 rows 50")
 }
 
@@ -130,7 +130,7 @@ func TestOnlyWhatTheLedgerLacksOfABlockIsStored(t *testing.T) {
 	b.Events += 3
 	redone(time.Second)(&b)
 	require.NoError(t, r.ConsumeLogs(block.NewContext(t.Context(), b), ld))
-	require.EqualValues(t, 1, r.sum(t, "clickhouse_redone_blocks", "redo", redoPartly))
+	require.EqualValues(t, 1, r.sum(t, "clickhouse_redone_blocks", "redo="+redoPartly))
 	requireOnce(t, ch, 100, "100-101 events 20 rows 20", "102-103 events 20 rows 20", "104-106 events 30 rows 30", "107-107 events 10 rows 10", "108-109 events 23 rows 20")
 	require.EqualValues(t, 3, ch.QueryInt("SELECT sum(duplicates) FROM pulsegrid.ledger FINAL"))
 }
@@ -173,7 +173,7 @@ func TestABlockBeyondTheWindowWaitsForAnOperator(t *testing.T) {
 	err = r.deliver(t, 10, 101, redone(time.Second))
 	require.ErrorContains(t, err, "5 blocks were stored since, which may take 2 places each of deduplication_window 10")
 	require.NoError(t, r.deliver(t, 10, 101), "a block that nobody tried before")
-	require.EqualValues(t, 3, r.sum(t, "clickhouse_redone_blocks", "redo", redoRefused))
+	require.EqualValues(t, 3, r.sum(t, "clickhouse_redone_blocks", "redo="+redoRefused))
 	requireOnce(t, ch, 60)
 }
 
@@ -208,8 +208,8 @@ func TestCompareStoresExactlyWhatTheTableLacks(t *testing.T) {
 			require.Equal(t, fmt.Sprintf("%d\t%d\t100", tc.first, last), ch.Query(fmt.Sprintf("SELECT first_offset, last_offset, rows FROM pulsegrid.ledger FINAL WHERE first_offset = %d", tc.first)))
 		})
 	}
-	require.EqualValues(t, 4, r.sum(t, "clickhouse_redone_blocks", "redo", redoCompared))
-	require.EqualValues(t, 4, r.sum(t, "clickhouse_redone_blocks", "redo", redoKnown))
+	require.EqualValues(t, 4, r.sum(t, "clickhouse_redone_blocks", "redo="+redoCompared))
+	require.EqualValues(t, 4, r.sum(t, "clickhouse_redone_blocks", "redo="+redoKnown))
 }
 
 // The window is the engine's own: as many inserts as it says are recognised, in the table and in each rollup, and no more.

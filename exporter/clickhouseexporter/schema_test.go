@@ -31,7 +31,7 @@ func TestATableThatIsRightIsNotTouched(t *testing.T) {
 		start(t, s, config(ch.URL))
 		r := start(t, s, config(ch.URL, mode(SchemaVerify)))
 		require.True(t, r.schema.ready.Load())
-		require.Empty(t, r.host.statuses())
+		require.Empty(t, r.host.Statuses())
 		require.Equal(t, before, ch.Query("SELECT metadata_modification_time, create_table_query FROM system.tables WHERE name = '"+table+"'"))
 	}
 }
@@ -77,8 +77,8 @@ func TestAColumnOfAnotherTypeIsNamedWithBothTypesUntilItIsMended(t *testing.T) {
 		r := start(t, signal.Traces, config(ch.URL, mode(m)))
 		err := r.schema.ensure(t.Context())
 		require.ErrorContains(t, err, "table pulsegrid.spans: column flags has type String, want UInt32")
-		require.Equal(t, []componentstatus.Status{componentstatus.StatusRecoverableError}, r.host.statuses())
-		require.EqualValues(t, 1, r.sum(t, "clickhouse_errors", "class", "schema"))
+		require.Equal(t, []componentstatus.Status{componentstatus.StatusRecoverableError}, r.host.Statuses())
+		require.EqualValues(t, 1, r.sum(t, "clickhouse_errors", "class=schema"))
 		defer func() {
 			require.Eventually(t, func() bool { return r.schema.ensure(t.Context()) == nil }, 10*time.Second, 50*time.Millisecond)
 		}()

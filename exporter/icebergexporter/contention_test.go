@@ -157,7 +157,7 @@ func BenchmarkWritersOfOneTable(b *testing.B) {
 						require.NoError(b, errs[i])
 						waits = append(waits, c.waits...)
 						least = min(least, len(c.waits))
-						attempts += counter(c.tel, "iceberg_commit_attempts", c.name())
+						attempts += counter(b, c.tel, "iceberg_commit_attempts", c.name())
 					}
 					slices.Sort(waits)
 					b.ReportMetric(float64(len(waits))/took.Seconds(), "commits/s")

@@ -17,11 +17,11 @@ import (
 	"github.com/apache/iceberg-go/catalog"
 	"github.com/apache/iceberg-go/table"
 	"github.com/stretchr/testify/require"
-	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.opentelemetry.io/collector/consumer/consumererror"
 
 	"github.com/pulsegrid/pulsegrid/internal/columns"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/collectortest"
 )
 
 var errCatalog = errors.New("503 from the catalog")
@@ -193,16 +193,10 @@ func TestAnotherWritersCommitInBetweenTrimsTheBlock(t *testing.T) {
 	require.Equal(t, 2, parquetFiles(t, cfg), "the untrimmed file is removed: its commit can no longer land")
 }
 
-// reportingHost records what the component reports.
-type reportingHost struct{ events chan *componentstatus.Event }
-
-func (reportingHost) GetExtensions() map[component.ID]component.Component { return nil }
-func (h reportingHost) Report(e *componentstatus.Event)                   { h.events <- e }
-
 func TestACatalogThatIsDownAtStartDelaysNothingAndIsTriedAgain(t *testing.T) {
 	cfg := lake(t)
 	var up atomic.Bool
-	host := reportingHost{events: make(chan *componentstatus.Event, 100)}
+	host := &collectortest.Host{}
 	h := startOn(t, host, cfg, columns.Logs, func(s *sink) {
 		open := s.openCatalog
 		s.openCatalog = func(ctx context.Context) (catalog.Catalog, error) {
@@ -218,8 +212,9 @@ func TestACatalogThatIsDownAtStartDelaysNothingAndIsTriedAgain(t *testing.T) {
 	require.False(t, consumererror.IsPermanent(err))
 	up.Store(true)
 	require.Eventually(t, func() bool { return h.send(0, 0, 9) == nil }, 20*time.Second, 20*time.Millisecond)
-	require.Equal(t, componentstatus.StatusRecoverableError, (<-host.events).Status())
-	require.Equal(t, componentstatus.StatusOK, (<-host.events).Status())
+	require.Eventually(t, func() bool {
+		return slices.Equal(host.Statuses(), []componentstatus.Status{componentstatus.StatusRecoverableError, componentstatus.StatusOK})
+	}, 20*time.Second, 20*time.Millisecond)
 }
 
 func TestACatalogThatHangsAtStartDoesNotHoldUpShutdown(t *testing.T) {

@@ -23,13 +23,13 @@ import (
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/ptrace"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.uber.org/goleak"
 
 	"github.com/pulsegrid/pulsegrid/internal/block"
 	"github.com/pulsegrid/pulsegrid/internal/columns"
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/collectortest"
 	"github.com/pulsegrid/pulsegrid/internal/testkit/pytest"
 )
 
@@ -101,19 +101,11 @@ func (h *harness) shutdown() {
 // metric is a counter's value for the sink's table.
 func (h *harness) metric(name string) int64 { return h.metricOf(name, h.name()) }
 
-func (h *harness) metricOf(name, table string) int64 { return counter(h.tel, name, table) }
+func (h *harness) metricOf(name, table string) int64 { return counter(h.t, h.tel, name, table) }
 
-func counter(tel *componenttest.Telemetry, name, table string) (sum int64) {
-	m, err := tel.GetMetric("otelcol_" + name)
-	if err != nil {
-		return 0
-	}
-	for _, p := range m.Data.(metricdata.Sum[int64]).DataPoints {
-		if of, _ := p.Attributes.Value("table"); of.AsString() == table {
-			sum += p.Value
-		}
-	}
-	return sum
+func counter(t testing.TB, tel *componenttest.Telemetry, name, table string) int64 {
+	t.Helper()
+	return collectortest.Sum(t, tel.Reader, name, "table="+table)
 }
 
 // logs makes a block's worth of logs: records at offsets first to last, each of perRecord events.

@@ -75,10 +75,10 @@ func TestAnOutcomeThatStaysUnknownIsSaidToBeUnknownWithinTheTimeout(t *testing.T
 	require.ErrorContains(t, f, "otlp.logs.v1")
 	require.ErrorContains(t, f, `"t1"`)
 	require.EqualValues(t, 1, r.value("msk_exporter_failures", "class=unknown", "reason=kafka"))
-	require.Equal(t, componentstatus.StatusRecoverableError, r.host.last())
+	require.Equal(t, componentstatus.StatusRecoverableError, r.host.Status())
 	h.Remove()
 	require.NoError(t, r.send(request(signal.Logs, "t1", "a", 5)), "the client recovers by itself")
-	require.Equal(t, componentstatus.StatusOK, r.host.last())
+	require.Equal(t, componentstatus.StatusOK, r.host.Status())
 	require.Zero(t, r.value("msk_exporter_buffered_bytes"))
 }
 
@@ -116,9 +116,9 @@ func TestWhatAnOperatorMustMendIsRetryableSoThatAgentsKeepTheirData(t *testing.T
 			require.Equal(t, kafka.Retryable, requireRetryable(t, err).class)
 			require.ErrorContains(t, err, "topic otlp.traces.v1, tenant \"t1\", 5 events: refused until an operator mends it: "+e.Message)
 			require.EqualValues(t, 1, r.value("msk_exporter_failures", "class=retryable", "reason=kafka"))
-			require.Equal(t, componentstatus.StatusRecoverableError, r.host.last())
+			require.Equal(t, componentstatus.StatusRecoverableError, r.host.Status())
 			require.NoError(t, r.send(request(signal.Traces, "t1", "a", 5)), "mended")
-			require.Equal(t, componentstatus.StatusOK, r.host.last())
+			require.Equal(t, componentstatus.StatusOK, r.host.Status())
 		})
 	}
 }
@@ -276,12 +276,12 @@ func TestItStartsWithoutKafkaRefusesAndRecovers(t *testing.T) {
 	f := requireRetryable(t, r.send(request(signal.Logs, "t1", "a", 1)))
 	require.Equal(t, reasonUnready, f.reason)
 	require.Zero(t, r.value("msk_exporter_ready"))
-	require.Equal(t, componentstatus.StatusRecoverableError, r.host.last())
+	require.Equal(t, componentstatus.StatusRecoverableError, r.host.Status())
 
 	k := fake(t, kfake.Ports(port))
 	require.Eventually(t, func() bool { return r.send(request(signal.Logs, "t1", "a", 1)) == nil }, 30*time.Second, 50*time.Millisecond)
 	require.EqualValues(t, 1, r.value("msk_exporter_ready"))
-	require.Equal(t, componentstatus.StatusOK, r.host.last())
+	require.Equal(t, componentstatus.StatusOK, r.host.Status())
 	require.EqualValues(t, 1, stored(k, "otlp.logs.v1"))
 }
 

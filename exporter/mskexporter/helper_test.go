@@ -3,21 +3,17 @@ package mskexporter
 import (
 	"context"
 	"errors"
-	"slices"
 	"strconv"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/component"
-	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/exporter/exportertest"
 	"go.opentelemetry.io/collector/pdata/plog"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.uber.org/goleak"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -26,6 +22,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/collectortest"
 )
 
 func TestMain(m *testing.M) {
@@ -42,13 +39,13 @@ type rig struct {
 	metrics   *mskExporter
 	traces    *mskExporter
 	telemetry *componenttest.Telemetry
-	host      *host
+	host      *collectortest.Host
 }
 
 // newRig starts exporters of one component, each topic with two partitions and one replica unless change says otherwise.
 func newRig(t *testing.T, brokers []string, change func(*Config)) *rig {
 	t.Helper()
-	r := &rig{t: t, cfg: testConfig(brokers), telemetry: componenttest.NewTelemetry(), host: &host{}}
+	r := &rig{t: t, cfg: testConfig(brokers), telemetry: componenttest.NewTelemetry(), host: &collectortest.Host{}}
 	if change != nil {
 		change(r.cfg)
 	}
@@ -106,54 +103,9 @@ func (r *rig) sendCtx(ctx context.Context, es ...envelope.Envelope) error {
 	return r.logs.ConsumeLogs(ctx, ld)
 }
 
-// value is a counter's or gauge's value of all points that have the attributes "key=value".
 func (r *rig) value(name string, attrs ...string) int64 {
 	r.t.Helper()
-	m, err := r.telemetry.GetMetric("otelcol_" + name)
-	if err != nil {
-		return 0
-	}
-	var points []metricdata.DataPoint[int64]
-	switch d := m.Data.(type) {
-	case metricdata.Sum[int64]:
-		points = d.DataPoints
-	case metricdata.Gauge[int64]:
-		points = d.DataPoints
-	}
-	var sum int64
-	for _, p := range points {
-		var have []string
-		for _, kv := range p.Attributes.ToSlice() {
-			have = append(have, string(kv.Key)+"="+kv.Value.String())
-		}
-		if !slices.ContainsFunc(attrs, func(a string) bool { return !slices.Contains(have, a) }) {
-			sum += p.Value
-		}
-	}
-	return sum
-}
-
-// host records the statuses that components report.
-type host struct {
-	mu     sync.Mutex
-	events []componentstatus.Status
-}
-
-func (*host) GetExtensions() map[component.ID]component.Component { return nil }
-
-func (h *host) Report(e *componentstatus.Event) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.events = append(h.events, e.Status())
-}
-
-func (h *host) last() componentstatus.Status {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if len(h.events) == 0 {
-		return componentstatus.StatusNone
-	}
-	return h.events[len(h.events)-1]
+	return collectortest.Sum(r.t, r.telemetry.Reader, name, attrs...)
 }
 
 // request is an envelope of n realistic events.

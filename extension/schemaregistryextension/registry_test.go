@@ -6,62 +6,40 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/confmap/confmaptest"
 	"go.opentelemetry.io/collector/extension/extensiontest"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 	"gopkg.in/yaml.v3"
 
 	"github.com/pulsegrid/pulsegrid/internal/schema"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/collectortest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const patience = 30 * time.Second
 
-// host records what the extension reports of its health.
-type host struct {
-	mu   sync.Mutex
-	last componentstatus.Status
-}
-
-func (*host) GetExtensions() map[component.ID]component.Component { return nil }
-
-func (h *host) Report(e *componentstatus.Event) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.last = e.Status()
-}
-
-func (h *host) status() componentstatus.Status {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.last
-}
-
 type rig struct {
 	*schemaRegistry
 	t         *testing.T
 	dir       string
-	host      *host
+	host      *collectortest.Host
 	logs      *observer.ObservedLogs
 	telemetry *componenttest.Telemetry
 }
 
 func start(t *testing.T, files map[string]string) *rig {
 	t.Helper()
-	r := &rig{t: t, dir: filepath.Join(t.TempDir(), "schemas"), host: &host{}, telemetry: componenttest.NewTelemetry()}
+	r := &rig{t: t, dir: filepath.Join(t.TempDir(), "schemas"), host: &collectortest.Host{}, telemetry: componenttest.NewTelemetry()}
 	for name, content := range files {
 		r.write(name, content)
 	}
@@ -86,10 +64,7 @@ func start(t *testing.T, files map[string]string) *rig {
 
 func (r *rig) write(name, content string) {
 	r.t.Helper()
-	path := filepath.Join(r.dir, name)
-	require.NoError(r.t, os.MkdirAll(filepath.Dir(path), 0o755))
-	require.NoError(r.t, os.WriteFile(path+".new", []byte(content), 0o600))
-	require.NoError(r.t, os.Rename(path+".new", path))
+	collectortest.WriteFile(r.t, filepath.Join(r.dir, name), content)
 }
 
 func (r *rig) until(what string, ok func() bool) {
@@ -98,9 +73,8 @@ func (r *rig) until(what string, ok func() bool) {
 }
 
 func (r *rig) gauge(name string) int64 {
-	m, err := r.telemetry.GetMetric("otelcol_" + name)
-	require.NoError(r.t, err)
-	return m.Data.(metricdata.Gauge[int64]).DataPoints[0].Value
+	r.t.Helper()
+	return collectortest.Sum(r.t, r.telemetry.Reader, name)
 }
 
 func event(name string) string {
@@ -122,7 +96,7 @@ func TestChangesHoldAndBadOnesAreNamed(t *testing.T) {
 	r.write("team/b.yaml", "groups: [{id: b, type: evnt}]\n")
 	r.until("the bad file", func() bool { return r.gauge("schema_registry_refused_files") == 1 })
 	require.Same(t, good, r.Registry())
-	r.until("its report", func() bool { return r.host.status() == componentstatus.StatusRecoverableError })
+	r.until("its report", func() bool { return r.host.Status() == componentstatus.StatusRecoverableError })
 	var told []string
 	for _, l := range r.logs.FilterLevelExact(zap.ErrorLevel).All() {
 		told = append(told, fmt.Sprint(l.ContextMap()["reason"]))
@@ -131,12 +105,12 @@ func TestChangesHoldAndBadOnesAreNamed(t *testing.T) {
 	require.Contains(t, told[0], `team/b.yaml: group "b": type: is "evnt"`)
 
 	r.write("team/b.yaml", event("b2"))
-	r.until("the mended file", func() bool { return r.host.status() == componentstatus.StatusOK })
+	r.until("the mended file", func() bool { return r.host.Status() == componentstatus.StatusOK })
 	require.Equal(t, 3, r.Registry().Schemas())
 	require.EqualValues(t, 3, r.gauge("schema_registry_schemas"))
 
 	require.NoError(t, os.Rename(r.dir, r.dir+".gone"))
-	r.until("that the directory is gone", func() bool { return r.host.status() == componentstatus.StatusRecoverableError })
+	r.until("that the directory is gone", func() bool { return r.host.Status() == componentstatus.StatusRecoverableError })
 	require.Equal(t, 3, r.Registry().Schemas())
 }
 
@@ -145,9 +119,9 @@ func TestARegistryThatIsNotThereYet(t *testing.T) {
 	r := start(t, nil)
 	require.Zero(t, r.Registry().Schemas())
 	require.Empty(t, r.Registry().Version())
-	require.Equal(t, componentstatus.StatusRecoverableError, r.host.status())
+	require.Equal(t, componentstatus.StatusRecoverableError, r.host.Status())
 	r.write("a.yaml", event("a"))
-	r.until("the registry", func() bool { return r.Registry().Schemas() == 1 && r.host.status() == componentstatus.StatusOK })
+	r.until("the registry", func() bool { return r.Registry().Schemas() == 1 && r.host.Status() == componentstatus.StatusOK })
 }
 
 func TestShutdownWithoutStart(t *testing.T) {

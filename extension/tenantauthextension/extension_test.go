@@ -19,7 +19,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -30,7 +29,6 @@ import (
 	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/extension"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -43,6 +41,7 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/internal/schema"
 	"github.com/pulsegrid/pulsegrid/internal/tenant"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/collectortest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -55,7 +54,7 @@ type rig struct {
 	dir       string
 	telemetry *componenttest.Telemetry
 	logs      *observer.ObservedLogs
-	host      *host
+	host      *collectortest.Host
 	clock     atomic.Int64 // seconds added to the real time
 	writes    int
 }
@@ -71,7 +70,7 @@ func start(t *testing.T, text string, change func(*Config)) *rig {
 func newRig(t *testing.T, text string, change func(*Config)) *rig {
 	t.Helper()
 	core, logs := observer.New(zapcore.DebugLevel)
-	r := &rig{t: t, dir: t.TempDir(), telemetry: componenttest.NewTelemetry(), logs: logs, host: &host{}}
+	r := &rig{t: t, dir: t.TempDir(), telemetry: componenttest.NewTelemetry(), logs: logs, host: &collectortest.Host{}}
 	cfg := createDefaultConfig().(*Config)
 	cfg.Registry.Location, cfg.Registry.ReloadInterval = r.dir, 100*time.Millisecond
 	if change != nil {
@@ -109,24 +108,6 @@ func (r *rig) write(name, text string) {
 func (r *rig) eventually(what string, condition func() bool) {
 	r.t.Helper()
 	require.Eventually(r.t, condition, patience, 20*time.Millisecond, what)
-}
-
-type host struct {
-	mu   sync.Mutex
-	last componentstatus.Status
-}
-
-func (*host) GetExtensions() map[component.ID]component.Component { return nil }
-func (h *host) Report(e *componentstatus.Event) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.last = e.Status()
-}
-
-func (h *host) status() componentstatus.Status {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.last
 }
 
 func from(ip string) context.Context {
@@ -169,31 +150,12 @@ func (r *rig) refused(err error, code codes.Code, told, reason string) {
 	}
 	require.Equal(r.t, told, info.GetReason())
 	require.Equal(r.t, code != codes.Unauthenticated, retry != nil, "who may come again is told when")
-	require.Positive(r.t, r.count("tenant_auth_refused", "reason", reason), "reason %s", reason)
+	require.Positive(r.t, r.count("tenant_auth_refused", "reason="+reason), "reason %s", reason)
 }
 
-// count is a counter's or gauge's sum over the points with this attribute; an empty key: all.
-func (r *rig) count(name, key, value string) (sum int64) {
+func (r *rig) count(name string, attrs ...string) int64 {
 	r.t.Helper()
-	m, err := r.telemetry.GetMetric("otelcol_" + name)
-	if err != nil {
-		return 0
-	}
-	var points []metricdata.DataPoint[int64]
-	switch d := m.Data.(type) {
-	case metricdata.Sum[int64]:
-		points = d.DataPoints
-	case metricdata.Gauge[int64]:
-		points = d.DataPoints
-	}
-	for _, p := range points {
-		for _, kv := range p.Attributes.ToSlice() {
-			if key == "" && kv.Key == "extension" || string(kv.Key) == key && kv.Value.String() == value {
-				sum += p.Value
-			}
-		}
-	}
-	return sum
+	return collectortest.Sum(r.t, r.telemetry.Reader, name, attrs...)
 }
 
 func withKey(id string, extra string) (text, key string) {
@@ -211,7 +173,7 @@ func TestAKeyIsTakenFromEachHeaderThatMayHoldIt(t *testing.T) {
 		require.NoError(t, err, "%v", h)
 		require.Equal(t, "a by api_key", got)
 	}
-	require.EqualValues(t, 6, r.count("tenant_auth_accepted", "class", "premium"))
+	require.EqualValues(t, 6, r.count("tenant_auth_accepted", "class=premium"))
 }
 
 // Guarantees: each way of being nobody is answered by its own text, code and count, and no text holds the credential.
@@ -321,7 +283,7 @@ func TestWhatIsRememberedOfGuessersIsBounded(t *testing.T) {
 		require.Error(t, err)
 	}
 	require.EqualValues(t, 50, r.guesses.buckets.Len())
-	require.EqualValues(t, 50, r.count("tenant_auth_guessing_addresses", "", ""))
+	require.EqualValues(t, 50, r.count("tenant_auth_guessing_addresses"))
 }
 
 func TestAChangeIsInForceWithoutARestart(t *testing.T) {
@@ -332,22 +294,22 @@ func TestAChangeIsInForceWithoutARestart(t *testing.T) {
 	require.Error(t, err)
 	r.write("b.yaml", "tenants:\n"+b)
 	r.eventually("the new key", func() bool { _, err := r.ask(from("192.0.2.1"), bearer(keyB)); return err == nil })
-	require.EqualValues(t, 2, r.count("tenant_auth_tenants", "", ""))
+	require.EqualValues(t, 2, r.count("tenant_auth_tenants"))
 
 	r.write("b.yaml", "tenants:\n  - {id: b, status: broken}\n")
-	r.eventually("the bad file is told", func() bool { return r.host.status() == componentstatus.StatusRecoverableError })
-	require.EqualValues(t, 1, r.count("tenant_auth_refused_files", "", ""))
+	r.eventually("the bad file is told", func() bool { return r.host.Status() == componentstatus.StatusRecoverableError })
+	require.EqualValues(t, 1, r.count("tenant_auth_refused_files"))
 	said := r.logs.FilterField(zap.String("reason", `b.yaml:2: tenants[0].status: "broken": want active or suspended`))
 	require.Equal(t, 1, said.Len())
 	_, err = r.ask(from("192.0.2.1"), bearer(keyB))
 	require.NoError(t, err, "the last good file stays in force")
-	reloads := r.count("tenant_auth_reloads", "", "")
-	r.eventually("more looks", func() bool { return r.count("tenant_auth_reloads", "", "") > reloads+2 })
+	reloads := r.count("tenant_auth_reloads")
+	r.eventually("more looks", func() bool { return r.count("tenant_auth_reloads") > reloads+2 })
 	require.Equal(t, 1, r.logs.FilterMessageSnippet("stays in force").Len(), "it is told once")
 
 	r.write("b.yaml", "tenants: []\n")
 	r.eventually("the key that was taken out", func() bool { _, err := r.ask(from("192.0.2.1"), bearer(keyB)); return err != nil })
-	r.eventually("well again", func() bool { return r.host.status() == componentstatus.StatusOK })
+	r.eventually("well again", func() bool { return r.host.Status() == componentstatus.StatusOK })
 	_, err = r.ask(from("192.0.2.1"), bearer(key))
 	require.NoError(t, err)
 }
@@ -372,7 +334,7 @@ func TestUntilTheRegistryIsReadNothingIsAccepted(t *testing.T) {
 	r.refused(err, codes.Unavailable, tenant.ReasonUnavailable, reasonUnavailable)
 	_, err = r.ask(from("192.0.2.1"), nil)
 	r.refused(err, codes.Unavailable, tenant.ReasonUnavailable, reasonUnavailable)
-	require.Equal(t, componentstatus.StatusRecoverableError, r.host.status())
+	require.Equal(t, componentstatus.StatusRecoverableError, r.host.Status())
 	r.write("bad.yaml", "nonsense: true\n")
 	r.write("good.yaml", "tenants:\n  - {id: other}\n")
 	r.eventually("what can be read is", func() bool { return r.Snapshot() != nil && r.Snapshot().Len() == 1 })

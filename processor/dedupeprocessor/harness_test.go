@@ -17,13 +17,13 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 	"go.opentelemetry.io/collector/processor/processortest"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/collectortest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -90,30 +90,9 @@ func (n *node) send(ctx context.Context, d pdata) (got pdata) {
 	return got
 }
 
-// metric is the value of a sum or gauge; the processor has one series of each.
 func (n *node) metric(name string) int64 {
-	var rm metricdata.ResourceMetrics
-	require.NoError(n.t, n.reader.Collect(n.t.Context(), &rm))
-	for _, sm := range rm.ScopeMetrics {
-		for _, m := range sm.Metrics {
-			if m.Name != "otelcol_"+name {
-				continue
-			}
-			var points []metricdata.DataPoint[int64]
-			switch data := m.Data.(type) {
-			case metricdata.Sum[int64]:
-				points = data.DataPoints
-			case metricdata.Gauge[int64]:
-				points = data.DataPoints
-			}
-			require.Len(n.t, points, 1)
-			v, ok := points[0].Attributes.Value("signal")
-			require.True(n.t, ok)
-			require.Equal(n.t, n.signal.String(), v.AsString())
-			return points[0].Value
-		}
-	}
-	return 0
+	n.t.Helper()
+	return collectortest.Sum(n.t, n.reader, name, "signal="+n.signal.String())
 }
 
 // event is one stamped event.

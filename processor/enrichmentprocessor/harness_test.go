@@ -10,7 +10,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/component"
-	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/pdata/pcommon"
@@ -18,7 +17,6 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/processor"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
@@ -27,42 +25,35 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 	"github.com/pulsegrid/pulsegrid/internal/tenant"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/collectortest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const patience = 30 * time.Second
 
-// host has an extension that holds tenants, and records what is reported of the processor's health.
+// host has an extension that holds tenants, itself.
 type host struct {
+	collectortest.Host
 	component.StartFunc
 	component.ShutdownFunc
 
 	mu       sync.Mutex
 	snapshot *tenant.Snapshot
-	last     componentstatus.Status
 }
+
+func newHost() *host {
+	h := &host{}
+	h.Extensions = map[component.ID]component.Component{component.MustNewID("tenant_auth"): h}
+	return h
+}
+
+func (h *host) Jurisdiction() string { return "eu" }
 
 func (h *host) Snapshot() *tenant.Snapshot {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.snapshot
-}
-func (h *host) Jurisdiction() string { return "eu" }
-func (h *host) GetExtensions() map[component.ID]component.Component {
-	return map[component.ID]component.Component{component.MustNewID("tenant_auth"): h}
-}
-
-func (h *host) Report(e *componentstatus.Event) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.last = e.Status()
-}
-
-func (h *host) status() componentstatus.Status {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.last
 }
 
 func snapshotOf(t testing.TB, yaml string) *tenant.Snapshot {
@@ -92,7 +83,7 @@ type rig struct {
 
 func newRig(t testing.TB, change func(*Config), files map[string]string) *rig {
 	t.Helper()
-	r := &rig{t: t, dir: filepath.Join(t.TempDir(), "tables"), host: &host{}, procs: map[signal.Signal]component.Component{}, telemetry: componenttest.NewTelemetry()}
+	r := &rig{t: t, dir: filepath.Join(t.TempDir(), "tables"), host: newHost(), procs: map[signal.Signal]component.Component{}, telemetry: componenttest.NewTelemetry()}
 	for name, content := range files {
 		r.write(name, content)
 	}
@@ -152,10 +143,7 @@ func start(t testing.TB, change func(*Config), files map[string]string) *rig {
 
 func (r *rig) write(name, content string) {
 	r.t.Helper()
-	path := filepath.Join(r.dir, name)
-	require.NoError(r.t, os.MkdirAll(filepath.Dir(path), 0o755))
-	require.NoError(r.t, os.WriteFile(path+".new", []byte(content), 0o600))
-	require.NoError(r.t, os.Rename(path+".new", path))
+	collectortest.WriteFile(r.t, filepath.Join(r.dir, name), content)
 }
 
 func (r *rig) until(what string, ok func() bool) {
@@ -173,31 +161,9 @@ func (r *rig) consume(d any) error {
 	return r.procs[signal.Traces].(consumer.Traces).ConsumeTraces(r.t.Context(), d.(ptrace.Traces))
 }
 
-// value of the metric's one point with these attributes; 0 where there is none.
-func (r *rig) value(name string, attrs map[string]string) int64 {
+func (r *rig) value(name string, attrs ...string) int64 {
 	r.t.Helper()
-	m, err := r.telemetry.GetMetric("otelcol_" + name)
-	if err != nil {
-		return 0
-	}
-	var points []metricdata.DataPoint[int64]
-	switch data := m.Data.(type) {
-	case metricdata.Sum[int64]:
-		points = data.DataPoints
-	case metricdata.Gauge[int64]:
-		points = data.DataPoints
-	}
-	for _, p := range points {
-		match := true
-		for k, v := range attrs {
-			got, ok := p.Attributes.Value(attributeKey(k))
-			match = match && ok && got.AsString() == v
-		}
-		if match {
-			return p.Value
-		}
-	}
-	return 0
+	return collectortest.Sum(r.t, r.telemetry.Reader, name, attrs...)
 }
 
 // Times of the events: they were received 1,500 ms after they happened.

@@ -16,13 +16,10 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/ptrace"
-	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
-
-func attributeKey(k string) attribute.Key { return attribute.Key(k) }
 
 const tenantsYAML = `
 tenants:
@@ -69,16 +66,16 @@ func TestEverySignalIsEnriched(t *testing.T) {
 		for _, e := range events {
 			require.Equal(t, want, e, sig)
 		}
-		of := map[string]string{"signal": sig.String()}
+		of := "signal=" + sig.String()
 		require.Equal(t, n, r.value("enrichment_events", of))
 		require.Equal(t, n, r.value("enrichment_enriched", of))
 		require.Equal(t, 2+2*n, r.value("enrichment_forged", of))
 		require.Zero(t, r.value("enrichment_unknown_tenants", of))
-		require.Equal(t, int64(1), r.value("enrichment_lookups", map[string]string{"signal": sig.String(), "table": "hosts", "outcome": "found"}))
-		require.Equal(t, n, r.value("enrichment_lookups", map[string]string{"signal": sig.String(), "table": "codes", "outcome": "found"}))
+		require.Equal(t, int64(1), r.value("enrichment_lookups", "signal="+sig.String(), "table=hosts", "outcome=found"))
+		require.Equal(t, n, r.value("enrichment_lookups", "signal="+sig.String(), "table=codes", "outcome=found"))
 		require.NotZero(t, n)
 	}
-	require.Equal(t, int64(1), r.value("enrichment_table_rows", map[string]string{"table": "codes"}))
+	require.Equal(t, int64(1), r.value("enrichment_table_rows", "table=codes"))
 }
 
 // Guarantees: without any configuration an event gets its delay and nothing else.
@@ -94,8 +91,8 @@ func TestTheDefaultAddsTheDelayOnly(t *testing.T) {
 	require.NoError(t, r.consume(d))
 	_, events = attributes(d)
 	require.Empty(t, events[0])
-	require.Equal(t, int64(5), r.value("enrichment_events", map[string]string{"signal": "metrics"}))
-	require.Zero(t, r.value("enrichment_enriched", map[string]string{"signal": "metrics"}), "they passed unchanged")
+	require.Equal(t, int64(5), r.value("enrichment_events", "signal=metrics"))
+	require.Zero(t, r.value("enrichment_enriched", "signal=metrics"), "they passed unchanged")
 }
 
 // Guarantees: the delay is from the time that the row has as its own (a span's end), is negative where the agent's clock is ahead, and is not there for an
@@ -131,8 +128,8 @@ func TestTheDelayOfEventsWithOddTimes(t *testing.T) {
 	require.Equal(t, int64(3), span(at-9e6, at-3e6))
 	require.Equal(t, int64(9), span(at-9e6, 0))
 	require.Nil(t, span(0, 0))
-	require.Equal(t, int64(1), r.value("enrichment_untimed", map[string]string{"signal": "logs"}))
-	require.Equal(t, int64(1), r.value("enrichment_untimed", map[string]string{"signal": "traces"}))
+	require.Equal(t, int64(1), r.value("enrichment_untimed", "signal=logs"))
+	require.Equal(t, int64(1), r.value("enrichment_untimed", "signal=traces"))
 
 	d := plog.NewLogs() // it came by another way than Kafka
 	lr := d.ResourceLogs().AppendEmpty().ScopeLogs().AppendEmpty().LogRecords().AppendEmpty()
@@ -171,16 +168,16 @@ func TestWhatCannotBeLookedUpPassesAndIsCounted(t *testing.T) {
 		require.Nil(t, look(k))
 	}
 	outcome := func(table, outcome string) int64 {
-		return r.value("enrichment_lookups", map[string]string{"table": table, "outcome": outcome})
+		return r.value("enrichment_lookups", "table="+table, "outcome="+outcome)
 	}
 	require.Equal(t, int64(4), outcome("t", "found"))
 	require.Equal(t, int64(5), outcome("t", "missed"))
 	require.Equal(t, int64(5), outcome("t", "absent"))
 	require.Equal(t, int64(14), outcome("gone", "unavailable"))
-	require.Equal(t, int64(14), r.value("enrichment_events", nil))
-	require.Equal(t, int64(4), r.value("enrichment_enriched", nil))
-	require.Equal(t, int64(1), r.value("enrichment_refused_tables", nil))
-	require.Equal(t, componentstatus.StatusRecoverableError, r.host.status())
+	require.Equal(t, int64(14), r.value("enrichment_events"))
+	require.Equal(t, int64(4), r.value("enrichment_enriched"))
+	require.Equal(t, int64(1), r.value("enrichment_refused_tables"))
+	require.Equal(t, componentstatus.StatusRecoverableError, r.host.Status())
 }
 
 // Guarantees: a row of one tenant is seen by no other; a row of nobody's by all that have none of their own.
@@ -220,7 +217,7 @@ func TestPlansComeFromTheRegistry(t *testing.T) {
 	}
 	require.Equal(t, [2]any{nil, "eu"}, pair(plan("small")))
 	require.Equal(t, [2]any{nil, "eu"}, pair(plan("stranger")))
-	require.Equal(t, int64(2), r.value("enrichment_unknown_tenants", nil), "before the registry was there, and the stranger")
+	require.Equal(t, int64(2), r.value("enrichment_unknown_tenants"), "before the registry was there, and the stranger")
 }
 
 func pair(a, b any) [2]any { return [2]any{a, b} }
@@ -231,10 +228,10 @@ func TestARefusedBatchIsNotCounted(t *testing.T) {
 	refused := errors.New("refused")
 	r.take = func(any) error { return refused }
 	require.ErrorIs(t, r.consume(batch(signal.Logs, "a", nil, nil)), refused)
-	require.Zero(t, r.value("enrichment_events", nil))
+	require.Zero(t, r.value("enrichment_events"))
 	r.take = nil
 	require.NoError(t, r.consume(batch(signal.Logs, "a", nil, nil)))
-	require.Equal(t, int64(1), r.value("enrichment_events", nil))
+	require.Equal(t, int64(1), r.value("enrichment_events"))
 }
 
 // Guarantees: what was enriched already (a batch that is handed on twice) ends the same.
@@ -301,27 +298,27 @@ func TestTablesChangeUnderLoad(t *testing.T) {
 		r.until("version "+v, holds(v))
 	}
 	r.write("hosts.csv", "key,c0\nh,1\nh,2\n")
-	r.until("the bad file is refused", func() bool { return r.host.status() == componentstatus.StatusRecoverableError })
+	r.until("the bad file is refused", func() bool { return r.host.Status() == componentstatus.StatusRecoverableError })
 	require.Contains(t, r.logs.FilterMessageSnippet("what was good last").All()[0].ContextMap()["reason"], `hosts.csv:3: column key: "h": is there twice`)
-	require.Equal(t, int64(1), r.value("enrichment_refused_tables", nil))
-	require.Equal(t, int64(1), r.value("enrichment_table_rows", map[string]string{"table": "hosts"}))
+	require.Equal(t, int64(1), r.value("enrichment_refused_tables"))
+	require.Equal(t, int64(1), r.value("enrichment_table_rows", "table=hosts"))
 	require.True(t, holds("vvvvv")())
 	r.write("hosts.csv", table("mended"))
 	r.until("the mended file holds", holds("mended"))
-	r.until("and its health is reported", func() bool { return r.host.status() == componentstatus.StatusOK })
-	require.Zero(t, r.value("enrichment_refused_tables", nil))
+	r.until("and its health is reported", func() bool { return r.host.Status() == componentstatus.StatusOK })
+	require.Zero(t, r.value("enrichment_refused_tables"))
 	stop()
 	load.Wait()
 	require.Len(t, r.logs.FilterMessageSnippet("what was good last").All(), 1, "it is told once, not at each look")
-	require.NotZero(t, r.value("enrichment_reloads", map[string]string{"result": "changed"}))
-	require.LessOrEqual(t, r.value("enrichment_table_age", map[string]string{"table": "hosts"}), int64(patience.Seconds()))
-	require.LessOrEqual(t, r.value("enrichment_look_age", nil), int64(patience.Seconds()))
+	require.NotZero(t, r.value("enrichment_reloads", "result=changed"))
+	require.LessOrEqual(t, r.value("enrichment_table_age", "table=hosts"), int64(patience.Seconds()))
+	require.LessOrEqual(t, r.value("enrichment_look_age"), int64(patience.Seconds()))
 }
 
 // Guarantees: an aggregator starts without its tables, and has them when they come.
 func TestTablesMayComeLater(t *testing.T) {
 	r := start(t, func(c *Config) { c.Lookups = []LookupConfig{{Table: "hosts", Attribute: "host.name"}} }, nil)
-	require.Equal(t, componentstatus.StatusRecoverableError, r.host.status())
+	require.Equal(t, componentstatus.StatusRecoverableError, r.host.Status())
 	team := func() any {
 		d := batch(signal.Logs, "a", map[string]any{"host.name": "h1"}, nil)
 		require.NoError(t, r.consume(d))
@@ -329,10 +326,10 @@ func TestTablesMayComeLater(t *testing.T) {
 		return resource["enriched.hosts.team"]
 	}
 	require.Nil(t, team())
-	require.Zero(t, r.value("enrichment_table_rows", nil))
+	require.Zero(t, r.value("enrichment_table_rows"))
 	r.write("hosts.jsonl", `{"key":"h1","team":"payments"}`)
 	r.until("the table", func() bool { return team() == "payments" })
-	r.until("and its health is reported", func() bool { return r.host.status() == componentstatus.StatusOK })
+	r.until("and its health is reported", func() bool { return r.host.Status() == componentstatus.StatusOK })
 }
 
 func TestAnExtensionThatIsNotThereStopsTheStart(t *testing.T) {

@@ -19,7 +19,6 @@ import (
 	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/processor/processortest"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.uber.org/goleak"
 	"gopkg.in/yaml.v3"
 
@@ -28,6 +27,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
 	"github.com/pulsegrid/pulsegrid/internal/schema"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/collectortest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -84,16 +84,9 @@ func start(t testing.TB, change func(*Config)) *rig {
 	return r
 }
 
-func (r *rig) value(t *testing.T, name string) (sum int64) {
+func (r *rig) value(t *testing.T, name string) int64 {
 	t.Helper()
-	m, err := r.telemetry.GetMetric("otelcol_" + name)
-	if err != nil {
-		return 0
-	}
-	for _, p := range m.Data.(metricdata.Sum[int64]).DataPoints {
-		sum += p.Value
-	}
-	return sum
+	return collectortest.Sum(t, r.telemetry.Reader, name)
 }
 
 // at fault are these events of a request of n.

@@ -25,8 +25,6 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/processor/processortest"
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.uber.org/goleak"
 	"gopkg.in/yaml.v3"
 
@@ -34,6 +32,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
 	"github.com/pulsegrid/pulsegrid/internal/schema"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/collectortest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -117,23 +116,9 @@ func (r *rig) logs(change func(*Config), next consumer.Logs) consumer.Logs {
 	return p
 }
 
-func (r *rig) value(name string, attrs ...string) (sum int64) {
+func (r *rig) value(name string, attrs ...string) int64 {
 	r.t.Helper()
-	m, err := r.telemetry.GetMetric("otelcol_" + name)
-	if err != nil {
-		return 0
-	}
-points:
-	for _, p := range m.Data.(metricdata.Sum[int64]).DataPoints {
-		for _, a := range attrs {
-			k, v, _ := strings.Cut(a, "=")
-			if got, ok := p.Attributes.Value(attribute.Key(k)); !ok || got.AsString() != v {
-				continue points
-			}
-		}
-		sum += p.Value
-	}
-	return sum
+	return collectortest.Sum(r.t, r.telemetry.Reader, name, attrs...)
 }
 
 // records are log records e, of which those at fault lack n.

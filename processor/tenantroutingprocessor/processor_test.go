@@ -18,7 +18,6 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 	"go.opentelemetry.io/collector/processor"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.uber.org/goleak"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -29,6 +28,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 	"github.com/pulsegrid/pulsegrid/internal/tenant"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/collectortest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -126,25 +126,9 @@ func (r *rig) got() envelope.Envelope {
 	return es[0]
 }
 
-func (r *rig) count(name string, attrs map[string]string) (sum int64) {
-	m, err := r.telemetry.GetMetric("otelcol_" + name)
-	if err != nil {
-		return 0
-	}
-	for _, p := range m.Data.(metricdata.Sum[int64]).DataPoints {
-		match := true
-		for k, v := range attrs {
-			found := false
-			for _, kv := range p.Attributes.ToSlice() {
-				found = found || string(kv.Key) == k && kv.Value.String() == v
-			}
-			match = match && found
-		}
-		if match {
-			sum += p.Value
-		}
-	}
-	return sum
+func (r *rig) count(name string, attrs ...string) int64 {
+	r.t.Helper()
+	return collectortest.Sum(r.t, r.telemetry.Reader, name, attrs...)
 }
 
 func requireStatus(t testing.TB, err error, code codes.Code, reason string) *status.Status {
@@ -174,8 +158,8 @@ func TestAnEnvelopeIsStampedAndItsBytesArePassedOn(t *testing.T) {
 			Signal: s, Tenant: "acme", Source: "agent", Events: 5, Received: time.Unix(1, 0).UTC(), Lane: envelope.LaneFast, Jurisdiction: "eu", TopicClass: "premium", Body: body,
 		}, e)
 		require.Same(t, unsafe.SliceData(body), unsafe.SliceData(e.Body), "by reference: its zstd frame is found by it")
-		require.EqualValues(t, 5, r.count("tenant_routing_events", map[string]string{"class": "premium", "signal": s.String(), "decision": "fast"}))
-		require.EqualValues(t, len(body), r.count("tenant_routing_bytes", map[string]string{"signal": s.String()}))
+		require.EqualValues(t, 5, r.count("tenant_routing_events", "class=premium", "signal="+s.String(), "decision=fast"))
+		require.EqualValues(t, len(body), r.count("tenant_routing_bytes", "signal="+s.String()))
 	}
 	require.NoError(t, r.logs.ConsumeLogs(r.as("late"), request(signal.Logs, "late", otlptest.Logs(1, 5), 5)))
 	require.Equal(t, envelope.LaneOverflow, r.got().Lane)
@@ -196,7 +180,7 @@ func TestAQuotaGoesThroughBothLanesAndThenSendsBack(t *testing.T) {
 	require.Equal(t, time.Second, st.Details()[1].(*errdetails.RetryInfo).RetryDelay.AsDuration())
 	require.Empty(t, r.sink.AllLogs(), "nothing of it went on")
 	require.False(t, consumererror.IsPermanent(send()))
-	require.EqualValues(t, 200, r.count("tenant_routing_events", map[string]string{"class": "standard", "decision": "throttled"}))
+	require.EqualValues(t, 200, r.count("tenant_routing_events", "class=standard", "decision=throttled"))
 	now = now.Add(time.Second)
 	require.NoError(t, send(), "when it was told")
 }
@@ -233,8 +217,8 @@ func TestWhoMayNotSendIsRefusedWhateverTheReceiver(t *testing.T) {
 	requireStatus(t, r.logs.ConsumeLogs(context.Background(), request(signal.Metrics, "acme", body, 5)), codes.Unauthenticated, tenant.ReasonUnknown)
 	require.Empty(t, r.sink.AllLogs())
 	require.Empty(t, r.metricsTo.AllMetrics())
-	require.EqualValues(t, 6, r.count("tenant_routing_requests", map[string]string{"decision": "denied"}))
-	require.EqualValues(t, 1, r.count("tenant_routing_requests", map[string]string{"decision": "unauthenticated", "class": "none"}))
+	require.EqualValues(t, 6, r.count("tenant_routing_requests", "decision=denied"))
+	require.EqualValues(t, 1, r.count("tenant_routing_requests", "decision=unauthenticated", "class=none"))
 }
 
 func TestTrustTakesTheTenantThatIsNamedIfTheRegistryKnowsIt(t *testing.T) {
@@ -336,7 +320,7 @@ func TestARequestCannotNameAnotherTenant(t *testing.T) {
 				require.Equal(t, spoofed(t, s, where, "tenant.id", "acme"), r.got().Body)
 				require.NoError(t, r.plain(s, "acme", body))
 				require.Equal(t, "acme", r.named(s, where))
-				require.EqualValues(t, 2, r.count("tenant_routing_overwritten", map[string]string{"class": "premium"}))
+				require.EqualValues(t, 2, r.count("tenant_routing_overwritten", "class=premium"))
 				own := spoofed(t, s, where, "tenant.id", "acme")
 				require.NoError(t, r.logs.ConsumeLogs(r.as("acme"), request(s, "acme", own, 5)))
 				require.Same(t, unsafe.SliceData(own), unsafe.SliceData(r.got().Body), "its own name is no claim")
@@ -344,7 +328,7 @@ func TestARequestCannotNameAnotherTenant(t *testing.T) {
 				r = start(t, func(c *Config) { c.TenantAttributes, c.Spoofed = []string{"tenant.id"}, "refuse" })
 				requireStatus(t, r.logs.ConsumeLogs(r.as("acme"), request(s, "acme", body, 5)), codes.PermissionDenied, tenant.ReasonSpoofed)
 				requireStatus(t, r.plain(s, "acme", body), codes.PermissionDenied, tenant.ReasonSpoofed)
-				require.EqualValues(t, 2, r.count("tenant_routing_requests", map[string]string{"decision": "spoofed"}))
+				require.EqualValues(t, 2, r.count("tenant_routing_requests", "decision=spoofed"))
 			})
 		}
 	}
@@ -413,7 +397,7 @@ func TestAnEnvelopeThatCannotBeReadIsRefusedForGood(t *testing.T) {
 	ld := request(signal.Logs, "acme", otlptest.Logs(1, 4), 4)
 	ld.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().At(0).Attributes().Clear()
 	require.True(t, consumererror.IsPermanent(r.logs.ConsumeLogs(r.as("acme"), ld)))
-	require.EqualValues(t, 1, r.count("tenant_routing_requests", map[string]string{"decision": "invalid"}))
+	require.EqualValues(t, 1, r.count("tenant_routing_requests", "decision=invalid"))
 }
 
 func TestWithoutARegistryItDoesNotStart(t *testing.T) {

@@ -1,0 +1,103 @@
+// Package collectortest has what tests of the Collector's components share: a host that keeps what they report, and the reading of their metrics.
+package collectortest
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/component/componentstatus"
+	"go.opentelemetry.io/otel/attribute"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+)
+
+// Host keeps the statuses that components report. The zero Host has no extensions.
+type Host struct {
+	Extensions map[component.ID]component.Component
+
+	mu       sync.Mutex
+	statuses []componentstatus.Status
+}
+
+// GetExtensions implements component.Host.
+func (h *Host) GetExtensions() map[component.ID]component.Component { return h.Extensions }
+
+// Report implements componentstatus.Reporter.
+func (h *Host) Report(e *componentstatus.Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.statuses = append(h.statuses, e.Status())
+}
+
+// Statuses are all that were reported, oldest first.
+func (h *Host) Statuses() []componentstatus.Status {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.statuses)
+}
+
+// Status is the last that was reported; StatusNone before the first.
+func (h *Host) Status() componentstatus.Status {
+	all := h.Statuses()
+	if len(all) == 0 {
+		return componentstatus.StatusNone
+	}
+	return all[len(all)-1]
+}
+
+// Sum is that of a metric's points that have all of these attributes, each "key=value"; name is without "otelcol_". Of a histogram it is how many values it
+// has. 0: nothing was measured.
+func Sum(t testing.TB, reader *sdkmetric.ManualReader, name string, attrs ...string) (sum int64) {
+	t.Helper()
+	var all metricdata.ResourceMetrics
+	require.NoError(t, reader.Collect(context.Background(), &all))
+	add := func(value int64, set attribute.Set) {
+		for _, a := range attrs {
+			key, want, ok := strings.Cut(a, "=")
+			require.True(t, ok, "attribute %q: want key=value", a)
+			if got, ok := set.Value(attribute.Key(key)); !ok || got.String() != want {
+				return
+			}
+		}
+		sum += value
+	}
+	for _, scope := range all.ScopeMetrics {
+		for _, m := range scope.Metrics {
+			if m.Name != "otelcol_"+name {
+				continue
+			}
+			switch data := m.Data.(type) {
+			case metricdata.Sum[int64]:
+				for _, p := range data.DataPoints {
+					add(p.Value, p.Attributes)
+				}
+			case metricdata.Gauge[int64]:
+				for _, p := range data.DataPoints {
+					add(p.Value, p.Attributes)
+				}
+			case metricdata.Histogram[float64]:
+				for _, p := range data.DataPoints {
+					add(int64(p.Count), p.Attributes)
+				}
+			default:
+				t.Fatalf("metric %s is a %T, which Sum does not read", name, m.Data)
+			}
+		}
+	}
+	return sum
+}
+
+// WriteFile puts a file in the place of another at once, as who deploys a file that is watched should; folders are made.
+func WriteFile(t testing.TB, path, content string) {
+	t.Helper()
+	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	require.NoError(t, os.WriteFile(path+".new", []byte(content), 0o600))
+	require.NoError(t, os.Rename(path+".new", path))
+}
