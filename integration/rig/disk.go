@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"syscall"
+	"time"
 )
 
 const ownMountsVariable = "PULSEGRID_RIG_OWN_MOUNTS"
@@ -53,16 +54,27 @@ func newDisk(dir string, bytes int64) (*Disk, error) {
 
 func (d *Disk) ballast() string { return filepath.Join(d.Dir, "ballast") }
 
-// Fill takes every free byte; whoever writes there gets ENOSPC.
+// Fill takes every free byte; whoever writes there gets ENOSPC. The last twentieth of the disk takes two seconds: disks do not fill up in an instant, and who
+// watches how much is free has the time to see it.
 func (d *Disk) Fill() error {
+	var disk syscall.Statfs_t
+	if err := syscall.Statfs(d.Dir, &disk); err != nil {
+		return err
+	}
 	f, err := os.Create(d.ballast())
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	const step = 1 << 20
-	zeros := make([]byte, step)
+	slow := disk.Blocks / 20 // of the file system's blocks
+	zeros := make([]byte, max(int64(slow)*disk.Bsize/100, 1))
 	for len(zeros) > 0 {
+		if err := syscall.Statfs(d.Dir, &disk); err != nil {
+			return err
+		}
+		if disk.Bavail < slow {
+			time.Sleep(20 * time.Millisecond)
+		}
 		switch _, err := f.Write(zeros); {
 		case errors.Is(err, syscall.ENOSPC):
 			zeros = zeros[:len(zeros)/2] // down to the last byte

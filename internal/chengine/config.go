@@ -16,6 +16,9 @@ const (
 	backgroundPoolSize  = 2 // merge threads; twice as many merges may wait
 	maxConcurrentQuery  = 64
 	httpKeepAliveSecond = 300
+	// keepFreeRatio of the disk is left free: below it inserts are refused and merges do not begin. On a disk that is full to the last byte this ClickHouse
+	// (26.7.2) takes parts whose small files are empty for good, merged ones too, which then stand in the place of what was whole.
+	keepFreeRatio = 0.02
 )
 
 // User is a further user of the engine. The user `default` exists always and has no password: the child's own session is his.
@@ -52,8 +55,9 @@ func writeConfig(o Options) error {
     <number_of_free_entries_in_pool_to_lower_max_size_of_merge>1</number_of_free_entries_in_pool_to_lower_max_size_of_merge>
     <number_of_free_entries_in_pool_to_execute_optimize_entire_partition>1</number_of_free_entries_in_pool_to_execute_optimize_entire_partition>
   </merge_tree>
+  <storage_configuration><disks><default><keep_free_space_ratio>%g</keep_free_space_ratio></default></disks></storage_configuration>
 </clickhouse>
-`, escape(usersPath(o.Dir)), memory, markCacheBytes, primaryCacheBytes, backgroundPoolSize, maxConcurrentQuery, httpKeepAliveSecond)
+`, escape(usersPath(o.Dir)), memory, markCacheBytes, primaryCacheBytes, backgroundPoolSize, maxConcurrentQuery, httpKeepAliveSecond, keepFreeRatio)
 
 	var users strings.Builder
 	for _, u := range o.Users {

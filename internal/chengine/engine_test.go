@@ -110,6 +110,11 @@ func TestSettingsAreAServers(t *testing.T) {
 	stop(t, e)
 }
 
+func TestSomeOfTheDiskIsLeftFree(t *testing.T) {
+	e := start(t, chengine.Options{Dir: t.TempDir()})
+	require.Equal(t, "1", query(t, e, "SELECT abs(keep_free_space / total_space - 0.02) < 0.001 FROM system.disks WHERE name = 'default'"))
+}
+
 func TestFurtherUsersNeedTheirPassword(t *testing.T) {
 	e := start(t, chengine.Options{Dir: t.TempDir(), Users: []chengine.User{
 		{Name: "writer", Password: "s3<cret"}, {Name: "reader", Password: "look", ReadOnly: true},
