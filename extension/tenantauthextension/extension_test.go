@@ -153,6 +153,9 @@ func (r *rig) refused(err error, code codes.Code, told, reason string) {
 	require.Positive(r.t, r.count("tenant_auth_refused", "reason="+reason), "reason %s", reason)
 }
 
+// ofIt is the attribute that every point has.
+var ofIt = "extension=" + metadata.Type().String()
+
 func (r *rig) count(name string, attrs ...string) int64 {
 	r.t.Helper()
 	return collectortest.Sum(r.t, r.telemetry.Reader, name, attrs...)
@@ -283,7 +286,7 @@ func TestWhatIsRememberedOfGuessersIsBounded(t *testing.T) {
 		require.Error(t, err)
 	}
 	require.EqualValues(t, 50, r.guesses.buckets.Len())
-	require.EqualValues(t, 50, r.count("tenant_auth_guessing_addresses"))
+	require.EqualValues(t, 50, r.count("tenant_auth_guessing_addresses", ofIt))
 }
 
 func TestAChangeIsInForceWithoutARestart(t *testing.T) {
@@ -294,17 +297,17 @@ func TestAChangeIsInForceWithoutARestart(t *testing.T) {
 	require.Error(t, err)
 	r.write("b.yaml", "tenants:\n"+b)
 	r.eventually("the new key", func() bool { _, err := r.ask(from("192.0.2.1"), bearer(keyB)); return err == nil })
-	require.EqualValues(t, 2, r.count("tenant_auth_tenants"))
+	require.EqualValues(t, 2, r.count("tenant_auth_tenants", ofIt))
 
 	r.write("b.yaml", "tenants:\n  - {id: b, status: broken}\n")
 	r.eventually("the bad file is told", func() bool { return r.host.Status() == componentstatus.StatusRecoverableError })
-	require.EqualValues(t, 1, r.count("tenant_auth_refused_files"))
+	require.EqualValues(t, 1, r.count("tenant_auth_refused_files", ofIt))
 	said := r.logs.FilterField(zap.String("reason", `b.yaml:2: tenants[0].status: "broken": want active or suspended`))
 	require.Equal(t, 1, said.Len())
 	_, err = r.ask(from("192.0.2.1"), bearer(keyB))
 	require.NoError(t, err, "the last good file stays in force")
-	reloads := r.count("tenant_auth_reloads")
-	r.eventually("more looks", func() bool { return r.count("tenant_auth_reloads") > reloads+2 })
+	reloads := r.count("tenant_auth_reloads", ofIt)
+	r.eventually("more looks", func() bool { return r.count("tenant_auth_reloads", ofIt) > reloads+2 })
 	require.Equal(t, 1, r.logs.FilterMessageSnippet("stays in force").Len(), "it is told once")
 
 	r.write("b.yaml", "tenants: []\n")

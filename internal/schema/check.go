@@ -32,7 +32,7 @@ type Result struct {
 }
 
 // Check holds each event of a request that otlpwire.Count has accepted against its schema and the limits. now is when the request was
-// received. Nothing is allocated as long as events are valid.
+// received. Nothing is allocated for an event that is valid.
 func (c *Checker) Check(sig signal.Signal, req []byte, unknown Unknown, now time.Time) (Result, error) {
 	r, _ := c.runs.Get().(*run)
 	if r == nil {

@@ -52,22 +52,28 @@ func (h *Host) Status() componentstatus.Status {
 	return all[len(all)-1]
 }
 
-// Sum is that of a metric's points that have all of these attributes, each "key=value"; name is without "otelcol_". Of a histogram it is how many values it
-// has. 0: nothing was measured.
+// Sum is that of a metric's points that have all of these attributes, each "key=value"; 0: nothing was measured.
 func Sum(t testing.TB, reader *sdkmetric.ManualReader, name string, attrs ...string) (sum int64) {
 	t.Helper()
-	var all metricdata.ResourceMetrics
-	require.NoError(t, reader.Collect(context.Background(), &all))
-	add := func(value int64, set attribute.Set) {
+points:
+	for _, p := range Points(t, reader, name) {
 		for _, a := range attrs {
 			key, want, ok := strings.Cut(a, "=")
 			require.True(t, ok, "attribute %q: want key=value", a)
-			if got, ok := set.Value(attribute.Key(key)); !ok || got.String() != want {
-				return
+			if got, ok := p.Attributes.Value(attribute.Key(key)); !ok || got.String() != want {
+				continue points
 			}
 		}
-		sum += value
+		sum += p.Value
 	}
+	return sum
+}
+
+// Points are those of a counter or a gauge, or of a histogram how many values each has; name is without "otelcol_".
+func Points(t testing.TB, reader *sdkmetric.ManualReader, name string) (points []metricdata.DataPoint[int64]) {
+	t.Helper()
+	var all metricdata.ResourceMetrics
+	require.NoError(t, reader.Collect(context.Background(), &all))
 	for _, scope := range all.ScopeMetrics {
 		for _, m := range scope.Metrics {
 			if m.Name != "otelcol_"+name {
@@ -75,23 +81,19 @@ func Sum(t testing.TB, reader *sdkmetric.ManualReader, name string, attrs ...str
 			}
 			switch data := m.Data.(type) {
 			case metricdata.Sum[int64]:
-				for _, p := range data.DataPoints {
-					add(p.Value, p.Attributes)
-				}
+				points = append(points, data.DataPoints...)
 			case metricdata.Gauge[int64]:
-				for _, p := range data.DataPoints {
-					add(p.Value, p.Attributes)
-				}
+				points = append(points, data.DataPoints...)
 			case metricdata.Histogram[float64]:
 				for _, p := range data.DataPoints {
-					add(int64(p.Count), p.Attributes)
+					points = append(points, metricdata.DataPoint[int64]{Attributes: p.Attributes, Value: int64(p.Count)})
 				}
 			default:
-				t.Fatalf("metric %s is a %T, which Sum does not read", name, m.Data)
+				t.Fatalf("metric %s is a %T, which is not read here", name, m.Data)
 			}
 		}
 	}
-	return sum
+	return points
 }
 
 // WriteFile puts a file in the place of another at once, as who deploys a file that is watched should; folders are made.
