@@ -14,6 +14,7 @@ package block
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,7 @@ import (
 // Block is the offset range [First, Last] of one partition.
 type Block struct {
 	Topic     string
+	TopicID   TopicID // of the topic that was there when the partition was assigned
 	Partition int32
 	First     int64 // its first offset: the Next of the block before it
 	Last      int64 // its last offset, inclusive
@@ -53,9 +55,34 @@ type Account struct {
 // Next is the offset at which the following block begins.
 func (b Block) Next() int64 { return b.Last + 1 }
 
-// String is "topic/partition/first-last", which is also the block's deduplication token.
+// String is "topic/partition/first-last", for people.
 func (b Block) String() string {
 	return fmt.Sprintf("%s/%d/%d-%d", b.Topic, b.Partition, b.First, b.Last)
+}
+
+// Name is "topic@id/partition/first-last": unique also where a topic was deleted and made anew under its name. It is the block's
+// deduplication token. Without a topic id it is String.
+func (b Block) Name() string {
+	if b.TopicID == (TopicID{}) {
+		return b.String()
+	}
+	return fmt.Sprintf("%s@%s/%d/%d-%d", b.Topic, b.TopicID, b.Partition, b.First, b.Last)
+}
+
+// TopicID is Kafka's id of a topic, a UUID: a topic that is made anew under its name has another one. Zero: the broker gives none
+// (before Kafka 2.8).
+type TopicID [16]byte
+
+// String is the id as Kafka's tools print it: base64 for URLs, without padding.
+func (id TopicID) String() string { return base64.RawURLEncoding.EncodeToString(id[:]) }
+
+// ParseTopicID reads what String has written.
+func ParseTopicID(s string) (id TopicID, err error) {
+	b, err := base64.RawURLEncoding.DecodeString(s)
+	if err != nil || len(b) != len(id) {
+		return id, fmt.Errorf("topic id %q: want 16 bytes as base64 for URLs", s)
+	}
+	return TopicID(b), nil
 }
 
 type key struct{}
