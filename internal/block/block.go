@@ -42,6 +42,12 @@ type Block struct {
 	// Intended is when the range was first decided, or, for a redone block, when the oldest of those redone with it was. Redo: by an owner before this one, so it may have been stored already.
 	Intended time.Time
 	Redo     bool
+	// Worker numbers the receiver's worker of the partition, uniquely in the process. A partition that is assigned anew, or that a store
+	// sent back, has another one: what a store found out about the partition holds for one worker. 0: the receiver has none.
+	Worker uint64
+	// Unstated: the group's offset did not say which blocks had been begun before this worker, because it was reset or lost, or because a
+	// store sent the partition back. Blocks that were cut in another way may be stored.
+	Unstated bool
 	// Account collects what became of the block's events in this delivery, for the ledger; never nil in a delivered block.
 	Account *Account
 }

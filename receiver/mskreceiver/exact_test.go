@@ -67,6 +67,8 @@ func TestAfterACrashTheSameBlocksAreDelivered(t *testing.T) {
 			for i, end := range at.ends {
 				require.Equal(t, end, after[i].Next())
 				require.True(t, after[i].Redo)
+				require.False(t, after[i].Unstated, "the group knows what was begun")
+				require.NotEqual(t, before[0].Worker, after[i].Worker)
 				require.Equal(t, at.intended.UnixMilli(), after[i].Intended.UnixMilli())
 			}
 			for _, b := range after[len(at.ends):] {
@@ -237,6 +239,7 @@ func TestForeignMetadataIsTakenForNone(t *testing.T) {
 			requireTiles(t, s.offered(0), 2, 10)
 			require.False(t, s.offered(0)[0].Redo)
 			require.False(t, s.offered(0)[0].Fresh)
+			require.True(t, s.offered(0)[0].Unstated, "blocks may have been begun that nobody knows of")
 		})
 	}
 }

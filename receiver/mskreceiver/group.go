@@ -222,7 +222,7 @@ func (g *group) read(p *partition, c committedOffset) position {
 				"blocks that were begun and not committed may be cut differently", zap.Int64("offset", c.next), zap.String("metadata", c.text), zap.Error(err))
 		}
 	}
-	at.epoch = c.epoch
+	at.epoch, at.stated = c.epoch, err == nil
 	return at
 }
 

@@ -277,6 +277,10 @@ func TestAStoreSendsItsPartitionBack(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			requireTiles(t, after, tc.from, 30)
+			for _, b := range after {
+				require.True(t, b.Unstated, "blocks that the worker before had begun are cut anew")
+				require.NotEqual(t, s.offered(0)[0].Worker, b.Worker)
+			}
 			s.check(t)
 		})
 	}

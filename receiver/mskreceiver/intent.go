@@ -13,6 +13,8 @@ import (
 type position struct {
 	next  int64 // the committed offset; not part of the text
 	epoch int32 // leader epoch of the last finished record, -1: unknown; not part of the text
+	// stated: a text was read, so ends are all blocks that were begun. Else there may have been others.
+	stated bool
 
 	appended time.Time // when the last finished record was appended; zero: unknown
 	intended time.Time // when the first of ends was decided; zero where there are none

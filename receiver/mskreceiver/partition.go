@@ -37,6 +37,7 @@ import (
 type partition struct {
 	topicPartition
 	signal signal.Signal
+	number uint64 // block.Block.Worker
 	member string // member id that it was assigned to
 	deps   *deps
 	log    *zap.Logger
@@ -107,10 +108,13 @@ func partitionOf(ctx context.Context) *partition {
 	return p
 }
 
+// workers counts the process's workers, of all receivers.
+var workers atomic.Uint64
+
 // newPartition returns a worker that has yet to run. after, if not nil, is closed when its predecessor has ended.
 func newPartition(tp topicPartition, s signal.Signal, d *deps, log *zap.Logger, after <-chan struct{}) *partition {
 	p := &partition{
-		topicPartition: tp, signal: s, deps: d, after: after,
+		topicPartition: tp, signal: s, number: workers.Add(1), deps: d, after: after,
 		log:     log.With(zap.String("topic", tp.topic), zap.Int32("partition", tp.id)),
 		stop:    make(chan struct{}),
 		done:    make(chan struct{}),
