@@ -175,7 +175,7 @@ func (p *partition) decode(f *flight, tries *tries) (*batch, bool) {
 // offer hands b to the pipeline.
 func (p *partition) offer(f *flight, b *batch) error {
 	blk := block.Block{
-		Topic: p.topic, Partition: p.id, Signal: p.signal, First: f.first, Last: f.last, Events: b.events,
+		Topic: p.topic, TopicID: f.topicID, Partition: p.id, Signal: p.signal, First: f.first, Last: f.last, Events: b.events,
 		Oldest: p.oldest.Load(), Fresh: p.fresh.Load(), Intended: f.intended, Redo: f.redo, Account: &block.Account{},
 		Worker: p.number, Unstated: !p.plan.stated,
 	}

@@ -19,6 +19,7 @@ import (
 // Only run touches it, but for entries while it is delivering: then they belong to that delivery.
 type flight struct {
 	span
+	topicID  block.TopicID
 	strays   []*entry // not of its range: quarantined with it (partition.replaced)
 	intended time.Time
 	intent   uint64 // number of the statement that carries its range; it is ready when that is committed
@@ -58,7 +59,14 @@ type landing struct {
 	resume *block.ResumeError
 }
 
-func (f *flights) begin(at position) { f.done = at }
+// begin takes over from at. Ranges that were intended without a topic id, by an older version, are redone without one: blocks' names
+// have it.
+func (f *flights) begin(at position, topic block.TopicID) {
+	f.done = at
+	if len(at.ends) == 0 {
+		f.done.topicID = topic
+	}
+}
 
 // cut makes flights of what has gathered, as many as may be under way. It returns after how long the next block will be old
 // enough; zero: that does not depend on time.
@@ -68,12 +76,18 @@ func (p *partition) cut() time.Duration {
 		return 0
 	}
 	for len(fs.queue) < p.deps.cfg.MaxInFlightBlocks {
+		if len(p.gather.redo) == 0 && fs.done.topicID != p.plan.topic {
+			if len(fs.queue) > 0 {
+				return 0 // finished under their old names first: what is stated has one topic id
+			}
+			fs.done.topicID = p.plan.topic
+		}
 		now := p.deps.now()
 		s, wait, ok := p.gather.cut(now, p.deps.budget.paused(p))
 		if !ok {
 			return wait
 		}
-		f := &flight{span: s, intended: now, strays: fs.strays}
+		f := &flight{span: s, topicID: fs.done.topicID, intended: now, strays: fs.strays}
 		fs.strays = nil
 		if s.redo {
 			f.intended = p.plan.intended

@@ -228,6 +228,13 @@ func (g *group) read(p *partition, c committedOffset) position {
 
 // reportPlan reports what is wrong with where a partition begins. promised: somebody chose the offset.
 func (g *group) reportPlan(p *partition, pl plan, promised bool) {
+	if pl.gone != nil {
+		g.deps.tel.madeAnew(p)
+		p.log.Error("the topic has been deleted and made anew: what the group had committed is of the old one and does not count, the new one is "+
+			"read from its start; records of the old topic that were not delivered are lost",
+			zap.Stringer("old_topic_id", pl.gone.topicID), zap.Stringer("topic_id", pl.topic), zap.Int64("delivered_to", pl.gone.next), zap.Int64s("begun", pl.gone.ends))
+		return
+	}
 	if promised && pl.start > pl.next {
 		g.lostOffsets(p, pl.next, pl.start)
 	}
@@ -265,7 +272,7 @@ func (g *group) sendBack(old *partition, back *block.ResumeError) {
 	if !sleep(g.ctx, old.gone, wait.next()) {
 		return
 	}
-	q := query{position: position{next: back.Next, epoch: -1}, window: g.deps.window(old.signal)}
+	q := query{position: position{next: back.Next, epoch: -1, topicID: old.plan.topic}, window: g.deps.window(old.signal)}
 	if back.Next == block.FromStart {
 		q.next, q.fresh = atStart, true
 	}

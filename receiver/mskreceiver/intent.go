@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/pulsegrid/pulsegrid/internal/block"
 )
 
 // position is what the group's committed offset says of a partition: everything before next is finished, and behind it lie the
@@ -16,25 +18,29 @@ type position struct {
 	// stated: a text was read, so ends are all blocks that were begun. Else there may have been others.
 	stated bool
 
-	appended time.Time // when the last finished record was appended; zero: unknown
-	intended time.Time // when the first of ends was decided; zero where there are none
-	fresh    bool      // nothing is finished yet: next is where initial_offset began
-	ends     []int64   // the offset behind each unfinished block, in order; the first block begins at next
+	topicID  block.TopicID // of the topic that all this is about; zero: unknown
+	appended time.Time     // when the last finished record was appended; zero: unknown
+	intended time.Time     // when the first of ends was decided; zero where there are none
+	fresh    bool          // nothing is finished yet: next is where initial_offset began
+	ends     []int64       // the offset behind each unfinished block, in order; the first block begins at next
 }
 
 const (
 	intentVersion = "v1"
 	// maxMetadataBytes is what Kafka stores with an offset (offset.metadata.max.bytes); one byte more and it refuses the commit.
 	maxMetadataBytes = 4096
-	// maxEnds keeps the longest text far below that: 20 bytes an end and less than 64 for all else.
+	// maxEnds keeps the longest text far below that: 20 bytes an end and less than 128 for all else.
 	maxEnds = 128
 )
 
 var errNotOurs = errors.New("it is not the text of a mskreceiver")
 
-// text returns the metadata, for example "v1 t=1790000000000 i=1790000000950 e=120,240". Milliseconds count.
+// text returns the metadata, for example "v1 id=AAAAAAAAQACAAAAAAAAAAQ t=1790000000000 i=1790000000950 e=120,240". Milliseconds count.
 func (p position) text() string {
-	b := append(make([]byte, 0, 64+20*len(p.ends)), intentVersion...)
+	b := append(make([]byte, 0, 128+20*len(p.ends)), intentVersion...)
+	if p.topicID != (block.TopicID{}) {
+		b = append(append(b, " id="...), p.topicID.String()...)
+	}
 	if !p.appended.IsZero() {
 		b = strconv.AppendInt(append(b, " t="...), p.appended.UnixMilli(), 10)
 	}
@@ -65,6 +71,8 @@ func parsePosition(next int64, text string) (position, error) {
 		key, value, _ := strings.Cut(f, "=")
 		var err error
 		switch key {
+		case "id":
+			p.topicID, err = block.ParseTopicID(value)
 		case "t":
 			p.appended, err = parseMillis(value)
 		case "fresh":

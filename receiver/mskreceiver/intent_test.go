@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/pulsegrid/pulsegrid/internal/block"
 )
 
 func TestAPositionSurvivesItsText(t *testing.T) {
@@ -16,6 +18,7 @@ func TestAPositionSurvivesItsText(t *testing.T) {
 		"v1 t=1790000000000 i=1790000000950 e=120,240": {
 			appended: time.UnixMilli(1790000000000), intended: time.UnixMilli(1790000000950), ends: []int64{120, 240},
 		},
+		"v1 id=AQIDBAUGBwgJCgsMDQ4PEA t=0": {topicID: block.TopicID{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}, appended: time.UnixMilli(0)},
 		"v1 t=0 fresh i=-1 e=101": {appended: time.UnixMilli(0), fresh: true, intended: time.UnixMilli(-1), ends: []int64{101}},
 	} {
 		p.next, p.epoch = 100, -1
@@ -27,7 +30,7 @@ func TestAPositionSurvivesItsText(t *testing.T) {
 }
 
 func TestTheLongestTextFitsWhatKafkaStores(t *testing.T) {
-	p := position{appended: time.UnixMilli(math.MinInt64), intended: time.UnixMilli(math.MinInt64), fresh: true, epoch: -1}
+	p := position{appended: time.UnixMilli(math.MinInt64), intended: time.UnixMilli(math.MinInt64), topicID: block.TopicID{1}, fresh: true, epoch: -1}
 	for i := range int64(maxEnds) {
 		p.ends = append(p.ends, math.MaxInt64-maxEnds+i)
 	}
@@ -43,6 +46,7 @@ func TestTheLongestTextFitsWhatKafkaStores(t *testing.T) {
 func FuzzPosition(f *testing.F) {
 	f.Add(int64(0), "v1 t=1 fresh i=2 e=3,4")
 	f.Add(int64(9), "v1 e=9")
+	f.Add(int64(9), "v1 id=AQIDBAUGBwgJCgsMDQ4PEA e=10")
 	f.Add(int64(9), "v1 i=+1 e=010")
 	f.Add(int64(0), "")
 	f.Fuzz(func(t *testing.T, next int64, text string) {

@@ -4,11 +4,16 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"iter"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/pulsegrid/pulsegrid/internal/block"
 )
 
 // Special offsets and timestamps of Kafka's ListOffsets.
@@ -19,7 +24,7 @@ const (
 
 // query asks where a partition begins that this member has been given, or that its store sends back.
 type query struct {
-	position               // next may be atStart or atEnd
+	position               // next may be atStart or atEnd; of the topic topicID, if that is known
 	window   time.Duration // how far before next its memories want to be told; zero: nothing
 }
 
@@ -28,6 +33,11 @@ type plan struct {
 	position
 	from       int64 // first offset to fetch: the warm-up's first record, else the first block's
 	start, end int64 // of the partition's log, committed transactions only, when this was found out
+
+	topic block.TopicID // of the topic as it is; zero: neither the broker nor the group knows
+	// gone is what the query was about, if that was another topic of the same name, which was deleted: nothing of it counts, and the
+	// partition begins at its start.
+	gone *position
 }
 
 // known is the offset behind the last record before the first block. It is next, unless the log has been cut off before that.
@@ -61,13 +71,17 @@ func (l *locator) locate(ctx context.Context, queries map[topicPartition]query) 
 		}
 		return all
 	}
+	ids := l.topicIDs(ctx, of(0), failed)
 	starts := l.list(ctx, of(atStart), failed)
 	ends := l.list(ctx, of(atEnd), failed)
 	since, unknown := map[topicPartition]int64{}, map[topicPartition]int64{}
 	for tp := range of(0) {
 		q := queries[tp]
-		p := plan{position: q.position, start: starts[tp], end: ends[tp]}
-		switch q.next {
+		p := plan{position: q.position, start: starts[tp], end: ends[tp], topic: cmp.Or(ids[tp.topic], q.topicID)}
+		if p.topicID != p.topic && p.topicID != (block.TopicID{}) {
+			p.gone, p.position = &q.position, position{next: atStart, epoch: -1, topicID: p.topic, fresh: true}
+		}
+		switch p.next {
 		case atStart:
 			p.next = p.start
 		case atEnd:
@@ -96,6 +110,53 @@ func (l *locator) locate(ctx context.Context, queries map[topicPartition]query) 
 		delete(plans, tp)
 	}
 	return plans, failed
+}
+
+// topicIDs asks for the topics' ids. Records and commits of another topic with the same name are told by them (group.otherTopic).
+func (l *locator) topicIDs(ctx context.Context, partitions map[topicPartition]int64, failed map[topicPartition]error) map[string]block.TopicID {
+	ids, broken, err := topicIDs(ctx, l.client, slices.Collect(topicsOf(partitions)))
+	for tp := range partitions {
+		if e := cmp.Or(err, broken[tp.topic]); e != nil {
+			failed[tp] = fmt.Errorf("ask for the topic's id: %w", e)
+		}
+	}
+	return ids
+}
+
+func topicsOf[V any](partitions map[topicPartition]V) iter.Seq[string] {
+	topics := map[string]struct{}{}
+	for tp := range partitions {
+		topics[tp.topic] = struct{}{}
+	}
+	return maps.Keys(topics)
+}
+
+// topicIDs asks a broker for the ids of topics. What Kafka knows no such topic for, or cannot tell, is in failed.
+func topicIDs(ctx context.Context, cl *kgo.Client, topics []string) (ids map[string]block.TopicID, failed map[string]error, err error) {
+	req := kmsg.NewPtrMetadataRequest()
+	for _, name := range topics {
+		t := kmsg.NewMetadataRequestTopic()
+		t.Topic = &name
+		req.Topics = append(req.Topics, t)
+	}
+	if len(req.Topics) == 0 {
+		return nil, nil, nil // a request without topics asks for all
+	}
+	resp, err := req.RequestWith(ctx, cl)
+	if err != nil {
+		return nil, nil, err
+	}
+	ids, failed = map[string]block.TopicID{}, map[string]error{}
+	for _, t := range resp.Topics {
+		if t.Topic == nil {
+			continue
+		}
+		ids[*t.Topic] = t.TopicID
+		if err := kerr.ErrorForCode(t.ErrorCode); err != nil {
+			failed[*t.Topic] = err
+		}
+	}
+	return ids, failed, nil
 }
 
 func windowStart(at time.Time, window time.Duration) int64 {

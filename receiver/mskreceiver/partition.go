@@ -251,7 +251,7 @@ func (p *partition) prepare() {
 	pl := &p.plan
 	p.gather.next, p.gather.redo, p.gather.complete = pl.next, pl.ends, pl.start
 	p.expected = pl.next
-	p.flights.begin(pl.position)
+	p.flights.begin(pl.position, pl.topic)
 	if len(pl.ends) > 0 {
 		p.log.Info("blocks that were intended and not finished are redone",
 			zap.Int("blocks", len(pl.ends)), zap.Int64("first_offset", pl.next), zap.Int64("last_offset", pl.ends[len(pl.ends)-1]-1))

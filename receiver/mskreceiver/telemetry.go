@@ -26,6 +26,7 @@ type telemetry struct {
 	lostOffsets, rebalances           componentmeta.Counter
 	commits                           componentmeta.Histogram
 	redone, sendBacks, unreadables    componentmeta.Counter
+	anew                              componentmeta.Counter
 	warmRecords, warmEvents           componentmeta.Counter
 
 	warming atomic.Int64 // partitions
@@ -47,6 +48,7 @@ func newTelemetry(id component.ID, set component.TelemetrySettings, group string
 	t.redone = t.tel.Counter("msk_receiver_redone_blocks")
 	t.sendBacks = t.tel.Counter("msk_receiver_resumes")
 	t.unreadables = t.tel.Counter("msk_receiver_unreadable_intents")
+	t.anew = t.tel.Counter("msk_receiver_recreated_partitions")
 	t.warmRecords = t.tel.Counter("msk_receiver_warmup_records")
 	t.warmEvents = t.tel.Counter("msk_receiver_warmup_events")
 	return t, t.tel.Err()
@@ -156,6 +158,10 @@ func (t *telemetry) sentBack(p *partition) {
 
 func (t *telemetry) unreadable(p *partition) {
 	t.unreadables.Add(context.Background(), 1, t.with(p.attributes()...))
+}
+
+func (t *telemetry) madeAnew(p *partition) {
+	t.anew.Add(context.Background(), 1, t.with(p.attributes()...))
 }
 
 func (t *telemetry) remembered(p *partition, events int) {
