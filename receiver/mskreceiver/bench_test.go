@@ -108,7 +108,7 @@ func BenchmarkIntents(b *testing.B) {
 				r.sinks.logs = s
 				if name == "answered-at-once" {
 					r.commitWith = func(*kgo.Client) commitFunc {
-						return func(context.Context, map[topicPartition]statement) map[topicPartition]error { return nil }
+						return func(context.Context, map[topicPartition]statement) (map[topicPartition]error, error) { return nil, nil }
 					}
 				}
 				require.NoError(b, r.Start(b.Context(), componenttest.NewNopHost()))

@@ -1,6 +1,7 @@
 package mskreceiver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,8 +33,8 @@ type statement struct {
 	finishes bool       // it finishes a block
 }
 
-// commitFunc sends one commit and returns what became of each partition; none: all is well.
-type commitFunc func(context.Context, map[topicPartition]statement) map[topicPartition]error
+// commitFunc sends one commit and returns what became of each partition; none: all is well. Its error is that of the whole request.
+type commitFunc func(context.Context, map[topicPartition]statement) (map[topicPartition]error, error)
 
 // committer commits statements: one request at a time, with everything that was stated meanwhile.
 //
@@ -47,7 +48,8 @@ type commitFunc func(context.Context, map[topicPartition]statement) map[topicPar
 //     the join has ended, and would then commit with a generation that is good (commitWith);
 //   - when forget has returned, no commit of those partitions is on its way, for the same reason.
 //
-// A commit that failed, for whatever reason, is made again for as long as the partition is owned. That goes for a stale generation
+// A commit that failed, for whatever reason, is made again for as long as the partition is owned, with growing waits: of the
+// partitions that the coordinator refused, each for itself, and the others go on; of all, where there was no answer. That goes for a stale generation
 // too: the group has given the partition away, nothing more of it begins here, and the client is about to say so (group.lost,
 // group.revoked or group.rejoined).
 type committer struct {
@@ -60,10 +62,17 @@ type committer struct {
 	mu     sync.Mutex
 	owners map[topicPartition]*partition
 	dirty  map[topicPartition]statement
+	failed map[topicPartition]*failure // the last commit was refused
 	flight map[topicPartition]struct{} // being committed
 	cancel context.CancelFunc          // of the flight
 	change chan struct{}               // closed and replaced whenever dirty or flight shrinks
 	wake   chan struct{}
+}
+
+// failure is a partition whose last commit was refused.
+type failure struct {
+	wait  *backoff
+	until time.Time // nothing of it is committed before
 }
 
 func newCommitter(retry RetryConfig, log *zap.Logger, tel *telemetry) *committer {
@@ -71,6 +80,7 @@ func newCommitter(retry RetryConfig, log *zap.Logger, tel *telemetry) *committer
 		retry: retry, log: log, tel: tel, now: time.Now,
 		owners: map[topicPartition]*partition{},
 		dirty:  map[topicPartition]statement{},
+		failed: map[topicPartition]*failure{},
 		change: make(chan struct{}),
 		wake:   make(chan struct{}, 1),
 	}
@@ -82,6 +92,7 @@ func (c *committer) own(p *partition) {
 	defer c.mu.Unlock()
 	c.owners[p.topicPartition] = p
 	delete(c.dirty, p.topicPartition)
+	delete(c.failed, p.topicPartition)
 }
 
 // state takes p's newest statement. It does not wait.
@@ -116,6 +127,9 @@ func (c *committer) flush(ctx context.Context, ps []*partition) error {
 		if s, ok := c.dirty[p.topicPartition]; ok {
 			s.due = time.Time{}
 			c.dirty[p.topicPartition] = s
+		}
+		if f := c.failed[p.topicPartition]; f != nil {
+			f.until = time.Time{} // once more, at once
 		}
 	}
 	c.signalWake()
@@ -155,6 +169,7 @@ func (c *committer) forget(ps []*partition) {
 		if c.owners[p.topicPartition] == p {
 			delete(c.owners, p.topicPartition)
 			delete(c.dirty, p.topicPartition)
+			delete(c.failed, p.topicPartition)
 		}
 	}
 	for _, p := range ps {
@@ -205,7 +220,7 @@ func (c *committer) run(ctx context.Context) {
 		case err != nil:
 			c.tel.retry("commit")
 			if !failing {
-				c.log.Warn("cannot commit offsets; it is tried again, and until then no new block is delivered", zap.Error(err))
+				c.log.Warn("cannot commit offsets; it is tried again, and until then no new block is delivered", zap.Error(explainCommit(err)))
 				failing = true
 			}
 			if !sleep(ctx, nil, wait.next()) {
@@ -219,43 +234,53 @@ func (c *committer) run(ctx context.Context) {
 func (c *committer) due() (due time.Time, any bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, s := range c.dirty {
-		if !any || s.due.Before(due) {
-			due, any = s.due, true
+	for tp, s := range c.dirty {
+		at := s.due
+		if f := c.failed[tp]; f != nil && f.until.After(at) {
+			at = f.until
+		}
+		if !any || at.Before(due) {
+			due, any = at, true
 		}
 	}
 	return due, any
 }
 
-// once commits what is dirty.
+// once commits what is dirty, but for partitions whose wait is not over. Its error is that of the whole request.
 func (c *committer) once(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
+	request, cancel := context.WithCancel(ctx)
 	defer cancel()
+	begun := c.now()
 	c.mu.Lock()
-	statements := c.dirty
-	c.dirty = map[topicPartition]statement{}
+	statements := map[topicPartition]statement{}
 	c.flight = map[topicPartition]struct{}{}
-	for tp := range statements {
+	for tp, s := range c.dirty {
+		if f := c.failed[tp]; f != nil && f.until.After(begun) {
+			continue
+		}
+		statements[tp] = s
 		c.flight[tp] = struct{}{}
+		delete(c.dirty, tp)
 	}
 	c.cancel = cancel
 	c.mu.Unlock()
 
-	begun := c.now()
-	results := c.commit(ctx, statements)
+	results, broken := c.commit(request, statements)
 	c.tel.committed(c.now().Sub(begun))
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var errs []error
+	given := request.Err() != nil && ctx.Err() == nil // up, by forget: that is no failure of the others
+	var refused []error
 	for tp, s := range statements {
-		err := results[tp]
+		err := cmp.Or(broken, results[tp])
 		if err == nil && s.finishes {
 			failpoint.Hit("block-committed")
 		}
 		switch owned := c.owners[tp] == s.owner; {
 		case err == nil && owned:
 			s.owner.committed(s.number)
+			c.succeeded(tp)
 			continue
 		case err == nil:
 			continue
@@ -263,8 +288,9 @@ func (c *committer) once(ctx context.Context) error {
 			c.log.Warn("commit of a partition that is no longer ours was given up; its new owner redoes the blocks",
 				zap.String("topic", tp.topic), zap.Int32("partition", tp.id), zap.Int64("offset", s.next), zap.Error(err))
 			continue
+		case !given && broken == nil && c.refused(tp):
+			refused = append(refused, fmt.Errorf("topic %s, partition %d, offset %d: %w", tp.topic, tp.id, s.next, explainCommit(err)))
 		}
-		errs = append(errs, fmt.Errorf("topic %s, partition %d, offset %d: %w", tp.topic, tp.id, s.next, explainCommit(err)))
 		if newer, ok := c.dirty[tp]; ok {
 			newer.finishes = newer.finishes || s.finishes
 			s = newer
@@ -272,10 +298,36 @@ func (c *committer) once(ctx context.Context) error {
 		s.due = time.Time{}
 		c.dirty[tp] = s
 	}
+	if len(refused) > 0 {
+		c.log.Warn("cannot commit offsets of these partitions; it is tried again, and until then no new block of theirs is delivered", zap.Error(errors.Join(refused...)))
+	}
 	c.flight = nil
 	close(c.change)
 	c.change = make(chan struct{})
-	return errors.Join(errs...)
+	if given {
+		return nil
+	}
+	return broken
+}
+
+// refused lets a partition wait, each time longer; true: it is the first time. It is called with mu held.
+func (c *committer) refused(tp topicPartition) (first bool) {
+	c.tel.retry("commit")
+	f := c.failed[tp]
+	if first = f == nil; first {
+		f = &failure{wait: newBackoff(c.retry)}
+		c.failed[tp] = f
+	}
+	f.until = c.now().Add(f.wait.next())
+	return first
+}
+
+// succeeded ends a partition's waits. It is called with mu held.
+func (c *committer) succeeded(tp topicPartition) {
+	if c.failed[tp] != nil {
+		delete(c.failed, tp)
+		c.log.Info("offsets of the partition are committed again", zap.String("topic", tp.topic), zap.Int32("partition", tp.id))
+	}
 }
 
 // explainCommit says what the errors mean that fence a member off.
@@ -296,7 +348,7 @@ const commitTimeout = 30 * time.Second
 
 // commitWith commits through the group member cl.
 func commitWith(cl *kgo.Client) commitFunc {
-	return func(ctx context.Context, statements map[topicPartition]statement) map[topicPartition]error {
+	return func(ctx context.Context, statements map[topicPartition]statement) (map[topicPartition]error, error) {
 		ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 		defer cancel()
 		request := map[string]map[int32]kgo.EpochOffset{}
@@ -328,11 +380,10 @@ func commitWith(cl *kgo.Client) commitFunc {
 			req.Topics = slices.DeleteFunc(req.Topics, func(t kmsg.OffsetCommitRequestTopic) bool { return len(t.Partitions) == 0 })
 			return nil
 		})
+		var broken error
 		cl.CommitOffsetsSync(ctx, request, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
 			if err != nil {
-				for tp := range results {
-					results[tp] = err
-				}
+				broken = err
 				return
 			}
 			for _, t := range resp.Topics {
@@ -341,7 +392,7 @@ func commitWith(cl *kgo.Client) commitFunc {
 				}
 			}
 		})
-		return results
+		return results, broken
 	}
 }
 

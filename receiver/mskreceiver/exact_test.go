@@ -314,7 +314,7 @@ func TestRecordsThatReplaceDeliveredOnesAreQuarantined(t *testing.T) {
 	obs, err := newSinks(set)
 	require.NoError(t, err)
 	d.sinks.obs = obs.obs
-	d.committer.commit = func(context.Context, map[topicPartition]statement) map[topicPartition]error { return nil }
+	d.committer.commit = func(context.Context, map[topicPartition]statement) (map[topicPartition]error, error) { return nil, nil }
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() { defer close(ended); d.committer.run(ctx) }()

@@ -155,10 +155,12 @@ func TestACommitIsNotSentUnderAnotherMemberId(t *testing.T) {
 	of := func(p *partition, next int64) statement {
 		return statement{position: position{next: next, epoch: -1}, owner: p}
 	}
-	results := commitWith(r.client)(t.Context(), map[topicPartition]statement{{logsTopic, 0}: of(former, 3), {logsTopic, 1}: of(present, 4)})
+	results, err := commitWith(r.client)(t.Context(), map[topicPartition]statement{{logsTopic, 0}: of(former, 3), {logsTopic, 1}: of(present, 4)})
+	require.NoError(t, err)
 	require.ErrorIs(t, results[topicPartition{logsTopic, 0}], errExpelled)
 	require.NoError(t, results[topicPartition{logsTopic, 1}])
-	results = commitWith(r.client)(t.Context(), map[topicPartition]statement{{logsTopic, 0}: of(former, 3)})
+	results, err = commitWith(r.client)(t.Context(), map[topicPartition]statement{{logsTopic, 0}: of(former, 3)})
+	require.NoError(t, err)
 	require.ErrorIs(t, results[topicPartition{logsTopic, 0}], errExpelled)
 	require.Equal(t, map[int32]int64{0: 5, 1: 4}, committed(t, cl, "g"))
 }

@@ -293,7 +293,7 @@ func TestCommitterGivesUpWhatWasForgotten(t *testing.T) {
 
 	requests := make(chan map[topicPartition]statement, 10)
 	answer := make(chan error)
-	c.commit = func(ctx context.Context, o map[topicPartition]statement) map[topicPartition]error {
+	c.commit = func(ctx context.Context, o map[topicPartition]statement) (map[topicPartition]error, error) {
 		requests <- o
 		var err error
 		select {
@@ -301,7 +301,7 @@ func TestCommitterGivesUpWhatWasForgotten(t *testing.T) {
 		case <-ctx.Done():
 			err = ctx.Err()
 		}
-		return map[topicPartition]error{p.topicPartition: err}
+		return map[topicPartition]error{p.topicPartition: err}, nil
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
