@@ -19,7 +19,7 @@ func TestAPositionSurvivesItsText(t *testing.T) {
 			appended: time.UnixMilli(1790000000000), intended: time.UnixMilli(1790000000950), ends: []int64{120, 240},
 		},
 		"v1 id=AQIDBAUGBwgJCgsMDQ4PEA t=0": {topicID: block.TopicID{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}, appended: time.UnixMilli(0)},
-		"v1 t=0 fresh i=-1 e=101": {appended: time.UnixMilli(0), fresh: true, intended: time.UnixMilli(-1), ends: []int64{101}},
+		"v1 t=0 fresh i=-1 e=101":          {appended: time.UnixMilli(0), fresh: true, intended: time.UnixMilli(-1), ends: []int64{101}},
 	} {
 		p.next, p.epoch = 100, -1
 		require.Equal(t, text, p.text())

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -47,14 +46,14 @@ type mskReceiver struct {
 	commitWith func(*kgo.Client) commitFunc
 
 	attached     int // pipelines' signals, by the factory
-	started      atomic.Int32
+	hostsMu      sync.Mutex
+	hosts        []component.Host // one a pipeline's signal; the Collector keeps a status for each
 	startOnce    sync.Once
 	startErr     error
 	shutdownOnce sync.Once
 	shutdownErr  error
 
 	// Set by Start.
-	host   component.Host
 	client *kgo.Client
 	hangUp context.CancelFunc // ends every request of the client
 	group  *group
@@ -83,15 +82,18 @@ func newReceiver(set receiver.Settings, cfg *Config) (*mskReceiver, error) {
 // Start joins the group. It does not wait for Kafka. The Collector starts a receiver once a signal, each time when the pipeline of
 // that signal is ready; the last time counts.
 func (r *mskReceiver) Start(ctx context.Context, host component.Host) error {
-	if int(r.started.Add(1)) < r.attached {
+	r.hostsMu.Lock()
+	r.hosts = append(r.hosts, host)
+	all := len(r.hosts) >= r.attached
+	r.hostsMu.Unlock()
+	if !all {
 		return nil
 	}
-	r.startOnce.Do(func() { r.startErr = r.start(ctx, host) })
+	r.startOnce.Do(func() { r.startErr = r.start(ctx) })
 	return r.startErr
 }
 
-func (r *mskReceiver) start(ctx context.Context, host component.Host) error {
-	r.host = host
+func (r *mskReceiver) start(ctx context.Context) error {
 	signals := map[string]signal.Signal{}
 	for _, s := range signal.All {
 		for _, topic := range r.cfg.Topics.of(s) {
@@ -285,11 +287,20 @@ func (r *mskReceiver) countWaiting(delta int, err error) int {
 	r.waiting += delta
 	switch {
 	case before == 0 && r.waiting > 0:
-		componentstatus.ReportStatus(r.host, componentstatus.NewRecoverableErrorEvent(err))
+		r.report(componentstatus.NewRecoverableErrorEvent(err))
 	case before > 0 && r.waiting == 0:
-		componentstatus.ReportStatus(r.host, componentstatus.NewEvent(componentstatus.StatusOK))
+		r.report(componentstatus.NewEvent(componentstatus.StatusOK))
 	}
 	return r.waiting
+}
+
+// report tells the host of every pipeline.
+func (r *mskReceiver) report(e *componentstatus.Event) {
+	r.hostsMu.Lock()
+	defer r.hostsMu.Unlock()
+	for _, h := range r.hosts {
+		componentstatus.ReportStatus(h, e)
+	}
 }
 
 // Shutdown stops fetching, waits for the blocks in flight, commits what they finished and leaves the group. What is gathered but

@@ -12,6 +12,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/consumer/consumertest"
 	"go.opentelemetry.io/collector/pdata/plog"
@@ -319,5 +321,37 @@ func TestOneConfiguredReceiverIsOneMemberForAllSignals(t *testing.T) {
 	require.NoError(t, m.Start(t.Context(), componenttest.NewNopHost()))
 	require.Equal(t, map[string]signal.Signal{"otlp.logs.v1": signal.Logs, "otlp.metrics.v1": signal.Metrics}, l.(*mskReceiver).group.signals)
 	require.NoError(t, m.Shutdown(t.Context()))
+	require.NoError(t, l.Shutdown(t.Context()))
+}
+
+// statusHost keeps what a pipeline's host is told.
+type statusHost struct {
+	component.Host
+	told chan componentstatus.Status
+}
+
+func (h statusHost) Report(e *componentstatus.Event) { h.told <- e.Status() }
+
+// Guarantee: the status of a receiver that several pipelines use is that of each of them.
+func TestEveryPipelinesHostHearsTheStatus(t *testing.T) {
+	cfg := testConfig([]string{"127.0.0.1:1"}, "g")
+	f, set := NewFactory(), receivertest.NewNopSettings(metadata.Type())
+	l, err := f.CreateLogs(t.Context(), set, cfg, consumertest.NewNop())
+	require.NoError(t, err)
+	m, err := f.CreateMetrics(t.Context(), set, cfg, consumertest.NewNop())
+	require.NoError(t, err)
+	var hosts []statusHost
+	for _, c := range []component.Component{l, m} {
+		h := statusHost{componenttest.NewNopHost(), make(chan componentstatus.Status, 10)}
+		require.NoError(t, c.Start(t.Context(), h))
+		hosts = append(hosts, h)
+	}
+	r := l.(*mskReceiver)
+	r.countWaiting(1, errors.New("the store is down"))
+	r.countWaiting(-1, nil)
+	for _, h := range hosts {
+		require.Equal(t, componentstatus.StatusRecoverableError, <-h.told)
+		require.Equal(t, componentstatus.StatusOK, <-h.told)
+	}
 	require.NoError(t, l.Shutdown(t.Context()))
 }
