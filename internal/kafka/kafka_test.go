@@ -134,6 +134,9 @@ func TestAMissingTopicIsMadeAndThenFoundAsAsked(t *testing.T) {
 		require.Empty(t, mismatches)
 	}
 	require.Len(t, k.PartitionInfos("t"), 6)
+	for _, topic := range []string{"t", "defaults"} {
+		require.Equal(t, "false", *k.TopicInfo(topic).Configs["unclean.leader.election.enable"], "a replica that is not in sync must not lead")
+	}
 }
 
 func TestPoliciesThatMayNotCreateDoNot(t *testing.T) {
@@ -149,7 +152,7 @@ func TestPoliciesThatMayNotCreateDoNot(t *testing.T) {
 func TestAnExistingTopicIsComparedAndNotAltered(t *testing.T) {
 	k, c := admin(t)
 	require.NoError(t, k.CreateTopic("t", 2, map[string]string{"message.timestamp.type": "LogAppendTime", "min.insync.replicas": "1",
-		"retention.ms": "1000", "max.message.bytes": "1000000"}))
+		"retention.ms": "1000", "max.message.bytes": "1000000", "unclean.leader.election.enable": "true"}))
 	mismatches, err := EnsureTopics(t.Context(), c, ManageCreate, []TopicSpec{spec})
 	require.ErrorIs(t, err, ErrTopic)
 	require.ErrorContains(t, err, "topic t: min.insync.replicas is 1, want 2")
@@ -163,7 +166,9 @@ func TestAnExistingTopicIsComparedAndNotAltered(t *testing.T) {
 		"topic t: min.insync.replicas is 1, want 2":           true,
 		"topic t: max.message.bytes is 1000000, want 2000000": true,
 		"topic t: partitions is 2, want 6":                    false,
-		"topic t: retention.ms is 1000, want 3600000":         false,
+
+		"topic t: unclean.leader.election.enable is true, want false": false,
+		"topic t: retention.ms is 1000, want 3600000":                 false,
 	}, got)
 	require.Len(t, k.PartitionInfos("t"), 2)
 }

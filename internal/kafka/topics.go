@@ -50,11 +50,13 @@ const (
 	settingRetention         = "retention.ms"
 	settingMaxMessage        = "max.message.bytes"
 	settingTimestampType     = "message.timestamp.type"
+	settingUnclean           = "unclean.leader.election.enable"
 	logAppendTime            = "LogAppendTime"
 )
 
 func (s TopicSpec) configs() map[string]*string {
-	c := map[string]*string{settingTimestampType: kadm.StringPtr(logAppendTime)}
+	// A replica that is not in sync must not lead: it has not what was acknowledged.
+	c := map[string]*string{settingTimestampType: kadm.StringPtr(logAppendTime), settingUnclean: kadm.StringPtr("false")}
 	if s.MinInSyncReplicas > 0 {
 		c[settingMinISR] = kadm.StringPtr(strconv.Itoa(s.MinInSyncReplicas))
 	}

@@ -72,8 +72,8 @@ var readCommitted = []kgo.Opt{kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.
 const idle = 10 * time.Second
 
 func (j *journal) open(ctx context.Context) error {
-	compact, forever := "compact", "-1"
-	made, err := kadm.NewClient(j.client).CreateTopic(ctx, 1, -1, map[string]*string{"cleanup.policy": &compact, "retention.ms": &forever}, j.topic)
+	compact, forever, no := "compact", "-1", "false"
+	made, err := kadm.NewClient(j.client).CreateTopic(ctx, 1, -1, map[string]*string{"cleanup.policy": &compact, "retention.ms": &forever, "unclean.leader.election.enable": &no}, j.topic)
 	if err == nil {
 		err = made.Err
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/zap"
 
+	"github.com/pulsegrid/pulsegrid/internal/block"
 	"github.com/pulsegrid/pulsegrid/internal/failpoint"
 )
 
@@ -366,10 +367,14 @@ func commitWith(cl *kgo.Client) commitFunc {
 				t := &req.Topics[i]
 				t.Partitions = slices.DeleteFunc(t.Partitions, func(p kmsg.OffsetCommitRequestTopicPartition) bool {
 					tp := topicPartition{t.Topic, p.Partition}
-					if statements[tp].owner.member == req.MemberID {
+					switch s := statements[tp]; {
+					case s.owner.member != req.MemberID:
+						results[tp] = errExpelled
+					case block.TopicID(t.TopicID) != s.topicID && t.TopicID != [16]byte{} && s.topicID != (block.TopicID{}):
+						results[tp] = errOtherTopic
+					default:
 						return false
 					}
-					results[tp] = errExpelled
 					return true
 				})
 				for j := range t.Partitions {
@@ -397,6 +402,7 @@ func commitWith(cl *kgo.Client) commitFunc {
 }
 
 var (
-	errNoAnswer = errors.New("the coordinator's answer does not mention the partition")
-	errExpelled = errors.New("the group has expelled the member that the partition was assigned to")
+	errNoAnswer   = errors.New("the coordinator's answer does not mention the partition")
+	errOtherTopic = errors.New("the topic was deleted and made anew since the partition was assigned")
+	errExpelled   = errors.New("the group has expelled the member that the partition was assigned to")
 )

@@ -147,11 +147,6 @@ func (p *partition) decode(f *flight, tries *tries) (*batch, bool) {
 	defer decoders.Put(decoder)
 	b := newBatch(p.signal, decoder)
 	var out []*entry
-	for _, e := range f.strays {
-		if !e.rejected {
-			out = append(out, e)
-		}
-	}
 	for _, e := range f.entries {
 		if e.refusal == nil {
 			e.refusal = b.append(e)
@@ -160,16 +155,21 @@ func (p *partition) decode(f *flight, tries *tries) (*batch, bool) {
 			out = append(out, e)
 		}
 	}
+	return b, p.reject(out, tries)
+}
+
+// reject puts refused records into quarantine, however long that takes; false: it was stopped.
+func (p *partition) reject(out []*entry, tries *tries) bool {
 	for len(out) > 0 {
 		err := p.deps.quarantine.put(p.ctx, out, func(e *entry) { p.deps.tel.quarantined(p, e) })
 		for len(out) > 0 && out[0].rejected {
 			out = out[1:]
 		}
 		if err != nil && !tries.wait("quarantine", err) {
-			return nil, false
+			return false
 		}
 	}
-	return b, true
+	return true
 }
 
 // offer hands b to the pipeline.

@@ -104,7 +104,7 @@ func TestIntentsOutliveTwoCrashes(t *testing.T) {
 	r, stop := run(t, cfg, second)
 	eventually(t, "the first is finished", func() bool { return committed(t, cl, "g")[0] == 3 })
 	crash(r, stop)
-	require.Regexp(t, "^v1 t=[0-9]+ i=1 e=5,9,12$", metadataOf(t, cl, "g", 0))
+	require.Regexp(t, "^v1 t=[0-9]+ l=0@0 i=1 e=5,9,12$", metadataOf(t, cl, "g", 0))
 	third := newStore(nil)
 	run(t, testConfig(c.ListenAddrs(), "g"), third)
 	eventually(t, "all committed", func() bool { return committed(t, cl, "g")[0] == 20 })

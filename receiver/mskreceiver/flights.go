@@ -20,7 +20,6 @@ import (
 type flight struct {
 	span
 	topicID  block.TopicID
-	strays   []*entry // not of its range: quarantined with it (partition.replaced)
 	intended time.Time
 	intent   uint64 // number of the statement that carries its range; it is ready when that is committed
 	state    flightState
@@ -41,7 +40,6 @@ type flights struct {
 	queue   []*flight
 	running int
 	ended   chan landing
-	strays  []*entry // for the next block
 
 	done     position // what is finished; its ends are not kept here
 	number   uint64   // of the last statement
@@ -87,8 +85,7 @@ func (p *partition) cut() time.Duration {
 		if !ok {
 			return wait
 		}
-		f := &flight{span: s, topicID: fs.done.topicID, intended: now, strays: fs.strays}
-		fs.strays = nil
+		f := &flight{span: s, topicID: fs.done.topicID, intended: now}
 		if s.redo {
 			f.intended = p.plan.intended
 			p.checkComplete()
@@ -97,9 +94,6 @@ func (p *partition) cut() time.Duration {
 			fs.changed, fs.urgent = true, true
 		}
 		for _, e := range s.entries {
-			f.cost += e.cost
-		}
-		for _, e := range f.strays {
 			f.cost += e.cost
 		}
 		fs.queue = append(fs.queue, f)
@@ -139,7 +133,7 @@ func (p *partition) halve() {
 	left, right := *whole, *whole
 	left.entries, right.entries = whole.entries[:n:n], whole.entries[n:]
 	left.last = left.entries[n-1].record.Offset
-	right.first, right.strays, right.cost = left.last+1, nil, 0
+	right.first, right.cost = left.last+1, 0
 	for _, e := range right.entries {
 		right.cost += e.cost
 	}
@@ -199,6 +193,7 @@ func (p *partition) announce() {
 		s.ends = append(s.ends, f.last+1)
 	}
 	s.ends = append(s.ends, p.gather.redo...)
+	s.epochs = p.epochs.below(s.decided())
 	switch {
 	case len(fs.queue) > 0:
 		s.intended = fs.queue[0].intended
@@ -217,8 +212,13 @@ func (p *partition) announce() {
 // land waits for the deliveries under way, and states what they finished.
 func (p *partition) land() *block.ResumeError {
 	fs := &p.flights
-	for fs.running > 0 {
-		p.settle(<-fs.ended)
+	for fs.running > 0 || p.strays.busy {
+		select {
+		case l := <-fs.ended:
+			p.settle(l)
+		case r := <-p.strays.ended:
+			p.straysEnded(r)
+		}
 	}
 	if fs.sentBack != nil {
 		p.log.Warn("the store sends the partition back", zap.Int64("oldest_offset", fs.done.next), zap.Error(fs.sentBack))

@@ -40,6 +40,9 @@ type group struct {
 	// read it, or not yet: it does so a moment after position.
 	seek func(topic string, partition int32, offset int64) bool
 
+	// again makes the client forget a topic and subscribe to it anew: it takes no other id for a topic that it knows.
+	again func(topic string)
+
 	ready  chan struct{}   // closed: all that needs the client is set, which calls back from the moment that it is made
 	ctx    context.Context // ends when the group is closed
 	cancel context.CancelFunc
@@ -50,7 +53,8 @@ type group struct {
 	owned   map[topicPartition]*partition
 	leaving map[topicPartition]*partition // stopped, but perhaps still delivering
 	fetched map[topicPartition]committedOffset
-	member  string // this member's id, as of the last join
+	member  string                   // this member's id, as of the last join
+	anew    map[string]block.TopicID // topics that were made anew while this member had partitions of them
 	closed  bool
 }
 
@@ -65,7 +69,7 @@ func newGroup(d *deps, log *zap.Logger, signals map[string]signal.Signal) *group
 	ctx, cancel := context.WithCancel(context.Background())
 	return &group{
 		deps: d, log: log, signals: signals, ready: make(chan struct{}), ctx: ctx, cancel: cancel,
-		owned: map[topicPartition]*partition{}, leaving: map[topicPartition]*partition{}, fetched: map[topicPartition]committedOffset{},
+		owned: map[topicPartition]*partition{}, leaving: map[topicPartition]*partition{}, fetched: map[topicPartition]committedOffset{}, anew: map[string]block.TopicID{},
 	}
 }
 
@@ -191,11 +195,7 @@ func (g *group) position(ctx context.Context, offsets map[string]map[int32]kgo.O
 	}
 	for tp, pl := range plans {
 		g.reportPlan(owners[tp], pl, queries[tp].next >= 0)
-		o := kgo.NewOffset().At(pl.from)
-		if pl.from == pl.next {
-			o = o.WithEpoch(pl.epoch)
-		}
-		offsets[tp.topic][tp.id] = o
+		offsets[tp.topic][tp.id] = kgo.NewOffset().At(pl.from).WithEpoch(pl.before())
 		owners[tp].place(pl)
 	}
 	return offsets, nil
@@ -205,6 +205,9 @@ func (g *group) position(ctx context.Context, offsets map[string]map[int32]kgo.O
 func (g *group) committed(p *partition, start int64) position {
 	c, ok := g.fetched[p.topicPartition]
 	delete(g.fetched, p.topicPartition)
+	if _, anew := g.anew[p.topic]; !ok && anew {
+		start = atStart // whatever initial_offset says: the group had the topic, and Kafka has forgotten its offsets with the old one
+	}
 	if !ok {
 		return position{next: start, epoch: -1, fresh: true}
 	}
@@ -223,12 +226,21 @@ func (g *group) read(p *partition, c committedOffset) position {
 		}
 	}
 	at.epoch, at.stated = c.epoch, err == nil
+	if len(at.epochs) == 0 && c.epoch >= 0 && c.next > 0 { // written by a version that kept only this one
+		at.epochs = epochs{{from: c.next - 1, epoch: c.epoch}}
+	}
 	return at
 }
 
 // reportPlan reports what is wrong with where a partition begins. promised: somebody chose the offset.
 func (g *group) reportPlan(p *partition, pl plan, promised bool) {
 	if pl.gone != nil {
+		g.mu.Lock()
+		known := g.anew[p.topic] == pl.topic
+		g.mu.Unlock()
+		if known {
+			return // it has been reported when it was found out
+		}
 		g.deps.tel.madeAnew(p)
 		p.log.Error("the topic has been deleted and made anew: what the group had committed is of the old one and does not count, the new one is "+
 			"read from its start; records of the old topic that were not delivered are lost",
@@ -238,14 +250,11 @@ func (g *group) reportPlan(p *partition, pl plan, promised bool) {
 	if promised && pl.start > pl.next {
 		g.lostOffsets(p, pl.next, pl.start)
 	}
-	last := pl.next
-	if n := len(pl.ends); n > 0 {
-		last = pl.ends[n-1]
-	}
-	if pl.end < last {
-		p.log.Error("Kafka's log of the partition ends before what had been read of it: it was cut off, by an unclean leader election or a "+
-			"topic that was made anew; records that are written at those offsets go to quarantine",
-			zap.Int64("log_end", pl.end), zap.Int64("read_to", last))
+	if at := min(pl.end, pl.cut); at < pl.decided() {
+		p.log.Error("Kafka's log of the partition was cut off below what had been read of it, by an unclean leader election or because Kafka was restored from a "+
+			"copy: records that are or will be written at these offsets go to quarantine, and what is not in Kafka any more cannot be read again; "+
+			"set unclean.leader.election.enable=false, and compare the stores with Kafka (pulsegrid audit)",
+			zap.Int64("first_offset", at), zap.Int64("last_offset", pl.decided()-1), zap.Int64("log_end", pl.end))
 	}
 }
 
@@ -305,6 +314,28 @@ func (g *group) rejoined(old *partition) {
 	if ok {
 		g.restart(old, q, 0)
 	}
+}
+
+// beginAgain gives up the partitions of a topic that was deleted and made anew. What is delivered of the old topic is abandoned and
+// nothing of it is committed. The client then joins again, and is assigned partitions of the new topic.
+func (g *group) beginAgain(topic string, id block.TopicID) {
+	var old []*partition
+	g.mu.Lock()
+	for tp, p := range g.owned {
+		if tp.topic == topic && p.isPlaced() && isOther(id, p.plan.topic) {
+			old = append(old, p)
+		}
+	}
+	g.anew[topic] = id
+	g.mu.Unlock()
+	for _, p := range old {
+		g.deps.tel.madeAnew(p)
+		p.log.Error("the topic has been deleted and made anew: the new one is read from its start; records of the old topic that were not delivered are lost",
+			zap.Stringer("old_topic_id", p.plan.topic), zap.Stringer("topic_id", id), zap.Int64("delivered_to", p.position.Load()), zap.Int64("old_end", p.highWatermark.Load()))
+		p.abandon()
+	}
+	g.deps.committer.forget(old)
+	g.again(topic)
 }
 
 // insist tries until it works; false: the partition is no longer ours.

@@ -22,6 +22,8 @@ type position struct {
 	appended time.Time     // when the last finished record was appended; zero: unknown
 	intended time.Time     // when the first of ends was decided; zero where there are none
 	fresh    bool          // nothing is finished yet: next is where initial_offset began
+	traced   bool          // epochs are known up to the last of ends; else up to next
+	epochs   epochs        // of the records of what is finished, and of ends
 	ends     []int64       // the offset behind each unfinished block, in order; the first block begins at next
 }
 
@@ -29,7 +31,7 @@ const (
 	intentVersion = "v1"
 	// maxMetadataBytes is what Kafka stores with an offset (offset.metadata.max.bytes); one byte more and it refuses the commit.
 	maxMetadataBytes = 4096
-	// maxEnds keeps the longest text far below that: 20 bytes an end and less than 128 for all else.
+	// maxEnds keeps the longest text far below that: 20 bytes an end and less than 512 for all else.
 	maxEnds = 128
 )
 
@@ -37,7 +39,7 @@ var errNotOurs = errors.New("it is not the text of a mskreceiver")
 
 // text returns the metadata, for example "v1 id=AAAAAAAAQACAAAAAAAAAAQ t=1790000000000 i=1790000000950 e=120,240". Milliseconds count.
 func (p position) text() string {
-	b := append(make([]byte, 0, 128+20*len(p.ends)), intentVersion...)
+	b := append(make([]byte, 0, 512+20*len(p.ends)), intentVersion...)
 	if p.topicID != (block.TopicID{}) {
 		b = append(append(b, " id="...), p.topicID.String()...)
 	}
@@ -46,6 +48,9 @@ func (p position) text() string {
 	}
 	if p.fresh {
 		b = append(b, " fresh"...)
+	}
+	if len(p.epochs) > 0 {
+		b = p.epochs.appendText(append(b, " l="...))
 	}
 	if len(p.ends) > 0 {
 		b = strconv.AppendInt(append(b, " i="...), p.intended.UnixMilli(), 10)
@@ -58,6 +63,14 @@ func (p position) text() string {
 		}
 	}
 	return string(b)
+}
+
+// decided is the offset behind the last block that is finished or begun.
+func (p position) decided() int64 {
+	if n := len(p.ends); n > 0 {
+		return p.ends[n-1]
+	}
+	return p.next
 }
 
 // parsePosition is text's inverse. It accepts nothing that text would not have written: what is damaged must not be guessed.
@@ -77,6 +90,9 @@ func parsePosition(next int64, text string) (position, error) {
 			p.appended, err = parseMillis(value)
 		case "fresh":
 			p.fresh = true
+		case "l":
+			p.epochs, err = parseEpochs(value)
+			p.traced = true
 		case "i":
 			p.intended, err = parseMillis(value)
 		case "e":

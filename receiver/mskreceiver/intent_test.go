@@ -31,6 +31,9 @@ func TestAPositionSurvivesItsText(t *testing.T) {
 
 func TestTheLongestTextFitsWhatKafkaStores(t *testing.T) {
 	p := position{appended: time.UnixMilli(math.MinInt64), intended: time.UnixMilli(math.MinInt64), topicID: block.TopicID{1}, fresh: true, epoch: -1}
+	for i := range int64(maxSteps) {
+		p.epochs = append(p.epochs, step{math.MaxInt64 - maxSteps + i, math.MaxInt32, true})
+	}
 	for i := range int64(maxEnds) {
 		p.ends = append(p.ends, math.MaxInt64-maxEnds+i)
 	}
@@ -38,6 +41,7 @@ func TestTheLongestTextFitsWhatKafkaStores(t *testing.T) {
 	got, err := parsePosition(0, p.text())
 	require.NoError(t, err)
 	require.Equal(t, p.ends, got.ends)
+	require.Equal(t, p.epochs, got.epochs)
 	// A block of max_bytes is halved no more often than it has records, of one byte at least: 23 times.
 	require.LessOrEqual(t, MaxMaxInFlightBlocks+int(math.Ceil(math.Log2(float64(DefaultBlockMaxBytes)))), maxEnds)
 }
@@ -46,6 +50,7 @@ func TestTheLongestTextFitsWhatKafkaStores(t *testing.T) {
 func FuzzPosition(f *testing.F) {
 	f.Add(int64(0), "v1 t=1 fresh i=2 e=3,4")
 	f.Add(int64(9), "v1 e=9")
+	f.Add(int64(9), "v1 l=5@0,6@8q i=2 e=12")
 	f.Add(int64(9), "v1 id=AQIDBAUGBwgJCgsMDQ4PEA e=10")
 	f.Add(int64(9), "v1 i=+1 e=010")
 	f.Add(int64(0), "")

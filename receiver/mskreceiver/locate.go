@@ -34,10 +34,24 @@ type plan struct {
 	from       int64 // first offset to fetch: the warm-up's first record, else the first block's
 	start, end int64 // of the partition's log, committed transactions only, when this was found out
 
+	// cut is the offset from which on the log does not have the records any more that had been read of it; decided() where it has all.
+	cut int64
+
 	topic block.TopicID // of the topic as it is; zero: neither the broker nor the group knows
 	// gone is what the query was about, if that was another topic of the same name, which was deleted: nothing of it counts, and the
 	// partition begins at its start.
 	gone *position
+}
+
+// before is the leader epoch of the record before the first one to fetch, -1: unknown. The client verifies it against the log.
+func (p plan) before() int32 {
+	if p.from == p.next && p.cut >= p.next {
+		return p.epoch
+	}
+	if s, ok := p.epochs.at(p.from - 1); ok && p.from <= p.decided() {
+		return s.epoch
+	}
+	return -1
 }
 
 // known is the offset behind the last record before the first block. It is next, unless the log has been cut off before that.
@@ -87,6 +101,7 @@ func (l *locator) locate(ctx context.Context, queries map[topicPartition]query) 
 		case atEnd:
 			p.next = p.end
 		}
+		p.cut = p.decided()
 		p.from = min(max(p.next, p.start), max(p.end, p.start))
 		plans[tp] = p
 		switch {
@@ -106,10 +121,103 @@ func (l *locator) locate(ctx context.Context, queries map[topicPartition]query) 
 			plans[tp] = p
 		}
 	}
+	l.compare(ctx, plans, failed)
 	for tp := range failed {
 		delete(plans, tp)
 	}
 	return plans, failed
+}
+
+// compare finds out where logs do not have the records any more that had been read of them, by the ends of these records' leader
+// epochs, and lets such plans begin there. Which records are others is decided one by one (partition.isStray).
+func (l *locator) compare(ctx context.Context, plans map[topicPartition]plan, failed map[topicPartition]error) {
+	type question struct {
+		steps epochs // those that may be missing in the log
+		to    int64  // offset behind the last of them
+	}
+	open := map[topicPartition]question{}
+	for tp, p := range plans {
+		if steps := p.epochs.below(p.decided()); len(steps) > 0 && failed[tp] == nil {
+			open[tp] = question{steps, p.decided()}
+		}
+	}
+	for len(open) > 0 { // most often once: the last epoch is there
+		asked := make(map[topicPartition]int32, len(open))
+		for tp, q := range open {
+			asked[tp] = q.steps[len(q.steps)-1].epoch
+		}
+		for tp, end := range l.epochEnds(ctx, asked, failed) {
+			q, p := open[tp], plans[tp]
+			n := len(q.steps) - 1
+			last := q.steps[n]
+			if end.epoch == last.epoch && end.offset >= q.to {
+				delete(open, tp)
+				continue
+			}
+			p.cut = last.from
+			if end.epoch == last.epoch || n == 0 && end.epoch >= 0 { // what lies before the first step is not known
+				p.cut = end.offset
+			}
+			p.cut = min(p.cut, q.to)
+			p.from = min(p.from, max(p.cut, p.start))
+			plans[tp] = p
+			if n == 0 || end.epoch == last.epoch && end.offset > last.from {
+				delete(open, tp)
+			} else {
+				open[tp] = question{q.steps[:n], last.from}
+			}
+		}
+		for tp := range failed {
+			delete(open, tp)
+		}
+	}
+}
+
+// epochEnd is the largest leader epoch that a log has, of those up to the one that was asked for, and the offset behind it; -1: none.
+type epochEnd struct {
+	epoch  int32
+	offset int64
+}
+
+// epochEnds asks for each partition's end of a leader epoch. What it has no answer for is in failed.
+func (l *locator) epochEnds(ctx context.Context, asked map[topicPartition]int32, failed map[topicPartition]error) map[topicPartition]epochEnd {
+	topics := map[string][]kmsg.OffsetForLeaderEpochRequestTopicPartition{}
+	for tp, epoch := range asked {
+		p := kmsg.NewOffsetForLeaderEpochRequestTopicPartition()
+		p.Partition, p.LeaderEpoch = tp.id, epoch
+		topics[tp.topic] = append(topics[tp.topic], p)
+	}
+	req := kmsg.NewPtrOffsetForLeaderEpochRequest()
+	req.ReplicaID = -1
+	for topic, partitions := range topics {
+		t := kmsg.NewOffsetForLeaderEpochRequestTopic()
+		t.Topic, t.Partitions = topic, partitions
+		req.Topics = append(req.Topics, t)
+	}
+	out := make(map[topicPartition]epochEnd, len(asked))
+	var broken error
+	for _, shard := range l.client.RequestSharded(ctx, req) {
+		if shard.Err != nil {
+			broken = shard.Err
+			continue
+		}
+		for _, t := range shard.Resp.(*kmsg.OffsetForLeaderEpochResponse).Topics {
+			for _, p := range t.Partitions {
+				tp := topicPartition{t.Topic, p.Partition}
+				if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+					failed[tp] = fmt.Errorf("ask for the end of leader epoch %d: %w", asked[tp], err)
+				} else {
+					out[tp] = epochEnd{p.LeaderEpoch, p.EndOffset}
+				}
+			}
+		}
+	}
+	for tp := range asked {
+		if _, ok := out[tp]; !ok && failed[tp] == nil {
+			failed[tp] = fmt.Errorf("ask for the end of a leader epoch: no answer: %w", cmp.Or(broken, ctx.Err(), errNoAnswer))
+		}
+	}
+	return out
 }
 
 // topicIDs asks for the topics' ids. Records and commits of another topic with the same name are told by them (group.otherTopic).

@@ -9,6 +9,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
+
+	"github.com/pulsegrid/pulsegrid/internal/block"
 )
 
 const (
@@ -19,7 +21,8 @@ const (
 )
 
 // monitor asks the brokers now and then for the ends of partitions: a paused partition is not fetched, and its lag is the very
-// one to know. It also waits for topics that do not exist yet.
+// one to know. It also waits for topics that do not exist yet, and finds those that were deleted and made anew: the client goes on
+// asking for the topic that it knew.
 type monitor struct {
 	client *kgo.Client
 	topics []string
@@ -27,22 +30,37 @@ type monitor struct {
 	log    *zap.Logger
 
 	missing map[string]bool
+	other   map[string]block.TopicID // topics that seem to have been made anew, as of the last look
 	failing bool
+	hurry   chan struct{} // holds one token: look before it is time
 }
 
 func newMonitor(client *kgo.Client, topics []string, g *group, log *zap.Logger) *monitor {
-	return &monitor{client: client, topics: topics, group: g, log: log, missing: map[string]bool{}}
+	return &monitor{client: client, topics: topics, group: g, log: log, missing: map[string]bool{}, hurry: make(chan struct{}, 1)}
+}
+
+// lookNow makes it look at once, but not more often than each missingInterval. It does not wait.
+func (m *monitor) lookNow() {
+	select {
+	case m.hurry <- struct{}{}:
+	default:
+	}
 }
 
 func (m *monitor) run(ctx context.Context) {
 	for {
 		m.look(ctx)
-		wait := monitorInterval
-		if len(m.missing) > 0 || m.failing {
-			wait = missingInterval
-		}
-		if !sleep(ctx, nil, wait) {
+		if !sleep(ctx, nil, missingInterval) {
 			return
+		}
+		if len(m.missing) > 0 || len(m.other) > 0 || m.failing {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-m.hurry:
+		case <-time.After(monitorInterval - missingInterval):
 		}
 	}
 }
@@ -67,6 +85,34 @@ func (m *monitor) look(ctx context.Context) {
 	for _, topic := range m.topics {
 		m.exists(topic, ends[topic])
 	}
+	m.madeAnew(ctx)
+}
+
+// madeAnew has the group begin topics anew that have another id than when their partitions were placed. It must be seen twice: a
+// broker may be behind the others for a moment.
+func (m *monitor) madeAnew(ctx context.Context) {
+	ids, failed, err := topicIDs(ctx, m.client, m.topics)
+	if err != nil {
+		return // the ends were had, so it is asked again
+	}
+	other := map[string]block.TopicID{}
+	for _, p := range m.group.partitions() {
+		if id := ids[p.topic]; failed[p.topic] == nil && p.isPlaced() && isOther(id, p.plan.topic) {
+			other[p.topic] = id
+		}
+	}
+	for topic, id := range other {
+		if m.other[topic] == id {
+			m.group.beginAgain(topic, id)
+			delete(other, topic)
+		}
+	}
+	m.other = other
+}
+
+// isOther tells that two ids, if both are known, are of two topics.
+func isOther(a, b block.TopicID) bool {
+	return a != b && a != (block.TopicID{}) && b != (block.TopicID{})
 }
 
 // exists logs when a topic begins or ends to be missing.

@@ -61,9 +61,10 @@ type partition struct {
 	// Owned by run.
 	warm     *warmup // nil: the memories know all that they need
 	gather   gathering
-	expected int64 // offset of the next record that is new
-	epoch    int32 // leader epoch of the last record, -1: unknown
+	expected int64  // offset of the next record that is new
+	epochs   epochs // of all records below expected
 	flights  flights
+	strays   strays
 
 	acked   atomic.Uint64 // number of the last statement that is committed
 	oldest  atomic.Int64  // first offset of the oldest block that is not finished
@@ -122,10 +123,10 @@ func newPartition(tp topicPartition, s signal.Signal, d *deps, log *zap.Logger, 
 		gone:    make(chan struct{}),
 		placed:  make(chan struct{}),
 		arrived: -1,
-		epoch:   -1,
 	}
 	p.gather = gathering{limits: d.cfg.Block, inspect: p.inspect}
 	p.flights.ended = make(chan landing)
+	p.strays.ended = make(chan strayed)
 	p.position.Store(-1)
 	p.highWatermark.Store(-1)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -240,6 +241,7 @@ func (p *partition) run() *block.ResumeError {
 		p.take()
 		next := p.cut()
 		p.launch()
+		p.sendStrays()
 		p.announce()
 		p.await(next)
 	}
@@ -250,7 +252,7 @@ func (p *partition) run() *block.ResumeError {
 func (p *partition) prepare() {
 	pl := &p.plan
 	p.gather.next, p.gather.redo, p.gather.complete = pl.next, pl.ends, pl.start
-	p.expected = pl.next
+	p.expected, p.epochs = pl.next, pl.epochs
 	p.flights.begin(pl.position, pl.topic)
 	if len(pl.ends) > 0 {
 		p.log.Info("blocks that were intended and not finished are redone",
@@ -269,20 +271,23 @@ func (p *partition) take() {
 	var freed int64
 	fresh := inbox[:0]
 	for _, e := range inbox {
-		offset := e.record.Offset
-		switch {
-		case offset >= p.expected:
+		switch offset := e.record.Offset; {
+		case offset >= p.expected && !p.isStray(e):
 			p.expected = offset + 1
-			p.epoch = max(p.epoch, e.record.LeaderEpoch)
+			p.epochs = p.epochs.take(offset, e.record.LeaderEpoch)
 			fresh = append(fresh, e)
+		case p.isStray(e):
+			p.expected = max(p.expected, offset+1)
+			if p.warm != nil {
+				p.warm.next = max(p.warm.next, offset+1)
+			}
+			p.stray(e)
 		case p.warm != nil && offset < p.plan.known():
 			if p.stopping() {
 				return
 			}
 			p.remember(e)
 			freed += e.cost
-		case e.record.LeaderEpoch > p.epoch:
-			p.replaced(e)
 		default:
 			freed += e.cost // the client went back, and reads again what has been taken
 		}
@@ -297,26 +302,13 @@ func (p *partition) take() {
 	}
 }
 
-// replaced takes a record at an offset that has been taken before with another record: the log was cut off (an unclean leader
-// election) and written anew. A block's name means the records that it was first delivered with, so this one goes to quarantine,
-// with the next block, and is not lost.
-func (p *partition) replaced(e *entry) {
-	if len(p.flights.strays) == 0 {
-		p.log.Error("Kafka has cut off the partition's log and written other records at offsets that had been delivered; "+
-			"they go to quarantine, resubmit them from there", zap.Int64("offset", e.record.Offset), zap.Int32("leader_epoch", e.record.LeaderEpoch))
-	}
-	e.origin = p.deps.cfg.inspector(p.signal).origin(e.record)
-	e.inspected = true
-	e.refusal = &refusal{codeReplaced, "its offset had been delivered before with another record, which an unclean leader election removed"}
-	p.flights.strays = append(p.flights.strays, e)
-}
-
 // checkComplete finds out whether all records of the ranges that are cut again have arrived, where no record says so.
 func (p *partition) checkComplete() {
+	p.gather.complete = max(p.gather.complete, p.expected)
 	if n := len(p.gather.redo); n > 0 && p.expected >= p.plan.end && p.plan.end < p.gather.redo[n-1] {
 		p.gather.complete = p.gather.redo[n-1] // the log ended within them when the partition was placed
 	}
-	must := p.warm == nil && len(p.gather.redo) > 0
+	must := p.warm == nil && len(p.gather.redo) > 0 && len(p.strays.waiting) == 0
 	if p.mustCut.Swap(must) != must {
 		p.deps.budget.add(p, 0) // it may be paused, or may no longer
 	}
@@ -335,6 +327,8 @@ func (p *partition) await(next time.Duration) {
 	case <-p.wake:
 	case l := <-p.flights.ended:
 		p.settle(l)
+	case r := <-p.strays.ended:
+		p.straysEnded(r)
 	case <-old:
 	}
 }

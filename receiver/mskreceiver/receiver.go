@@ -54,14 +54,15 @@ type mskReceiver struct {
 	shutdownErr  error
 
 	// Set by Start.
-	client *kgo.Client
-	hangUp context.CancelFunc // ends every request of the client
-	group  *group
-	commit *committer
-	stop   context.CancelFunc // ends the poll loop and the monitor
-	loops  sync.WaitGroup     // poll loop, monitor
-	finish context.CancelFunc // ends the committer
-	final  sync.WaitGroup     // committer
+	client  *kgo.Client
+	hangUp  context.CancelFunc // ends every request of the client
+	group   *group
+	commit  *committer
+	monitor *monitor
+	stop    context.CancelFunc // ends the poll loop and the monitor
+	loops   sync.WaitGroup     // poll loop, monitor
+	finish  context.CancelFunc // ends the committer
+	final   sync.WaitGroup     // committer
 
 	waitingMu sync.Mutex
 	waiting   int // partitions that wait after a failure
@@ -136,6 +137,10 @@ func (r *mskReceiver) start(ctx context.Context) error {
 	}
 	r.group.fetch = fetchWith(client, r.cfg.GroupID)
 	r.group.seek = seekWith(client)
+	r.group.again = func(topic string) {
+		client.PurgeTopicsFromConsuming(topic)
+		client.AddConsumeTopics(topic)
+	}
 	d.budget.pause = func(topic string, id int32) { client.PauseFetchPartitions(map[string][]int32{topic: {id}}) }
 	d.budget.resume = func(topic string, id int32) { client.ResumeFetchPartitions(map[string][]int32{topic: {id}}) }
 	close(r.group.ready)
@@ -144,8 +149,9 @@ func (r *mskReceiver) start(ctx context.Context) error {
 	commitCtx, finish := context.WithCancel(context.Background())
 	r.stop, r.finish = stop, finish
 	r.final.Go(func() { d.committer.run(commitCtx) })
+	r.monitor = newMonitor(client, topics, r.group, r.log)
 	r.loops.Go(func() { r.poll(pollCtx) })
-	r.loops.Go(func() { newMonitor(client, topics, r.group, r.log).run(pollCtx) })
+	r.loops.Go(func() { r.monitor.run(pollCtx) })
 	return nil
 }
 
@@ -239,21 +245,30 @@ func (r *mskReceiver) poll(ctx context.Context) {
 		if ctx.Err() != nil || fetches.IsClientClosed() {
 			return
 		}
-		fetches.EachPartition(func(f kgo.FetchTopicPartition) {
-			r.reportFetch(topicPartition{f.Topic, f.Partition}, f.Err)
-			r.dispatch(f)
-		})
+		for _, f := range fetches {
+			for _, t := range f.Topics {
+				for _, p := range t.Partitions {
+					r.reportFetch(topicPartition{t.Topic, p.Partition}, p.Err)
+					r.dispatch(t.TopicID, p)
+				}
+			}
+		}
 	}
 }
 
-// dispatch gives one partition's records to the worker that they are tagged with.
-func (r *mskReceiver) dispatch(f kgo.FetchTopicPartition) {
+// dispatch gives one partition's records to the worker that they are tagged with. Those of another topic with the same name, if the
+// broker says which it is, are dropped: the partition is about to be begun anew (monitor).
+func (r *mskReceiver) dispatch(topic block.TopicID, f kgo.FetchPartition) {
 	if len(f.Records) == 0 {
 		return
 	}
 	p := partitionOf(f.Records[0].Context)
 	if p == nil {
 		return // of a partition that had been taken from us when they were fetched
+	}
+	if isOther(topic, p.plan.topic) {
+		r.monitor.lookNow()
+		return
 	}
 	p.highWatermark.Store(f.HighWatermark)
 	if from, to := p.lostBefore(f.Records, f.LogStartOffset); to > from {
@@ -266,6 +281,9 @@ func (r *mskReceiver) dispatch(f kgo.FetchTopicPartition) {
 func (r *mskReceiver) reportFetch(tp topicPartition, err error) {
 	if tp.topic == "" {
 		return // an error of the group session, which the client logs and mends itself
+	}
+	if errors.Is(err, kerr.UnknownTopicID) || errors.Is(err, kerr.InconsistentTopicID) {
+		r.monitor.lookNow()
 	}
 	last, failing := r.fetchErrors[tp]
 	fields := []zap.Field{zap.String("topic", tp.topic), zap.Int32("partition", tp.id)}

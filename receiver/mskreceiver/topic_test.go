@@ -3,10 +3,14 @@ package mskreceiver
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.opentelemetry.io/collector/pdata/plog"
 
 	"github.com/pulsegrid/pulsegrid/internal/block"
@@ -77,7 +81,7 @@ func TestBlocksBegunWithoutATopicIDAreRedoneWithoutOne(t *testing.T) {
 	r, stop := run(t, testConfig(c.ListenAddrs(), "g"), stuck)
 	eventually(t, "the first is finished", func() bool { return committed(t, cl, "g")[0] == 3 && len(stuck.offered(0)) == 2 })
 	crash(r, stop)
-	require.Regexp(t, "^v1 t=[0-9]+ i=1 e=5$", metadataOf(t, cl, "g", 0), "nothing is begun behind them, for what is stated has one id")
+	require.Regexp(t, "^v1 t=[0-9]+ l=0@0 i=1 e=5$", metadataOf(t, cl, "g", 0), "nothing is begun behind them, for what is stated has one id")
 	s := newStore(nil)
 	run(t, testConfig(c.ListenAddrs(), "g"), s)
 	eventually(t, "all committed", func() bool { return committed(t, cl, "g")[0] == 20 })
@@ -88,4 +92,84 @@ func TestBlocksBegunWithoutATopicIDAreRedoneWithoutOne(t *testing.T) {
 		require.Equal(t, b.First < 5, b.Name() == b.String())
 	}
 	require.True(t, strings.HasPrefix(metadataOf(t, cl, "g", 0), "v1 id="+id.String()+" t="))
+}
+
+// Scenario: the topic is deleted and made anew, with other partitions, under a member that delivers.
+// Guarantees: what is being delivered of the old topic is abandoned, nothing of it is committed for the new one, which is read from its
+// start, also with initial_offset latest and though Kafka has forgotten the group's offsets, in fresh blocks with its id.
+func TestATopicMadeAnewUnderItsReaderIsReadFromItsStart(t *testing.T) {
+	for _, forgotten := range []bool{true, false} {
+		t.Run(fmt.Sprintf("offsets forgotten %v", forgotten), func(t *testing.T) {
+			c := fakeCluster(t, 1)
+			cl := testClient(t, c.ListenAddrs())
+			old := block.TopicID(c.TopicInfo(logsTopic).TopicID)
+			s := newStore(func(ctx context.Context, b block.Block, _ plog.Logs) error {
+				if b.TopicID == old && b.First >= 10 {
+					<-ctx.Done()
+					return ctx.Err()
+				}
+				return nil
+			})
+			cfg := testConfig(c.ListenAddrs(), "g")
+			cfg.InitialOffset = Latest
+			cfg.Block.MaxEvents = 10 // 5 records
+			r, _ := run(t, cfg, s)
+			eventually(t, "placed", func() bool { ps := r.group.partitions(); return len(ps) == 1 && ps[0].isPlaced() })
+			produce(t, cl, "old", 20, 1)
+			eventually(t, "half is committed", func() bool { return committed(t, cl, "g")[0] == 10 && len(s.offered(0)) == 4 })
+			text := metadataOf(t, cl, "g", 0)
+
+			if forgotten { // Kafka forgets them with the topic; kfake keeps them
+				var once atomic.Bool
+				c.ControlKey(int16(kmsg.OffsetFetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
+					c.KeepControl()
+					q := req.(*kmsg.OffsetFetchRequest)
+					if once.Load() || len(q.Groups) == 0 || len(q.Groups[0].Topics) == 0 {
+						return nil, nil, false
+					}
+					resp := q.ResponseKind().(*kmsg.OffsetFetchResponse)
+					g := kmsg.NewOffsetFetchResponseGroup()
+					g.Group = q.Groups[0].Group
+					for _, topic := range q.Groups[0].Topics {
+						once.Store(once.Load() || slices.Contains(topic.Partitions, 1))
+						rt := kmsg.NewOffsetFetchResponseGroupTopic()
+						rt.Topic, rt.TopicID = topic.Topic, topic.TopicID
+						for _, id := range topic.Partitions {
+							rp := kmsg.NewOffsetFetchResponseGroupTopicPartition()
+							rp.Partition, rp.Offset, rp.LeaderEpoch = id, -1, -1
+							rt.Partitions = append(rt.Partitions, rp)
+						}
+						g.Topics = append(g.Topics, rt)
+					}
+					resp.Groups = append(resp.Groups, g)
+					return resp, nil, true
+				})
+			}
+			require.NoError(t, c.DeleteTopic(logsTopic))
+			require.NoError(t, c.CreateTopic(logsTopic, 2, nil))
+			fresh := testClient(t, c.ListenAddrs())
+			want := produce(t, fresh, "new", 24, 2)
+			eventually(t, "all committed", func() bool { o := committed(t, fresh, "g"); return o[0] == 12 && o[1] == 12 })
+			require.True(t, s.hasAll(allBodies(want)))
+			now := block.TopicID(c.TopicInfo(logsTopic).TopicID)
+			var ranges []block.Block
+			s.mu.Lock()
+			for _, b := range s.blocks {
+				if b.TopicID == now && b.Partition == 0 {
+					ranges = append(ranges, b)
+				}
+				require.False(t, b.Redo, b.Name())
+			}
+			for body, n := range s.count {
+				require.LessOrEqual(t, n, 2, body)
+			}
+			s.mu.Unlock()
+			slices.SortFunc(ranges, func(a, b block.Block) int { return int(a.First - b.First) })
+			requireTiles(t, ranges, 0, 12)
+			require.True(t, ranges[0].Fresh)
+			require.Regexp(t, "^v1 id="+now.String()+" t=", metadataOf(t, fresh, "g", 0))
+			require.NotEqual(t, text, metadataOf(t, fresh, "g", 0))
+			s.check(t)
+		})
+	}
 }

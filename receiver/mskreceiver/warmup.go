@@ -42,7 +42,9 @@ func (p *partition) remember(e *entry) {
 		return // the client went back
 	}
 	w.next = e.record.Offset + 1
-	p.epoch = max(p.epoch, e.record.LeaderEpoch)
+	if p.epochs.inQuarantine(e.record.Offset) {
+		return // in no block either
+	}
 	tenant, ids := w.ids.read(e)
 	if len(ids) > 0 {
 		for _, m := range p.deps.memories[p.signal] {
