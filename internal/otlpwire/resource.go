@@ -1,6 +1,7 @@
 package otlpwire
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 
@@ -14,31 +15,70 @@ var identity = [...]string{
 	"service.namespace", "service.name", "service.instance.id", "host.id", "host.name", "k8s.pod.uid",
 }
 
-// Source identifies the sender of req by its first resource: 16 hex digits, a hash over those of service.namespace,
-// service.name, service.instance.id, host.id, host.name and k8s.pod.uid that the resource has, else over the whole resource.
-// It is the same for equal resources whatever the order of these attributes, and "" for a request without a resource or whose
-// first resource says nothing.
+// Source identifies the sender of req by its resources: 16 hex digits, a hash over those of service.namespace, service.name, service.instance.id, host.id,
+// host.name and k8s.pod.uid that a resource has; of several such resources the smallest hash. Where none has any of these, it is the smallest hash of a whole
+// resource. So neither the order of resources nor that of these attributes changes it. It is "" for a request whose resources say nothing.
 func Source(sig signal.Signal, req []byte) string {
 	requestOf(sig) // all signals have their resources at the same place; this refuses what is no signal
-	var resource []byte
+	var smallest uint64
+	found, identified := false, false
+	var last []byte // the resource before: some agents repeat it
 	f := fields{b: req}
 	for f.next() {
-		if f.num == 1 && f.wire == wireLen {
-			resource = merged(f.content(), 1)
-			break
-		}
-	}
-	if len(resource) == 0 {
-		return ""
-	}
-	var h xxh3.Hasher
-	any := false
-	for i, key := range identity {
-		v, ok := Attributes{resource, resourceAttributes}.Get(key)
-		if !ok || v.typ == TypeEmpty {
+		if f.num != 1 || f.wire != wireLen {
 			continue
 		}
-		any = true
+		resource := merged(f.content(), 1)
+		if len(resource) == 0 || found && bytes.Equal(resource, last) {
+			continue
+		}
+		last = resource
+		hash, ok := identityOf(resource)
+		if !ok && identified {
+			continue
+		}
+		if !ok {
+			hash = xxh3.Hash(resource)
+		}
+		if !found || ok && !identified || hash < smallest {
+			smallest = hash
+		}
+		found, identified = true, identified || ok
+	}
+	if !found {
+		return ""
+	}
+	var sum [8]byte
+	binary.BigEndian.PutUint64(sum[:], smallest)
+	return hex.EncodeToString(sum[:])
+}
+
+// identityOf hashes those attributes of a resource that are in identity. False: it has none of them.
+func identityOf(resource []byte) (hash uint64, ok bool) {
+	var values [len(identity)]Value
+	var has [len(identity)]bool
+	f := fields{b: resource}
+	for f.next() {
+		if f.num != resourceAttributes || f.wire != wireLen {
+			continue
+		}
+		kv := f.content()
+		if key, _, usual := usualParts(kv); usual && len(key) > 0 && key[0] != 's' && key[0] != 'h' && key[0] != 'k' {
+			continue
+		}
+		key, v := keyValue(kv)
+		for i, name := range identity {
+			if !has[i] && string(key) == name { // the first one counts
+				values[i], has[i] = v, true
+			}
+		}
+	}
+	var h xxh3.Hasher
+	for i, v := range values {
+		if v.typ == TypeEmpty {
+			continue
+		}
+		ok = true
 		var head [18]byte // which attribute, its type and number, its length
 		head[0], head[1] = byte(i), byte(v.typ)
 		binary.LittleEndian.PutUint64(head[2:], v.num)
@@ -46,12 +86,24 @@ func Source(sig signal.Signal, req []byte) string {
 		_, _ = h.Write(head[:])
 		_, _ = h.Write(v.raw)
 	}
-	if !any {
-		_, _ = h.Write(resource)
+	return h.Sum64(), ok
+}
+
+// RemoveResourceAttributes returns req without the attributes of its resources whose keys begin with prefix: req itself if there are none.
+func RemoveResourceAttributes(sig signal.Signal, req []byte, prefix string) ([]byte, error) {
+	requestOf(sig)
+	found := false
+	for attributes := range Resources(req) {
+		for key := range attributes.All() {
+			found = found || bytes.HasPrefix(key, []byte(prefix))
+		}
 	}
-	var sum [8]byte
-	binary.BigEndian.PutUint64(sum[:], h.Sum64())
-	return hex.EncodeToString(sum[:])
+	if !found {
+		return req, nil
+	}
+	return eachResource(req, 0, func(b *builder, msg []byte) int {
+		return b.setAttribute(msg, func(key []byte) bool { return bytes.HasPrefix(key, []byte(prefix)) }, nil)
+	})
 }
 
 // SetResourceAttribute returns req with a string attribute set on each of its resources: any attributes of that key are
@@ -60,7 +112,14 @@ func SetResourceAttribute(sig signal.Signal, req []byte, key, value string) ([]b
 	requestOf(sig)
 	attr := appendField(nil, resourceAttributes,
 		appendField(appendField(nil, 1, []byte(key)), 2, appendField(nil, 1, []byte(value))))
-	b := builder{out: make([]byte, 0, len(req)+len(req)/8+len(attr)+16)}
+	return eachResource(req, len(attr), func(b *builder, msg []byte) int {
+		return b.setAttribute(msg, func(k []byte) bool { return string(k) == key }, attr)
+	})
+}
+
+// eachResource returns req with what write makes of each of its resources; added is how much longer that is.
+func eachResource(req []byte, added int, write func(b *builder, msg []byte) (code int)) ([]byte, error) {
+	b := builder{out: make([]byte, 0, len(req)+len(req)/8+added+16)}
 	b.begin(0, 0)
 	f := fields{b: req}
 	for f.next() {
@@ -68,8 +127,8 @@ func SetResourceAttribute(sig signal.Signal, req []byte, key, value string) ([]b
 			b.out = append(b.out, f.raw()...)
 			continue
 		}
-		b.begin(1, len(f.content())+len(attr))
-		if code := b.setAttribute(f.content(), key, attr); code < 0 {
+		b.begin(1, len(f.content())+added)
+		if code := write(&b, f.content()); code < 0 {
 			return nil, malformed("resource", f.value, code)
 		}
 		b.close()
@@ -80,9 +139,9 @@ func SetResourceAttribute(sig signal.Signal, req []byte, key, value string) ([]b
 	return b.finish(), nil
 }
 
-// setAttribute writes the fields of msg, which holds a resource, with attr in place of the resource's attributes of that key.
+// setAttribute writes the fields of msg, which holds a resource, with attr in place of the resource's attributes of some keys.
 // A resource that comes in several pieces gets a further piece.
-func (b *builder) setAttribute(msg []byte, key string, attr []byte) (code int) {
+func (b *builder) setAttribute(msg []byte, of func(key []byte) bool, attr []byte) (code int) {
 	f := fields{b: msg}
 	pieces := 0
 	for f.next() {
@@ -103,7 +162,7 @@ func (b *builder) setAttribute(msg []byte, key string, attr []byte) (code int) {
 		g := fields{b: f.content()}
 		for g.next() {
 			if g.num == resourceAttributes && g.wire == wireLen {
-				if k, _ := keyValue(g.content()); string(k) == key {
+				if k, _ := keyValue(g.content()); of(k) {
 					continue
 				}
 			}
@@ -117,7 +176,7 @@ func (b *builder) setAttribute(msg []byte, key string, attr []byte) (code int) {
 		}
 		b.close()
 	}
-	if pieces != 1 {
+	if pieces != 1 && len(attr) > 0 {
 		b.out = appendField(b.out, 1, attr)
 	}
 	return 0
