@@ -35,6 +35,7 @@ type Item struct {
 	ContentEncoding string
 	PII             bool   // a schema marks personal data in it
 	Object          string // URL of the object that has the body, which is empty then
+	Request         []byte // which request its events are of, and where in it (envelope.HeaderRequest); nil: the body is the request
 	RegistryVersion string // of the schemas that the gateway held it against
 
 	Code, Reason string          // of the first verdict
@@ -133,6 +134,8 @@ func (i *Item) set(key, value string) {
 		i.Repaired = text
 	case envelope.HeaderObject:
 		i.Object = text
+	case envelope.HeaderRequest:
+		i.Request = []byte(value)
 	case envelope.HeaderSchemaVersion:
 		i.RegistryVersion = text
 	}

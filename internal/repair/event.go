@@ -1,7 +1,6 @@
 package repair
 
 import (
-	"encoding/hex"
 	"fmt"
 	"math"
 	"strconv"
@@ -16,7 +15,6 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 
-	"github.com/pulsegrid/pulsegrid/internal/eventid"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -59,15 +57,15 @@ func (r *request) marshal() ([]byte, error) {
 	}
 }
 
-// explode takes a request apart, in the order of its events. source is who sent it.
-func explode(sig signal.Signal, body []byte, source string) ([]event, error) {
+// explode takes a request apart, in the order of its events.
+func explode(sig signal.Signal, body []byte) ([]event, error) {
 	switch sig {
 	case signal.Logs:
 		req := plogotlp.NewExportRequest()
 		if err := req.UnmarshalProto(body); err != nil {
 			return nil, err
 		}
-		return logEvents(req.Logs(), source), nil
+		return logEvents(req.Logs()), nil
 	case signal.Metrics:
 		req := pmetricotlp.NewExportRequest()
 		if err := req.UnmarshalProto(body); err != nil {
@@ -84,9 +82,8 @@ func explode(sig signal.Signal, body []byte, source string) ([]event, error) {
 	return nil, fmt.Errorf("%s is no signal", sig)
 }
 
-func logEvents(ld plog.Logs, source string) (out []event) {
+func logEvents(ld plog.Logs) (out []event) {
 	for _, rl := range ld.ResourceLogs().All() {
-		from := eventid.Source(source, rl.Resource())
 		for _, sl := range rl.ScopeLogs().All() {
 			for _, lr := range sl.LogRecords().All() {
 				one := plog.NewLogs()
@@ -98,11 +95,6 @@ func logEvents(ld plog.Logs, source string) (out []event) {
 				s.SetSchemaUrl(sl.SchemaUrl())
 				l := s.LogRecords().AppendEmpty()
 				lr.CopyTo(l)
-				// The id that the event was sent with goes with it: else a repair would make another event of it each time.
-				if v, ok := l.Attributes().Get(eventid.AttrID); !ok || v.AsString() == "" {
-					id := eventid.Log(lr, from)
-					l.Attributes().PutStr(eventid.AttrID, hex.EncodeToString(id[:]))
-				}
 				body := l.Body()
 				out = append(out, event{
 					resource: r.Resource().Attributes(), attributes: l.Attributes(), body: &body, name: l.EventName, setName: l.SetEventName,

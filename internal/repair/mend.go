@@ -62,7 +62,7 @@ func Mend(i quarantine.Item, rules *Rules, checker *schema.Checker, unknown sche
 	if err != nil {
 		return m, err
 	}
-	events, err := explode(sig, i.Body, i.Source)
+	events, err := explode(sig, i.Body)
 	if err != nil {
 		m.Not = NotOTLP
 		return m, nil //nolint:nilerr // that is what is said of it

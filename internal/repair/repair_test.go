@@ -1,7 +1,6 @@
 package repair
 
 import (
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -119,11 +118,7 @@ func TestAnEventIsMendedByEveryRuleThatIsForIt(t *testing.T) {
 	rl := m.valid.logs.ResourceLogs().At(0)
 	lr := rl.ScopeLogs().At(0).LogRecords().At(0)
 	attrs := lr.Attributes().AsRaw()
-	original := order(1)
-	resource := pcommon.NewResource()
-	resource.Attributes().PutStr("service.name", "shop")
-	id := eventid.Log(original, eventid.Source("agent-1", resource))
-	require.Equal(t, map[string]any{"amount": int64(101), "user.id": "u-1", eventid.AttrID: hex.EncodeToString(id[:])}, attrs)
+	require.Equal(t, map[string]any{"amount": int64(101), "user.id": "u-1"}, attrs)
 	require.Equal(t, map[string]any{"service.name": "shop", "repaired": true}, rl.Resource().Attributes().AsRaw())
 	require.Contains(t, string(m.Events[0].Before), `"usr"`)
 	require.Contains(t, string(m.Events[0].After), `"user.id"`)
@@ -146,14 +141,40 @@ func TestWhatIsStillInvalidOrHasNoRuleStays(t *testing.T) {
 	require.Empty(t, again.Indexes, "what was sent is passed over")
 }
 
-func TestTheIdOfAnAgentIsKept(t *testing.T) {
+// Guarantee: what a repair sends says where its events were in the agent's request, so that two attempts, by other rules or of other events of the item, send
+// the same events under the same names.
+func TestRepairedEventsKeepTheirPlaceInTheAgentsRequest(t *testing.T) {
 	c := checker(t)
-	lr := order(1)
-	lr.Attributes().PutStr(eventid.AttrID, "mine")
-	m, err := Mend(item(t, c, lr), parsed(t, rulesText), c, schema.Open, nil)
-	require.NoError(t, err)
-	v, _ := m.valid.logs.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().At(0).Attributes().Get(eventid.AttrID)
-	require.Equal(t, "mine", v.Str())
+	i := item(t, c, order(1), order(2), order(3))
+	ofAgent := eventid.Request{Digest: eventid.Digest([]byte("what the agent sent"))}
+	for _, index := range []int{4, 7, 9} {
+		ofAgent.Add(index, index%2)
+	}
+	read := func(i quarantine.Item, indexes ...int) eventid.Request {
+		t.Helper()
+		m, err := Mend(i, parsed(t, rulesText), c, schema.Open, nil)
+		require.NoError(t, err)
+		m.Indexes = indexes
+		header, err := requestOf(i, m)
+		require.NoError(t, err)
+		got, ok := eventid.ParseRequest(header, len(indexes))
+		require.True(t, ok)
+		require.True(t, got.Resent)
+		return got
+	}
+	without := read(i, 0, 2)
+	require.Equal(t, eventid.Digest(i.Body), without.Digest, "an item of a gateway that writes no header")
+
+	i.Request = ofAgent.Encode()
+	for _, indexes := range [][]int{{0, 1, 2}, {1}, {0, 2}} {
+		got := read(i, indexes...)
+		require.Equal(t, ofAgent.Digest, got.Digest)
+		for position, index := range indexes {
+			wantIndex, wantNth := ofAgent.At(index)
+			gotIndex, gotNth := got.At(position)
+			require.Equal(t, [2]int{wantIndex, wantNth}, [2]int{gotIndex, gotNth})
+		}
+	}
 }
 
 func TestSpansAndPointsAreMendedToo(t *testing.T) {
@@ -244,7 +265,7 @@ func TestAFileAtFaultIsRefusedWithWhatIsWrong(t *testing.T) {
 		rule("when: {code: nope}"):                                                                                      `code: is "nope"`,
 		rule("when: {tenant: a}\n    steps: [{}]"):                                                                      "is 0 of set",
 		rule("when: {tenant: a}\n    steps: [{remove: {path: body}}]"):                                                  "remove: path",
-		rule("when: {tenant: a}\n    steps: [{set: {path: 'attributes[\"event.id\"]', value: 1}}]"):                     "PulseGrid's own",
+		rule("when: {tenant: a}\n    steps: [{set: {path: 'attributes[\"pulsegrid.event\"]', value: 1}}]"):              "PulseGrid's own",
 		rule("when: {tenant: a}\n    steps: [{remove: {path: 'attributes[\"pulsegrid.x\"]'}}]"):                         "PulseGrid's own",
 		rule("when: {tenant: a}\n    steps: [{set: {path: 'attributes[\"a\"]', value: {a: 1}}}]"):                       "which attributes",
 		rule("when: {tenant: a}\n    steps: [{set: {path: time_unix_nano, value: soon}}]"):                              "want a time",
@@ -314,6 +335,8 @@ func sent(t *testing.T, opts []kgo.Opt) map[string]int {
 		require.Equal(t, "eu", i.Jurisdiction)
 		require.Equal(t, received0, i.Received)
 		require.NotEmpty(t, i.Repaired)
+		of, ok := eventid.ParseRequest(i.Request, req.Logs().LogRecordCount())
+		require.True(t, ok && of.Resent, "by its header a second one is recognised")
 		return nil
 	}))
 	return out

@@ -12,7 +12,6 @@ import (
 
 	"gopkg.in/yaml.v3"
 
-	"github.com/pulsegrid/pulsegrid/internal/eventid"
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
 	"github.com/pulsegrid/pulsegrid/internal/schema"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
@@ -288,8 +287,8 @@ func parsePath(text string, attribute bool) (path, error) {
 		}
 		return p, fmt.Errorf("is %q, want %s", text, want)
 	}
-	if p.key = key; lineage.Reserved(key) || p.field == fieldAttribute && key == eventid.AttrID {
-		return p, fmt.Errorf("%q is PulseGrid's own: by it copies are recognised", key)
+	if p.key = key; lineage.Reserved(key) {
+		return p, fmt.Errorf("%q is PulseGrid's own", key)
 	}
 	return p, nil
 }

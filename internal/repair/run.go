@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
+	"github.com/pulsegrid/pulsegrid/internal/eventid"
 	"github.com/pulsegrid/pulsegrid/internal/quarantine"
 	"github.com/pulsegrid/pulsegrid/internal/schema"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
@@ -151,12 +152,15 @@ func (r *run) item(ctx context.Context, i quarantine.Item) error {
 	if err != nil {
 		return fmt.Errorf("item %s: %w", i.Place(), err)
 	}
-	var body []byte
+	var body, request []byte
 	if m.valid != nil && m.valid.events > 0 {
 		if body, err = m.valid.marshal(); err != nil {
 			return fmt.Errorf("item %s: %w", i.Place(), err)
 		}
-		if len(body) > maxRecordBytes {
+		if request, err = requestOf(i, m); err != nil {
+			return fmt.Errorf("item %s: %w", i.Place(), err)
+		}
+		if len(body)+len(request) > maxRecordBytes {
 			m = Mended{Not: TooLarge}
 		}
 	}
@@ -171,7 +175,7 @@ func (r *run) item(ctx context.Context, i quarantine.Item) error {
 		r.batch = map[string]pending{}
 	}
 	attempt := key + "#" + uuid.NewString()
-	r.batch[key] = pending{record: r.record(i, m, body, attempt), done: sent, indexes: m.Indexes, attempt: attempt}
+	r.batch[key] = pending{record: r.record(i, m, body, request, attempt), done: sent, indexes: m.Indexes, attempt: attempt}
 	if r.bytes += len(body); len(r.batch) >= batchItems || r.bytes >= batchBytes {
 		return r.flush(ctx)
 	}
@@ -207,13 +211,26 @@ func (r *run) count(m *Mended, sent int) bool {
 	return touched
 }
 
+// requestOf says which events of the agent's request are sent again. By that they are compared with what another attempt has sent: a repair changes content, and
+// may be another one the next time.
+func requestOf(i quarantine.Item, m Mended) ([]byte, error) {
+	division, err := eventid.Divide(m.valid.signal, i.Body, i.Request, len(m.Events))
+	if err != nil {
+		return nil, err
+	}
+	part := division.Part(slices.Values(m.Indexes))
+	part.Resent = true
+	return part.Encode(), nil
+}
+
 // record is what the gateway would have sent, had the events been valid.
-func (r *run) record(i quarantine.Item, m Mended, body []byte, attempt string) *kgo.Record {
+func (r *run) record(i quarantine.Item, m Mended, body, request []byte, attempt string) *kgo.Record {
 	header := func(key, value string) kgo.RecordHeader { return kgo.RecordHeader{Key: key, Value: []byte(value)} }
 	out := &kgo.Record{Topic: m.valid.signal.Topic(), Value: body, Headers: []kgo.RecordHeader{
 		header(envelope.HeaderTenant, i.Tenant), header(envelope.HeaderSignal, i.Signal), header(envelope.HeaderEvents, strconv.Itoa(m.valid.events)),
 		header(envelope.HeaderReceivedNanos, strconv.FormatInt(i.Received.UnixNano(), 10)), header(envelope.HeaderGateway, i.Gateway),
 		header(envelope.HeaderLane, envelope.LaneFast), header(envelope.HeaderRepaired, attempt),
+		{Key: envelope.HeaderRequest, Value: request},
 	}}
 	if i.Jurisdiction != "" {
 		out.Headers = append(out.Headers, header(envelope.HeaderJurisdiction, i.Jurisdiction))
