@@ -145,13 +145,16 @@ func (c *client) byTenant(s signal.Signal, n int, resource func(int) pcommon.Res
 			of = nil
 		}
 		body, events, err := marshal(of)
+		if err == nil { // its stamps are no part of the request: they say when it was received
+			body, err = otlpwire.RemoveResourceAttributes(s, body, lineage.Prefix)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%s of tenant %q: %w", s, g.origin.Tenant, err)
 		}
 		if events == 0 {
 			continue // resources without events say nothing
 		}
-		e := envelope.Envelope{Signal: s, Tenant: g.origin.Tenant, Source: g.origin.Source, Events: events, Received: g.origin.Received, Lane: g.route.Lane, Jurisdiction: g.route.Jurisdiction, TopicClass: g.route.TopicClass, Body: body}
+		e := envelope.Envelope{Signal: s, Tenant: g.origin.Tenant, Source: g.origin.Source, Events: events, Received: g.origin.Received, Lane: g.route.Lane, Jurisdiction: g.route.Jurisdiction, TopicClass: g.route.TopicClass, IDAttribute: g.route.IDAttribute, Body: body}
 		if e.Lane == "" {
 			e.Lane = envelope.LaneFast
 		}

@@ -12,6 +12,9 @@ import (
 // body, so it cannot be split; who makes such envelopes keeps them small.
 func (c *client) quarantined(e envelope.Envelope, key []byte, common []kgo.RecordHeader) ([]record, error) {
 	headers := append(common[:len(common):len(common)], kgo.RecordHeader{Key: envelope.HeaderEvents, Value: strconv.AppendInt(nil, int64(e.Events), 10)})
+	if len(e.Request) > 0 {
+		headers = append(headers, kgo.RecordHeader{Key: envelope.HeaderRequest, Value: e.Request})
+	}
 	add := func(key, value string) {
 		if value != "" {
 			headers = append(headers, kgo.RecordHeader{Key: key, Value: []byte(value)})

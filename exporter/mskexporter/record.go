@@ -1,13 +1,14 @@
 package mskexporter
 
 import (
+	"encoding/hex"
 	"strconv"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
-	"github.com/pulsegrid/pulsegrid/internal/otlpwire"
+	"github.com/pulsegrid/pulsegrid/internal/eventid"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -19,6 +20,8 @@ const (
 	batchOverhead  = 64
 	recordOverhead = 40
 	headerOverhead = 10
+	// requestKeyPrefix begins the key of a request without a source. 16 hexadecimal digits of its digest follow.
+	requestKeyPrefix = "request:"
 )
 
 // record is one Kafka record to be produced.
@@ -52,7 +55,7 @@ func (c *client) records(e envelope.Envelope, frames []byte) ([]record, error) {
 	if len(e.Body) == 0 && e.Lane != envelope.LaneQuarantine { // there the body may lie elsewhere
 		return nil, nil
 	}
-	key := sourceKey(e.Source)
+	key := recordKey(&e)
 	common := c.headers(e)
 	room := c.cfg.MaxRecordBytes - batchOverhead - recordOverhead - len(key) - 2*headerOverhead - len(envelope.HeaderEvents) - frameHeaderBytes
 	for _, h := range common {
@@ -61,48 +64,30 @@ func (c *client) records(e envelope.Envelope, frames []byte) ([]record, error) {
 	if e.Lane == envelope.LaneQuarantine {
 		return c.quarantined(e, key, common)
 	}
-	parts, counts := [][]byte{e.Body}, []int{e.Events}
-	if len(e.Body) > room {
+	parts := []part{{body: e.Body, events: e.Events, request: e.Request}}
+	if !parts[0].fits(room) {
 		var err error
-		if parts, counts, err = c.split(e, room); err != nil {
+		if parts, err = c.split(e, room); err != nil {
 			return nil, err
 		}
 	}
 	topic := c.cfg.Topics.nameOf(e)
 	out := make([]record, len(parts))
-	for i, part := range parts {
-		headers := append(common[:len(common):len(common)], kgo.RecordHeader{Key: envelope.HeaderEvents, Value: strconv.AppendInt(nil, int64(counts[i]), 10)})
+	for i, p := range parts {
+		headers := append(common[:len(common):len(common)], kgo.RecordHeader{Key: envelope.HeaderEvents, Value: strconv.AppendInt(nil, int64(p.events), 10)})
+		if len(p.request) > 0 {
+			headers = append(headers, kgo.RecordHeader{Key: envelope.HeaderRequest, Value: p.request})
+		}
 		var forget func()
 		// Frames larger than what is in them would only make the batch larger than Kafka takes.
-		if c.splicer != nil && len(parts) == 1 && len(frames) > 0 && len(frames) < len(part) {
+		if c.splicer != nil && len(parts) == 1 && len(frames) > 0 && len(frames) < len(p.body) {
 			var h kgo.RecordHeader
 			h, forget = c.splicer.register(frames)
 			headers = append(headers, h)
 		}
-		out[i] = record{forget: forget, kafka: &kgo.Record{Topic: topic, Key: key, Value: part, Headers: headers}, events: counts[i], signal: e.Signal, tenant: e.Tenant}
+		out[i] = record{forget: forget, kafka: &kgo.Record{Topic: topic, Key: key, Value: p.body, Headers: headers}, events: p.events, signal: e.Signal, tenant: e.Tenant}
 	}
 	return out, nil
-}
-
-// split divides a body. If one of its events alone is too large, nothing of the request is written: a client that hears of a
-// refusal must not find a part of it in the store.
-func (c *client) split(e envelope.Envelope, room int) ([][]byte, []int, error) {
-	if room <= 0 {
-		return nil, nil, permanent(reasonInvalid, "%s request of tenant %q: key and headers alone exceed max_record_bytes %d", e.Signal, e.Tenant, c.cfg.MaxRecordBytes)
-	}
-	parts, counts, err := otlpwire.SplitBySize(e.Signal, e.Body, room)
-	if err != nil {
-		return nil, nil, permanent(reasonInvalid, "%s request of tenant %q, %d bytes, cannot be split into records of max_record_bytes %d: %w", e.Signal, e.Tenant, len(e.Body), c.cfg.MaxRecordBytes, err)
-	}
-	first := 0
-	for i, part := range parts {
-		if len(part) > room {
-			return nil, nil, permanent(reasonEventTooLarge, "%s request of tenant %q: event %d is %d bytes with its resource and scope, a record takes %d (max_record_bytes %d); nothing of the request's %d events is stored",
-				e.Signal, e.Tenant, first, len(part), room, c.cfg.MaxRecordBytes, e.Events)
-		}
-		first += counts[i]
-	}
-	return parts, counts, nil
 }
 
 // headers are those that all records of an envelope share.
@@ -111,7 +96,7 @@ func (c *client) headers(e envelope.Envelope) []kgo.RecordHeader {
 	if lane == "" {
 		lane = envelope.LaneFast
 	}
-	h := make([]kgo.RecordHeader, 0, 9)
+	h := make([]kgo.RecordHeader, 0, 11)
 	h = append(h,
 		kgo.RecordHeader{Key: envelope.HeaderTenant, Value: []byte(e.Tenant)},
 		kgo.RecordHeader{Key: envelope.HeaderSignal, Value: []byte(e.Signal.String())},
@@ -122,18 +107,26 @@ func (c *client) headers(e envelope.Envelope) []kgo.RecordHeader {
 	if e.Jurisdiction != "" {
 		h = append(h, kgo.RecordHeader{Key: envelope.HeaderJurisdiction, Value: []byte(e.Jurisdiction)})
 	}
+	if e.IDAttribute != "" {
+		h = append(h, kgo.RecordHeader{Key: envelope.HeaderIDAttribute, Value: []byte(e.IDAttribute)})
+	}
 	if e.SchemaVersion != "" {
 		h = append(h, kgo.RecordHeader{Key: envelope.HeaderSchemaVersion, Value: []byte(e.SchemaVersion)})
 	}
 	return h
 }
 
-// sourceKey is nil where no source is known: such records are spread over the partitions.
-func sourceKey(source string) []byte {
-	if source == "" {
+// recordKey is the source, or of a request that says nothing of its sender a name of the request: its retries meet in one partition, and such requests are
+// spread over all of them. It is nil only for a body that lies elsewhere.
+func recordKey(e *envelope.Envelope) []byte {
+	source := e.Source
+	switch {
+	case source == "" && len(e.Body) == 0 && len(e.Request) == 0:
 		return nil
-	}
-	if len(source) > maxKeyBytes {
+	case source == "":
+		of := eventid.OfBody(e.Body, e.Request, e.Events)
+		return hex.AppendEncode([]byte(requestKeyPrefix), of.Digest[:8])
+	case len(source) > maxKeyBytes:
 		source = strings.ToValidUTF8(source[:maxKeyBytes], "")
 	}
 	return []byte(source)

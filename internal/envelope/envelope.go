@@ -33,6 +33,8 @@ const (
 	attrFindings      = "pulsegrid.findings"
 	attrJurisdiction  = "pulsegrid.jurisdiction"
 	attrTopicClass    = "pulsegrid.topic_class"
+	attrRequest       = "pulsegrid.request"
+	attrIDAttribute   = "pulsegrid.id_attribute"
 )
 
 // Envelope is one OTLP export request of one tenant and signal.
@@ -46,7 +48,11 @@ type Envelope struct {
 	SchemaVersion string    // registry version that validated it; empty: not validated
 	Jurisdiction  string    // where its tenant's data may be; empty: anywhere
 	TopicClass    string    // of topics (signal.ClassTopic); empty: the common ones
+	IDAttribute   string    // log attribute that the tenant declares to be unique (HeaderIDAttribute); empty: none
 	Body          []byte    // an Export*ServiceRequest in protobuf; in LaneQuarantine it may be anything that was sent
+	// Request says which request Body's events are of (HeaderRequest, internal/eventid.Request). nil: Body is the request, as the gateway received it or
+	// made it of another format. Whoever changes Body, or takes events out of it, sets it first.
+	Request []byte
 	// Findings are the verdicts on events that are to be quarantined, as JSON (docs/formats/verdicts.md); nil: all events are valid. In
 	// LaneQuarantine: why these are here.
 	Findings []byte
@@ -81,6 +87,12 @@ func (e Envelope) Append(ld plog.Logs) {
 	}
 	if e.TopicClass != "" {
 		a.PutStr(attrTopicClass, e.TopicClass)
+	}
+	if e.IDAttribute != "" {
+		a.PutStr(attrIDAttribute, e.IDAttribute)
+	}
+	if len(e.Request) > 0 {
+		setBytes(a.PutEmptyBytes(attrRequest), e.Request)
 	}
 	setBytes(lr.Body().SetEmptyBytes(), e.Body)
 }
@@ -156,11 +168,11 @@ func read(lr plog.LogRecord) (Envelope, error) {
 		case attrSchemaVersion:
 			e.SchemaVersion, err = text(v)
 		case attrFindings:
-			if v.Type() != pcommon.ValueTypeBytes {
-				err = fmt.Errorf("want bytes, got %s", v.Type())
-				break
-			}
-			e.Findings = getBytes(v.Bytes())
+			e.Findings, err = raw(v)
+		case attrRequest:
+			e.Request, err = raw(v)
+		case attrIDAttribute:
+			e.IDAttribute, err = text(v)
 		case attrJurisdiction:
 			e.Jurisdiction, err = text(v)
 		case attrTopicClass:
@@ -188,6 +200,13 @@ func text(v pcommon.Value) (string, error) {
 		return "", fmt.Errorf("want a string, got %s", v.Type())
 	}
 	return v.Str(), nil
+}
+
+func raw(v pcommon.Value) ([]byte, error) {
+	if v.Type() != pcommon.ValueTypeBytes {
+		return nil, fmt.Errorf("want bytes, got %s", v.Type())
+	}
+	return getBytes(v.Bytes()), nil
 }
 
 // byReference: pdata offers only copies of a byte slice. Its ByteSlice is {orig *[]byte, state *State}; where that still holds

@@ -17,6 +17,7 @@ func sample(body string) Envelope {
 	return Envelope{
 		Signal: signal.Metrics, Tenant: "acme", Source: "agent-7", Events: 42, Received: time.Unix(1_780_000_000, 123_456_789).UTC(),
 		Lane: LaneFast, SchemaVersion: "2026-11-24.1", Jurisdiction: "eu", TopicClass: "premium", Body: []byte(body),
+		IDAttribute: "event.id", Request: []byte{1, 1, 2},
 	}
 }
 

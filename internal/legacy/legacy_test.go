@@ -51,8 +51,22 @@ func TestALogKeepsEveryField(t *testing.T) {
 	require.Equal(t, "0af7651916cd43dd8448eb211c80319c", lr.TraceID().String())
 	require.Equal(t, "b7ad6b7169203331", lr.SpanID().String())
 	require.Equal(t, map[string]any{
-		"event.id": "e-1", "a": int64(1), "b": 1.5, "c": true, "d": []any{"x", nil}, "e": map[string]any{"f": "g"}, "user": "u1", "big": int64(9007199254740993),
+		"event_id": "e-1", "a": int64(1), "b": 1.5, "c": true, "d": []any{"x", nil}, "e": map[string]any{"f": "g"}, "user": "u1", "big": int64(9007199254740993),
 	}, lr.Attributes().AsRaw())
+}
+
+// Guarantees: a field that the mapping declares to be an id names the log record; without a declaration no field does, whatever it is called.
+func TestAnIdIsOneOnlyWhereTheMappingSaysSo(t *testing.T) {
+	const body = `{"type":"log","id":"7","event_id":"8","uuid":"9"}`
+	raw := func(r Result) map[string]any {
+		return r.Logs.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().At(0).Attributes().AsRaw()
+	}
+	require.Equal(t, map[string]any{"id": "7", "event_id": "8", "uuid": "9"}, raw(convert(t, body)))
+	m, err := Parse(append(defaultYAML, "id: [event_id]\n"...))
+	require.NoError(t, err)
+	events, err := Split([]byte(body), Limits{})
+	require.NoError(t, err)
+	require.Equal(t, map[string]any{"id": "7", "log.record.uid": "8", "uuid": "9"}, raw(m.Convert(events)))
 }
 
 func TestMetricsBecomeGaugesAndSums(t *testing.T) {

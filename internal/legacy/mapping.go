@@ -24,7 +24,8 @@ type Mapping struct {
 	Type TypeMapping `yaml:"type"`
 	// Time of the event: RFC 3339 text, or seconds, milliseconds, microseconds or nanoseconds since 1970, told by their magnitude.
 	Time []string `yaml:"time"`
-	// ID by which copies of the event are recognised; it becomes the attribute event.id of a log record.
+	// ID that no two events of a resource share: by it copies of a log record are recognised, as its attribute log.record.uid. Empty: none, as in the
+	// default mapping: what an event calls its id may name its kind.
 	ID []string `yaml:"id"`
 	// Resource attributes, by their name.
 	Resource map[string][]string `yaml:"resource"`

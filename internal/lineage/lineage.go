@@ -32,6 +32,7 @@ const (
 	AttrLane         = Prefix + "lane"
 	AttrJurisdiction = Prefix + "jurisdiction"
 	AttrTopicClass   = Prefix + "topic_class"
+	AttrIDAttribute  = Prefix + "id_attribute"
 )
 
 // Origin is what all events of one record share.
@@ -49,11 +50,12 @@ type Route struct {
 	Lane         string // of envelope
 	Jurisdiction string // where the tenant's data may be; empty: anywhere
 	TopicClass   string // empty: the common topics
+	IDAttribute  string // log attribute that the tenant declares to be unique; empty: none
 }
 
 // StampRoute sets a resource's route, over the one that it has.
 func StampRoute(attrs pcommon.Map, r Route) {
-	for key, value := range map[string]string{AttrLane: r.Lane, AttrJurisdiction: r.Jurisdiction, AttrTopicClass: r.TopicClass} {
+	for key, value := range map[string]string{AttrLane: r.Lane, AttrJurisdiction: r.Jurisdiction, AttrTopicClass: r.TopicClass, AttrIDAttribute: r.IDAttribute} {
 		if value == "" {
 			attrs.Remove(key)
 		} else {
@@ -70,7 +72,7 @@ func ReadRoute(attrs pcommon.Map) Route {
 		}
 		return ""
 	}
-	return Route{Lane: read(AttrLane), Jurisdiction: read(AttrJurisdiction), TopicClass: read(AttrTopicClass)}
+	return Route{Lane: read(AttrLane), Jurisdiction: read(AttrJurisdiction), TopicClass: read(AttrTopicClass), IDAttribute: read(AttrIDAttribute)}
 }
 
 // Event is one event's id and place.

@@ -8,10 +8,12 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
 
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
+	"github.com/pulsegrid/pulsegrid/internal/lineage"
 	"github.com/pulsegrid/pulsegrid/internal/schema"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
@@ -149,6 +151,10 @@ func validEndpoint(s string) bool {
 	return err == nil && u.Host != "" && u.User == nil && len(s) <= maxTextBytes
 }
 
+func validAttribute(s string) bool {
+	return validText(s) && utf8.ValidString(s) && !lineage.Reserved(s)
+}
+
 func validText(s string) bool { return s != "" && len(s) <= maxTextBytes }
 
 func (r *nodes) share(into *float64) func(*yaml.Node, string) {
@@ -175,6 +181,7 @@ func (r *nodes) tenant(n *yaml.Node, field string) definition {
 		"jurisdiction": r.text(&d.Jurisdiction, name, ValidName),
 		"lane":         oneOf(r, &d.Lane, envelope.LaneFast, envelope.LaneOverflow),
 		"topic_class":  r.text(&d.TopicClass, name+" that is not overflow", func(s string) bool { return ValidName(s) && s != envelope.LaneOverflow }),
+		"id_attribute": r.text(&d.IDAttribute, fmt.Sprintf("the name of a log attribute, at most %d bytes, not under %s", maxTextBytes, lineage.Prefix), validAttribute),
 		"signals":      func(n *yaml.Node, field string) { r.signals(&d, n, field) },
 		"keys": func(n *yaml.Node, field string) {
 			r.list(n, field, maxKeys, func(n *yaml.Node, field string) { r.key(&d, n, field) })

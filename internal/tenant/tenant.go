@@ -39,6 +39,7 @@ type Tenant struct {
 	Jurisdiction  string        // where its data may be; empty: anywhere
 	Lane          string        // of envelope: the best lane that its requests get
 	TopicClass    string        // of Kafka topics; empty: the common ones
+	IDAttribute   string        // log attribute whose values its senders never use twice; empty: none
 	Schema        schema.Policy // what is empty is as the gateway has it
 	RetentionDays int           // in the stores; zero: theirs
 

@@ -102,6 +102,7 @@ func TestTheDocumentsExampleIsWhatItSays(t *testing.T) {
 	require.Equal(t, "premium", acme.Class)
 	require.Equal(t, "gold", acme.Plan)
 	require.Equal(t, "premium", acme.TopicClass)
+	require.Equal(t, "event.id", acme.IDAttribute)
 	require.Equal(t, "eu", acme.Jurisdiction)
 	require.Equal(t, envelope.LaneFast, acme.Lane)
 	require.Equal(t, schema.Policy{Mode: schema.Enforce, Unknown: schema.Open}, acme.Schema)
@@ -149,6 +150,8 @@ func TestWhatIsWrongWithAFileIsNamed(t *testing.T) {
 		`bad.yaml: holds several YAML documents`:                               "tenants: []\n---\ntenants: []\n",
 		`fleet: want a share above 0`:                                          "fleet: {}\n",
 		`tenants[0].topic_class: "overflow"`:                                   "tenants:\n  - {id: a, topic_class: overflow}\n",
+		`tenants[0].id_attribute: "pulsegrid.event"`:                           "tenants:\n  - {id: a, id_attribute: pulsegrid.event}\n",
+		`tenants[0].id_attribute: want the name of a log attribute`:            "tenants:\n  - {id: a, id_attribute: ''}\n",
 		`class: "c32": would be more than 32 classes`:                          manyClasses(33),
 		`and 10 more errors`:                                                   tenants(strings.Split(strings.Repeat("a b,", 30), ",")[:30]...),
 	} {

@@ -3,6 +3,7 @@ package quarantineprocessor
 import (
 	"context"
 	"fmt"
+	"iter"
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/consumer"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/internal/componentmeta"
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
+	"github.com/pulsegrid/pulsegrid/internal/eventid"
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire"
 	"github.com/pulsegrid/pulsegrid/internal/schema"
 )
@@ -159,19 +161,49 @@ func (p *quarantineProcessor) divide(e envelope.Envelope, findings schema.Findin
 	if next != len(findings) {
 		return nil, nil, fmt.Errorf("findings: event %d is at fault, and the request has fewer events", findings[next].Event)
 	}
-	if bad, err = p.quarantine(e, rest, findings); err != nil {
+	of, err := eventid.Divide(e.Signal, e.Body, e.Request, e.Events)
+	if err != nil {
+		return nil, nil, err
+	}
+	if bad, err = p.quarantine(e, of, rest, findings); err != nil {
 		return nil, nil, err
 	}
 	if good == nil {
 		return nil, bad, nil
 	}
 	h := e
-	h.Body, h.Events, h.Findings = good, e.Events-len(findings), nil
+	request := of.Part(healthyOf(e.Events, findings))
+	h.Body, h.Events, h.Findings, h.Request = good, e.Events-len(findings), nil, request.Encode()
 	return &h, bad, nil
 }
 
+// healthyOf are the events without findings.
+func healthyOf(events int, findings schema.Findings) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		next := 0 // of findings
+		for event := range events {
+			if next < len(findings) && findings[next].Event == event {
+				next++
+			} else if !yield(event) {
+				return
+			}
+		}
+	}
+}
+
+// atFault are the events of findings.
+func atFault(findings schema.Findings) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for _, f := range findings {
+			if !yield(f.Event) {
+				return
+			}
+		}
+	}
+}
+
 // quarantine makes envelopes of a request whose events are all at fault, as large as is allowed.
-func (p *quarantineProcessor) quarantine(e envelope.Envelope, rest []byte, findings schema.Findings) ([]envelope.Envelope, error) {
+func (p *quarantineProcessor) quarantine(e envelope.Envelope, division *eventid.Division, rest []byte, findings schema.Findings) ([]envelope.Envelope, error) {
 	parts, counts, err := otlpwire.SplitBySize(e.Signal, rest, p.cfg.MaxRecordBytes/2)
 	if err != nil {
 		return nil, err
@@ -180,7 +212,7 @@ func (p *quarantineProcessor) quarantine(e envelope.Envelope, rest []byte, findi
 	for i, part := range parts {
 		of := findings[:counts[i]]
 		findings = findings[counts[i]:]
-		if out, err = p.add(out, e, part, of); err != nil {
+		if out, err = p.add(out, e, division, part, of); err != nil {
 			return nil, err
 		}
 	}
@@ -188,7 +220,7 @@ func (p *quarantineProcessor) quarantine(e envelope.Envelope, rest []byte, findi
 }
 
 // add appends the envelope of a part, or of its halves where its verdicts are too long for one.
-func (p *quarantineProcessor) add(out []envelope.Envelope, e envelope.Envelope, part []byte, of schema.Findings) ([]envelope.Envelope, error) {
+func (p *quarantineProcessor) add(out []envelope.Envelope, e envelope.Envelope, division *eventid.Division, part []byte, of schema.Findings) ([]envelope.Envelope, error) {
 	q := envelope.Quarantine{Code: string(of[0].Verdicts[0].Code), Reason: of[0].Verdicts[0].String(), ContentType: envelope.TypeOTLP}
 	own := make(schema.Findings, len(of))
 	for i, f := range of {
@@ -196,18 +228,19 @@ func (p *quarantineProcessor) add(out []envelope.Envelope, e envelope.Envelope, 
 		own[i] = f
 		q.PII = q.PII || f.PII
 	}
-	encoded := own.Append(nil)
-	if half := len(of) / 2; half > 0 && len(encoded) > p.cfg.MaxRecordBytes/2 {
+	encoded, request := own.Append(nil), division.Part(atFault(of))
+	header := request.Encode()
+	if half := len(of) / 2; half > 0 && len(encoded)+len(header) > p.cfg.MaxRecordBytes/2 {
 		first, second, err := otlpwire.Split(e.Signal, part, func(i int) bool { return i < half })
 		if err != nil {
 			return nil, err
 		}
-		if out, err = p.add(out, e, first, of[:half]); err != nil {
+		if out, err = p.add(out, e, division, first, of[:half]); err != nil {
 			return nil, err
 		}
-		return p.add(out, e, second, of[half:])
+		return p.add(out, e, division, second, of[half:])
 	}
-	e.Lane, e.Body, e.Events, e.Findings, e.Quarantine = envelope.LaneQuarantine, part, len(of), encoded, &q
+	e.Lane, e.Body, e.Events, e.Findings, e.Quarantine, e.Request = envelope.LaneQuarantine, part, len(of), encoded, &q, header
 	return append(out, e), nil
 }
 

@@ -148,7 +148,7 @@ func TestAnEnvelopeIsDividedWithoutLoss(t *testing.T) {
 			require.Equal(t, wantBad, eventBytes(t, sig, bad.Body))
 
 			want := e
-			want.Body, want.Events, want.Findings = healthy.Body, 26, nil
+			want.Body, want.Events, want.Findings, want.Request = healthy.Body, 26, nil, healthy.Request
 			require.Equal(t, want, healthy)
 
 			findings, err := schema.DecodeFindings(bad.Findings)
@@ -159,7 +159,7 @@ func TestAnEnvelopeIsDividedWithoutLoss(t *testing.T) {
 				require.Equal(t, fmt.Sprintf(`attributes["%d"]`, was), findings[i].Verdicts[0].Path)
 			}
 			want = e
-			want.Lane, want.Body, want.Events, want.Findings = envelope.LaneQuarantine, bad.Body, 4, bad.Findings
+			want.Lane, want.Body, want.Events, want.Findings, want.Request = envelope.LaneQuarantine, bad.Body, 4, bad.Findings, bad.Request
 			want.Quarantine = &envelope.Quarantine{Code: "attribute_type", Reason: `attribute_type at attributes["0"] (s)`, ContentType: envelope.TypeOTLP, PII: true}
 			require.Equal(t, want, bad)
 

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
+	"github.com/pulsegrid/pulsegrid/internal/eventid"
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 	"github.com/pulsegrid/pulsegrid/internal/tenant"
@@ -151,6 +152,10 @@ func (p *routing) envelopes(ctx context.Context, ld plog.Logs) (plog.Logs, error
 			}
 		}
 		if inBody {
+			if len(e.Request) == 0 { // the request is what its sender sent, and so it is when it is sent again
+				whole := eventid.OfBody(e.Body, nil, e.Events)
+				e.Request = whole.Encode()
+			}
 			if e.Body, err = p.claims.overwriteIn(e.Signal, e.Body, t.ID); err != nil {
 				p.telemetry.decided(ctx, decidedInvalid, u, t.Class)
 				return out, consumererror.NewPermanent(fmt.Errorf("request of tenant %q: %w", t.ID, err))
@@ -163,7 +168,7 @@ func (p *routing) envelopes(ctx context.Context, ld plog.Logs) (plog.Logs, error
 		if quarantined {
 			lane = envelope.LaneQuarantine
 		}
-		e.Tenant, e.Lane, e.Jurisdiction, e.TopicClass = t.ID, lane, t.Jurisdiction, t.TopicClass
+		e.Tenant, e.Lane, e.Jurisdiction, e.TopicClass, e.IDAttribute = t.ID, lane, t.Jurisdiction, t.TopicClass, t.IDAttribute
 		e.Append(out)
 	}
 	return out, nil
@@ -202,7 +207,7 @@ func (p *routing) pdata(ctx context.Context, u use, resources func(func(int, pco
 	}
 	for _, r := range resources {
 		r.Attributes().PutStr(lineage.AttrTenant, t.ID)
-		lineage.StampRoute(r.Attributes(), lineage.Route{Lane: lane, Jurisdiction: t.Jurisdiction, TopicClass: t.TopicClass})
+		lineage.StampRoute(r.Attributes(), lineage.Route{Lane: lane, Jurisdiction: t.Jurisdiction, TopicClass: t.TopicClass, IDAttribute: t.IDAttribute})
 	}
 	return nil
 }

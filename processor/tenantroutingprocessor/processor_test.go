@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
+	"github.com/pulsegrid/pulsegrid/internal/eventid"
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
@@ -61,7 +62,7 @@ type rig struct {
 const tenantsYAML = `
 jurisdictions: {us: {endpoint: "https://us.example.com"}}
 tenants:
-  - {id: acme, class: premium, jurisdiction: eu, topic_class: premium}
+  - {id: acme, class: premium, jurisdiction: eu, topic_class: premium, id_attribute: order.id}
   - {id: other}
   - {id: us, jurisdiction: us}
   - {id: gone, status: suspended}
@@ -155,7 +156,7 @@ func TestAnEnvelopeIsStampedAndItsBytesArePassedOn(t *testing.T) {
 		require.NoError(t, r.logs.ConsumeLogs(r.as("acme"), request(s, "acme", body, 5)))
 		e := r.got()
 		require.Equal(t, envelope.Envelope{
-			Signal: s, Tenant: "acme", Source: "agent", Events: 5, Received: time.Unix(1, 0).UTC(), Lane: envelope.LaneFast, Jurisdiction: "eu", TopicClass: "premium", Body: body,
+			Signal: s, Tenant: "acme", Source: "agent", Events: 5, Received: time.Unix(1, 0).UTC(), Lane: envelope.LaneFast, Jurisdiction: "eu", TopicClass: "premium", IDAttribute: "order.id", Body: body,
 		}, e)
 		require.Same(t, unsafe.SliceData(body), unsafe.SliceData(e.Body), "by reference: its zstd frame is found by it")
 		require.EqualValues(t, 5, r.count("tenant_routing_events", "class=premium", "signal="+s.String(), "decision=fast"))
@@ -381,15 +382,30 @@ func TestTheReservedAttributeAndAnEnvelopesTenantAreClaimsToo(t *testing.T) {
 	r := start(t, nil)
 	body := spoofed(t, signal.Logs, "resource", lineage.AttrTenant, "other")
 	require.NoError(t, r.logs.ConsumeLogs(r.as("acme"), request(signal.Logs, "acme", body, 4)))
-	require.Equal(t, spoofed(t, signal.Logs, "resource", lineage.AttrTenant, "acme"), r.got().Body)
+	got := r.got()
+	require.Equal(t, spoofed(t, signal.Logs, "resource", lineage.AttrTenant, "acme"), got.Body)
+	want := eventid.Request{Digest: eventid.Digest(body), Whole: true}
+	require.Equal(t, want.Encode(), got.Request, "the request is what was sent, not what was made of it")
 	require.NoError(t, r.logs.ConsumeLogs(r.as("acme"), request(signal.Logs, "other", otlptest.Logs(1, 4), 4)))
-	require.Equal(t, "acme", r.got().Tenant)
+	got = r.got()
+	require.Equal(t, "acme", got.Tenant)
+	require.Nil(t, got.Request, "nothing was changed: no digest is made")
+	require.Equal(t, "order.id", got.IDAttribute)
+
+	part := request(signal.Logs, "acme", body, 4)
+	es, err := envelope.All(part)
+	require.NoError(t, err)
+	es[0].Request = []byte("of another component")
+	part = plog.NewLogs()
+	es[0].Append(part)
+	require.NoError(t, r.logs.ConsumeLogs(r.as("acme"), part))
+	require.Equal(t, "of another component", string(r.got().Request), "whoever divided it knows what it is")
 
 	require.NoError(t, r.plain(signal.Logs, "acme", body))
 	attrs := r.sink.AllLogs()[0].ResourceLogs().At(0).Resource().Attributes()
 	o, _ := lineage.ReadResource(attrs)
 	require.Equal(t, "acme", o.Tenant)
-	require.Equal(t, lineage.Route{Lane: envelope.LaneFast, Jurisdiction: "eu", TopicClass: "premium"}, lineage.ReadRoute(attrs))
+	require.Equal(t, lineage.Route{Lane: envelope.LaneFast, Jurisdiction: "eu", TopicClass: "premium", IDAttribute: "order.id"}, lineage.ReadRoute(attrs))
 }
 
 func TestAnEnvelopeThatCannotBeReadIsRefusedForGood(t *testing.T) {
