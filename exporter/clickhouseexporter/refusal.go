@@ -8,6 +8,8 @@ import (
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
+
+	"github.com/pulsegrid/pulsegrid/internal/block"
 )
 
 // rowLineage is where the rows of an INSERT lie in Kafka, in their order. It keeps just two of their columns: the rows themselves are
@@ -31,7 +33,7 @@ func (l rowLineage) release() {
 
 var atRow = regexp.MustCompile(`at row (\d+)`)
 
-// locate adds to a refusal that names a row, counted from 1, where that row lies in Kafka.
+// locate adds to a refusal that names a row, counted from 1, where that row lies in Kafka: the receiver delivers the block again without it.
 func (l rowLineage) locate(err error) error {
 	var se *storeError
 	if !errors.As(err, &se) || se.class != permanent {
@@ -46,6 +48,10 @@ func (l rowLineage) locate(err error) error {
 		return err
 	}
 	located := *se
-	located.cause = fmt.Errorf("row %d is event %d of the record at offset %d: %w", row, l.indexes.Value(row-1), l.offsets.Value(row-1), se.cause)
+	at := block.EventRef{Offset: l.offsets.Value(row - 1), Index: l.indexes.Value(row - 1)}
+	located.cause = &block.RefusedError{
+		Events: []block.EventRef{at},
+		Err:    fmt.Errorf("row %d is event %d of the record at offset %d: %w", row, at.Index, at.Offset, se.cause),
+	}
 	return &located
 }

@@ -10,6 +10,9 @@
 //   - Several blocks of a partition may be delivered at a time, and may arrive in any order. Whoever needs their order waits
 //     for the block that begins where the last one ended.
 //   - A delivery that failed is repeated with the same block. Halves of a block that was refused tile it.
+//   - A store refuses a block for good (a permanent error) only where it is certain that it has nothing of it, also of a try whose answer
+//     was lost: the halves have other names, and would be stored again.
+//   - A refusal that names events (RefusedError) lets the receiver deliver the block again, under its name, without them.
 package block
 
 import (
@@ -124,3 +127,21 @@ func (e *ResumeError) Error() string {
 	}
 	return fmt.Sprintf("the store holds topic %s, partition %d only up to offset %d: resume from there", e.Topic, e.Partition, e.Next)
 }
+
+// RefusedError is part of a store's permanent error where it knows which events are at fault. The receiver puts these into quarantine and
+// delivers the block again without them. A refusal that names none, or an event that is not in the block, is found by halving the block
+// down to a record.
+type RefusedError struct {
+	Events []EventRef
+	Err    error // why
+}
+
+// EventRef is the event at a position, from 0, of the record at an offset: as it is stamped (internal/lineage).
+type EventRef struct {
+	Offset int64
+	Index  int32
+}
+
+func (e *RefusedError) Error() string { return e.Err.Error() }
+
+func (e *RefusedError) Unwrap() error { return e.Err }

@@ -108,8 +108,8 @@ func (p *partition) deliver(f *flight) {
 // try offers f to the pipeline once, after what is refused of it has gone to quarantine. Waiting means that it is not stored:
 // the delivery has been stopped, or is to be tried again, which tries knows.
 //
-// What the pipeline refuses for good is halved until a refused record stands alone. That goes to quarantine, and its block is
-// delivered without it: the stores see every offset.
+// What the pipeline refuses for good is delivered without the events that it names (refused.go), or is halved until a refused record
+// stands alone. That goes to quarantine, and its block is delivered without it: the stores see every offset.
 func (p *partition) try(f *flight, tries *tries) (flightState, *block.ResumeError) {
 	b, ok := p.decode(f, tries)
 	if !ok {
@@ -130,10 +130,9 @@ func (p *partition) try(f *flight, tries *tries) (flightState, *block.ResumeErro
 		tries.again = false // whatever it says: a cancelled pipeline's verdict is none
 	case isResume && resume.Topic == p.topic && resume.Partition == p.id:
 		return waiting, resume
-	case consumererror.IsPermanent(err) && b.events > 0 && len(f.entries) > 1:
-		return refused, nil
 	case consumererror.IsPermanent(err) && b.events > 0:
-		f.entries[0].refusal = &refusal{codeRefused, err.Error()} // the next try puts it into quarantine
+		f.named, f.because = f.names(err), err
+		return refused, nil
 	default:
 		tries.wait("deliver", err)
 	}
@@ -154,7 +153,13 @@ func (p *partition) decode(f *flight, tries *tries) (*batch, bool) {
 		if e.refusal != nil && !e.rejected {
 			out = append(out, e)
 		}
+		for _, part := range e.parts {
+			if !part.rejected {
+				out = append(out, part)
+			}
+		}
 	}
+	b.leaveOut(f.entries)
 	return b, p.reject(out, tries)
 }
 
@@ -184,6 +189,7 @@ func (p *partition) offer(f *flight, b *batch) error {
 		if e.rejected {
 			blk.Account.Quarantined.Add(int64(e.events))
 		}
+		blk.Account.Quarantined.Add(int64(len(e.omitted)))
 	}
 	start := p.deps.now()
 	err := p.deps.sinks.consume(block.NewContext(p.ctx, blk), b)
@@ -233,7 +239,7 @@ func (t *tries) end(how flightState, resume *block.ResumeError) {
 	case how == delivered:
 		because = "delivered"
 	case how == refused:
-		because = "refused, so it is halved"
+		because = "refused, so it is delivered without the events that are named, or halved"
 	case resume != nil:
 		because = "the store sends the partition back"
 	}

@@ -24,6 +24,8 @@ type flight struct {
 	intent   uint64 // number of the statement that carries its range; it is ready when that is committed
 	state    flightState
 	cost     int64
+	named    *block.RefusedError // refused because of these events; nil: the store did not say
+	because  error               // refused for that
 }
 
 type flightState uint8
@@ -106,7 +108,7 @@ func (p *partition) cut() time.Duration {
 func (p *partition) launch() {
 	fs := &p.flights
 	if len(fs.queue) > 0 && fs.queue[0].state == refused {
-		p.halve()
+		p.refused(fs.queue[0])
 	}
 	acked := p.acked.Load()
 	for _, f := range fs.queue {
@@ -123,6 +125,18 @@ func (p *partition) launch() {
 	}
 }
 
+// refused does what can be done about the oldest block, which its store refuses for good.
+func (p *partition) refused(f *flight) {
+	switch {
+	case f.named != nil && p.omit(f):
+	case len(f.entries) > 1:
+		p.halve()
+	default:
+		f.entries[0].refusal = &refusal{codeRefused, f.because.Error()} // the next try puts it into quarantine
+		f.state = waiting
+	}
+}
+
 // halve makes two blocks of the oldest, which was refused: the two ranges become intents like any other, so that whoever goes on
 // after a crash delivers the halves, of which one may be stored. Only the oldest is halved: so the ranges that are decided stay
 // few, at most max_in_flight_blocks and one for each time that a block can be halved.
@@ -131,6 +145,7 @@ func (p *partition) halve() {
 	whole := fs.queue[0]
 	n := len(whole.entries) / 2
 	left, right := *whole, *whole
+	left.named, right.named = nil, nil
 	left.entries, right.entries = whole.entries[:n:n], whole.entries[n:]
 	left.last = left.entries[n-1].record.Offset
 	right.first, right.cost = left.last+1, 0
@@ -194,6 +209,7 @@ func (p *partition) announce() {
 	}
 	s.ends = append(s.ends, p.gather.redo...)
 	s.epochs = p.epochs.below(s.decided())
+	s.omissions = p.omissions()
 	switch {
 	case len(fs.queue) > 0:
 		s.intended = fs.queue[0].intended

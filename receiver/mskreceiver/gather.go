@@ -19,6 +19,8 @@ type entry struct {
 	origin   origin
 	refusal  *refusal // not nil: the record goes to quarantine, or has gone
 	rejected bool     // it has gone
+	omitted  []int32  // positions of events that are not delivered (refused.go), ascending
+	parts    []*entry // what goes to quarantine for them
 }
 
 // gathering cuts a partition's records into blocks that tile it. It is owned by the partition's worker.

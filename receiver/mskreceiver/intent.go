@@ -25,13 +25,15 @@ type position struct {
 	traced   bool          // epochs are known up to the last of ends; else up to next
 	epochs   epochs        // of the records of what is finished, and of ends
 	ends     []int64       // the offset behind each unfinished block, in order; the first block begins at next
+	// omissions are the events that the blocks of ends are delivered without, in the order of their offsets.
+	omissions []omission
 }
 
 const (
 	intentVersion = "v1"
 	// maxMetadataBytes is what Kafka stores with an offset (offset.metadata.max.bytes); one byte more and it refuses the commit.
 	maxMetadataBytes = 4096
-	// maxEnds keeps the longest text far below that: 20 bytes an end and less than 512 for all else.
+	// maxEnds keeps the longest text far below that: 20 bytes an end, 27 an omitted event, and less than 512 for all else.
 	maxEnds = 128
 )
 
@@ -39,7 +41,7 @@ var errNotOurs = errors.New("it is not the text of a mskreceiver")
 
 // text returns the metadata, for example "v1 id=AAAAAAAAQACAAAAAAAAAAQ t=1790000000000 i=1790000000950 e=120,240". Milliseconds count.
 func (p position) text() string {
-	b := append(make([]byte, 0, 512+20*len(p.ends)), intentVersion...)
+	b := append(make([]byte, 0, 512+20*len(p.ends)+27*len(p.omissions)), intentVersion...)
 	if p.topicID != (block.TopicID{}) {
 		b = append(append(b, " id="...), p.topicID.String()...)
 	}
@@ -61,6 +63,9 @@ func (p position) text() string {
 			}
 			b = strconv.AppendInt(b, end, 10)
 		}
+	}
+	if len(p.omissions) > 0 {
+		b = appendOmissions(append(b, " x="...), p.omissions)
 	}
 	return string(b)
 }
@@ -97,6 +102,8 @@ func parsePosition(next int64, text string) (position, error) {
 			p.intended, err = parseMillis(value)
 		case "e":
 			p.ends, err = parseEnds(next, value)
+		case "x":
+			p.omissions, err = parseOmissions(value)
 		default:
 			err = errors.New("unknown field")
 		}

@@ -34,6 +34,9 @@ func TestTheLongestTextFitsWhatKafkaStores(t *testing.T) {
 	for i := range int64(maxSteps) {
 		p.epochs = append(p.epochs, step{math.MaxInt64 - maxSteps + i, math.MaxInt32, true})
 	}
+	for i := range int64(maxOmitted) {
+		p.omissions = append(p.omissions, omission{math.MaxInt64 - maxOmitted + i, []int32{math.MaxInt32}})
+	}
 	for i := range int64(maxEnds) {
 		p.ends = append(p.ends, math.MaxInt64-maxEnds+i)
 	}
@@ -42,6 +45,7 @@ func TestTheLongestTextFitsWhatKafkaStores(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, p.ends, got.ends)
 	require.Equal(t, p.epochs, got.epochs)
+	require.Equal(t, p.omissions, got.omissions)
 	// A block of max_bytes is halved no more often than it has records, of one byte at least: 23 times.
 	require.LessOrEqual(t, MaxMaxInFlightBlocks+int(math.Ceil(math.Log2(float64(DefaultBlockMaxBytes)))), maxEnds)
 }
@@ -51,6 +55,7 @@ func FuzzPosition(f *testing.F) {
 	f.Add(int64(0), "v1 t=1 fresh i=2 e=3,4")
 	f.Add(int64(9), "v1 e=9")
 	f.Add(int64(9), "v1 l=5@0,6@8q i=2 e=12")
+	f.Add(int64(0), "v1 i=2 e=9 x=3:0+2,4:1")
 	f.Add(int64(9), "v1 id=AQIDBAUGBwgJCgsMDQ4PEA e=10")
 	f.Add(int64(9), "v1 i=+1 e=010")
 	f.Add(int64(0), "")

@@ -110,6 +110,9 @@ func TestApacheKafkaKeepsTheSameBlocks(t *testing.T) {
 	require.NoError(t, err)
 
 	longest := position{topicID: block.TopicID{1}, appended: time.UnixMilli(math.MaxInt64), intended: time.UnixMilli(math.MaxInt64), fresh: true}
+	for i := range int64(maxOmitted) {
+		longest.omissions = append(longest.omissions, omission{math.MaxInt64 - maxOmitted + i, []int32{math.MaxInt32}})
+	}
 	for i := range int64(maxSteps) {
 		longest.epochs = append(longest.epochs, step{math.MaxInt64 - maxSteps + i, math.MaxInt32, true})
 	}

@@ -2,6 +2,7 @@ package mskreceiver
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -336,6 +337,11 @@ func (p *partition) await(next time.Duration) {
 // inspect looks at a record that is about to join a block.
 func (p *partition) inspect(e *entry) {
 	p.deps.cfg.inspector(p.signal).inspect(e)
+	for _, o := range p.plan.omissions {
+		if o.offset == e.record.Offset && e.refusal == nil && len(o.events) > 0 && int(o.events[len(o.events)-1]) < e.events {
+			e.omit(p.signal, slices.Clone(o.events), reasonRedone)
+		}
+	}
 	if extra := eventsCost(e); extra > 0 {
 		e.cost += extra
 		p.deps.budget.add(p, extra)
