@@ -9,7 +9,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
 	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 )
 
@@ -211,4 +213,23 @@ func FuzzConvert(f *testing.F) {
 		r := Default().Convert(events)
 		require.Equal(t, len(events), r.Logs.LogRecordCount()+r.Metrics.DataPointCount()+r.Traces.SpanCount()+len(r.Rejected))
 	})
+}
+
+// Guarantee: a body that comes again becomes the same request, byte for byte: by that copies are recognised.
+func TestABodyBecomesTheSameRequestEachTime(t *testing.T) {
+	const body = `[{"type":"log","service":"a","host":"h","region":"r","env":"e","attributes":{"a":1,"b":2,"c":3,"d":{"x":1,"y":2,"z":[1,{"p":1,"q":2}]}},"tags":{"e":1,"f":2},"k":1,"l":2,"m":3},
+		{"type":"log","service":"b","message":{"a":1,"b":2,"c":3}},{"type":"metric","name":"m","value":1,"tags":{"e":1,"f":2,"g":3}}]`
+	once := ""
+	for range 50 {
+		r := convert(t, body)
+		logs, err := plogotlp.NewExportRequestFromLogs(r.Logs).MarshalProto()
+		require.NoError(t, err)
+		metrics, err := pmetricotlp.NewExportRequestFromMetrics(r.Metrics).MarshalProto()
+		require.NoError(t, err)
+		if got := string(logs) + string(metrics); once == "" {
+			once = got
+		} else {
+			require.Equal(t, once, got)
+		}
+	}
 }

@@ -73,20 +73,19 @@ func identityOf(resource []byte) (hash uint64, ok bool) {
 			}
 		}
 	}
-	var h xxh3.Hasher
+	var room [512]byte // for what nearly all resources say
+	said := room[:0]
 	for i, v := range values {
 		if v.typ == TypeEmpty {
 			continue
 		}
 		ok = true
-		var head [18]byte // which attribute, its type and number, its length
-		head[0], head[1] = byte(i), byte(v.typ)
-		binary.LittleEndian.PutUint64(head[2:], v.num)
-		binary.LittleEndian.PutUint64(head[10:], uint64(len(v.raw)))
-		_, _ = h.Write(head[:])
-		_, _ = h.Write(v.raw)
+		said = append(said, byte(i), byte(v.typ)) // which attribute, its type and number, its length
+		said = binary.LittleEndian.AppendUint64(said, v.num)
+		said = binary.LittleEndian.AppendUint64(said, uint64(len(v.raw)))
+		said = append(said, v.raw...)
 	}
-	return h.Sum64(), ok
+	return xxh3.Hash(said), ok
 }
 
 // RemoveResourceAttributes returns req without the attributes of its resources whose keys begin with prefix: req itself if there are none.
