@@ -306,7 +306,7 @@ func (s *sample) stamp(t *testing.T, m *sarama.ConsumerMessage) int {
 			o.Received = time.Unix(0, ns)
 		}
 	}
-	st := stamper{origin: o, offset: m.Offset}
+	st := stamper{origin: o, offset: m.Offset, request: eventid.Digest(m.Value)}
 	switch pd := s.data.pdata().(type) {
 	case plog.Logs:
 		st.logs(pd)
@@ -320,29 +320,33 @@ func (s *sample) stamp(t *testing.T, m *sarama.ConsumerMessage) int {
 
 // stamper gives the events of one record the ids and places that the row model documents.
 type stamper struct {
-	origin lineage.Origin
-	offset int64
-	next   int32
+	origin  lineage.Origin
+	request [16]byte // its digest
+	offset  int64
+	next    int32
 }
 
-// resource returns the source of the resource's events.
-func (st *stamper) resource(res pcommon.Resource) string {
-	source := eventid.Source(st.origin.Source, res)
+func (st *stamper) resource(res pcommon.Resource) {
 	lineage.StampResource(res.Attributes(), st.origin)
-	return source
 }
 
-func (st *stamper) event(attrs pcommon.Map, id [16]byte) {
+// event's id is the digest of the request plus the index, little endian.
+func (st *stamper) event(attrs pcommon.Map) {
+	id := st.request
+	for i, carry := 0, uint64(st.next); i < len(id); i, carry = i+1, carry>>8 {
+		carry += uint64(id[i])
+		id[i] = byte(carry)
+	}
 	lineage.StampEvent(attrs, lineage.Event{ID: id, Offset: st.offset, Index: st.next})
 	st.next++
 }
 
 func (st *stamper) logs(ld plog.Logs) {
 	for _, rl := range ld.ResourceLogs().All() {
-		source := st.resource(rl.Resource())
+		st.resource(rl.Resource())
 		for _, sl := range rl.ScopeLogs().All() {
 			for _, lr := range sl.LogRecords().All() {
-				st.event(lr.Attributes(), eventid.Log(lr, source))
+				st.event(lr.Attributes())
 			}
 		}
 	}
@@ -350,10 +354,10 @@ func (st *stamper) logs(ld plog.Logs) {
 
 func (st *stamper) traces(td ptrace.Traces) {
 	for _, rs := range td.ResourceSpans().All() {
-		source := st.resource(rs.Resource())
+		st.resource(rs.Resource())
 		for _, ss := range rs.ScopeSpans().All() {
 			for _, sp := range ss.Spans().All() {
-				st.event(sp.Attributes(), eventid.Span(sp, source))
+				st.event(sp.Attributes())
 			}
 		}
 	}
@@ -361,36 +365,36 @@ func (st *stamper) traces(td ptrace.Traces) {
 
 func (st *stamper) metrics(md pmetric.Metrics) {
 	for _, rm := range md.ResourceMetrics().All() {
-		source := st.resource(rm.Resource())
+		st.resource(rm.Resource())
 		for _, sm := range rm.ScopeMetrics().All() {
 			for _, m := range sm.Metrics().All() {
-				st.points(m, sm.Scope(), source)
+				st.points(m)
 			}
 		}
 	}
 }
 
-func (st *stamper) points(m pmetric.Metric, scope pcommon.InstrumentationScope, source string) {
+func (st *stamper) points(m pmetric.Metric) {
 	switch m.Type() {
 	case pmetric.MetricTypeGauge:
 		for _, dp := range m.Gauge().DataPoints().All() {
-			st.event(dp.Attributes(), eventid.NumberPoint(m, scope, dp, source))
+			st.event(dp.Attributes())
 		}
 	case pmetric.MetricTypeSum:
 		for _, dp := range m.Sum().DataPoints().All() {
-			st.event(dp.Attributes(), eventid.NumberPoint(m, scope, dp, source))
+			st.event(dp.Attributes())
 		}
 	case pmetric.MetricTypeHistogram:
 		for _, dp := range m.Histogram().DataPoints().All() {
-			st.event(dp.Attributes(), eventid.HistogramPoint(m, scope, dp, source))
+			st.event(dp.Attributes())
 		}
 	case pmetric.MetricTypeExponentialHistogram:
 		for _, dp := range m.ExponentialHistogram().DataPoints().All() {
-			st.event(dp.Attributes(), eventid.ExponentialHistogramPoint(m, scope, dp, source))
+			st.event(dp.Attributes())
 		}
 	case pmetric.MetricTypeSummary:
 		for _, dp := range m.Summary().DataPoints().All() {
-			st.event(dp.Attributes(), eventid.SummaryPoint(m, scope, dp, source))
+			st.event(dp.Attributes())
 		}
 	}
 }

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strconv"
@@ -77,6 +78,7 @@ type decoded struct {
 	away     []bool
 	tenant   string
 	ids      [][16]byte
+	keys     [][16]byte // that dedupe compares the events by
 	data     data
 	appended int64
 	silent   bool // of another tenant than asked for: its events occurred, but are not compared
@@ -125,8 +127,8 @@ func (r *recount) remember(d *decoded, f func(i int, of int64, duplicate bool)) 
 		return
 	}
 	r.window.advance(time.Unix(0, d.appended))
-	for i, id := range d.ids {
-		of, dup := r.window.occurred(d.tenant, id, d.offset)
+	for i, key := range d.keys {
+		of, dup := r.window.occurred(d.tenant, key, d.offset)
 		f(i, of, dup)
 	}
 }
@@ -138,6 +140,7 @@ func (r *recount) decode(rec *kgo.Record, stamp bool) *decoded {
 		Topic: rec.Topic, Partition: rec.Partition, Appended: rec.Timestamp,
 	}
 	sameSignal := true
+	from := eventid.From{Source: rec.Key}
 	for i := len(rec.Headers) - 1; i >= 0; i-- { // of headers of one name the first counts
 		switch v := string(rec.Headers[i].Value); rec.Headers[i].Key {
 		case envelope.HeaderTenant:
@@ -149,6 +152,10 @@ func (r *recount) decode(rec *kgo.Record, stamp bool) *decoded {
 			if ns, err := strconv.ParseInt(v, 10, 64); err == nil && ns > 0 {
 				o.Received = time.Unix(0, ns)
 			}
+		case envelope.HeaderRequest:
+			from.Request = rec.Headers[i].Value
+		case envelope.HeaderIDAttribute:
+			from.IDAttribute = v
 		case envelope.HeaderSignal:
 			sameSignal = v == r.plan.signal.String()
 		}
@@ -163,19 +170,50 @@ func (r *recount) decode(rec *kgo.Record, stamp bool) *decoded {
 		return d
 	}
 	// pdata's decoder recurses as deep as a value is nested, without a bound of its own.
-	if _, err := otlpwire.Count(r.plan.signal, rec.Value, otlpwire.Limits{}); errors.Is(err, otlpwire.ErrTooDeep) || errors.Is(err, otlpwire.ErrTooManyEvents) {
+	events, err := otlpwire.Count(r.plan.signal, rec.Value, otlpwire.Limits{})
+	if err != nil {
 		return d
 	}
-	var err error
 	if d.data, err = unmarshal(r.plan.signal, rec.Value); err != nil {
 		return d
 	}
 	d.readable = true
-	var v visitor
-	v.offset, v.origin, v.stamp = rec.Offset, o, stamp
-	v.data(d.data)
-	d.ids = v.ids
+	from.Tenant = o.Tenant
+	if err := r.identify(d, rec.Value, events, from); err != nil {
+		d.readable = false
+		return d
+	}
+	if stamp {
+		(&visitor{offset: rec.Offset, origin: o, ids: d.ids}).data(d.data)
+	}
 	return d
+}
+
+// identify makes the ids of d's events, and what they are compared by.
+func (r *recount) identify(d *decoded, value []byte, events int, from eventid.From) error {
+	var record eventid.Record
+	if err := eventid.NewReader(r.plan.signal, true).Read(&record, value, events, from); err != nil {
+		return err
+	}
+	equal := map[eventid.Key]int{}
+	for i, key := range record.Keys {
+		switch record.Rules[i] {
+		case eventid.ByRequest:
+			key = record.IndexKey(i)
+		case eventid.ByContent:
+			_, nth := record.At(i)
+			if record.Whole {
+				nth = equal[key]
+				equal[key]++
+			}
+			key = key.Nth(nth)
+		}
+		var b [16]byte
+		binary.LittleEndian.PutUint64(b[:], key.Hi)
+		binary.LittleEndian.PutUint64(b[8:], key.Lo)
+		d.ids, d.keys = append(d.ids, record.ID(i)), append(d.keys, b)
+	}
+	return nil
 }
 
 // flush decides and compares the chunk.
@@ -298,83 +336,74 @@ func (d data) appendTo(b *columns.Builder) error {
 	}
 }
 
-// visitor lists the ids of a request's events, in their order, and stamps the events if asked to.
+// visitor stamps the events of a request, in their order.
 type visitor struct {
 	offset int64
 	origin lineage.Origin
-	stamp  bool
 	ids    [][16]byte
+	next   int
 }
 
-func (v *visitor) event(attrs pcommon.Map, id [16]byte) {
-	if v.stamp {
-		lineage.StampEvent(attrs, lineage.Event{ID: id, Offset: v.offset, Index: int32(len(v.ids))})
-	}
-	v.ids = append(v.ids, id)
+func (v *visitor) event(attrs pcommon.Map) {
+	lineage.StampEvent(attrs, lineage.Event{ID: v.ids[v.next], Offset: v.offset, Index: int32(v.next)})
+	v.next++
 }
 
-// resource returns the source of the resource's events.
-func (v *visitor) resource(r pcommon.Resource) string {
-	source := eventid.Source(v.origin.Source, r)
-	if v.stamp {
-		lineage.StampResource(r.Attributes(), v.origin)
-	}
-	return source
-}
+func (v *visitor) resource(r pcommon.Resource) { lineage.StampResource(r.Attributes(), v.origin) }
 
 func (v *visitor) data(d data) {
 	switch d.signal {
 	case signal.Logs:
 		for _, rl := range d.logs.ResourceLogs().All() {
-			source := v.resource(rl.Resource())
+			v.resource(rl.Resource())
 			for _, sl := range rl.ScopeLogs().All() {
 				for _, lr := range sl.LogRecords().All() {
-					v.event(lr.Attributes(), eventid.Log(lr, source))
+					v.event(lr.Attributes())
 				}
 			}
 		}
 	case signal.Traces:
 		for _, rs := range d.traces.ResourceSpans().All() {
-			source := v.resource(rs.Resource())
+			v.resource(rs.Resource())
 			for _, ss := range rs.ScopeSpans().All() {
 				for _, s := range ss.Spans().All() {
-					v.event(s.Attributes(), eventid.Span(s, source))
+					v.event(s.Attributes())
 				}
 			}
 		}
 	case signal.Metrics:
 		for _, rm := range d.metrics.ResourceMetrics().All() {
-			source := v.resource(rm.Resource())
+			v.resource(rm.Resource())
 			for _, sm := range rm.ScopeMetrics().All() {
 				for _, m := range sm.Metrics().All() {
-					v.points(m, sm.Scope(), source)
+					v.points(m)
 				}
 			}
 		}
 	}
 }
 
-func (v *visitor) points(m pmetric.Metric, scope pcommon.InstrumentationScope, source string) {
+func (v *visitor) points(m pmetric.Metric) {
 	switch m.Type() {
 	case pmetric.MetricTypeGauge:
 		for _, dp := range m.Gauge().DataPoints().All() {
-			v.event(dp.Attributes(), eventid.NumberPoint(m, scope, dp, source))
+			v.event(dp.Attributes())
 		}
 	case pmetric.MetricTypeSum:
 		for _, dp := range m.Sum().DataPoints().All() {
-			v.event(dp.Attributes(), eventid.NumberPoint(m, scope, dp, source))
+			v.event(dp.Attributes())
 		}
 	case pmetric.MetricTypeHistogram:
 		for _, dp := range m.Histogram().DataPoints().All() {
-			v.event(dp.Attributes(), eventid.HistogramPoint(m, scope, dp, source))
+			v.event(dp.Attributes())
 		}
 	case pmetric.MetricTypeExponentialHistogram:
 		for _, dp := range m.ExponentialHistogram().DataPoints().All() {
-			v.event(dp.Attributes(), eventid.ExponentialHistogramPoint(m, scope, dp, source))
+			v.event(dp.Attributes())
 		}
 	case pmetric.MetricTypeSummary:
 		for _, dp := range m.Summary().DataPoints().All() {
-			v.event(dp.Attributes(), eventid.SummaryPoint(m, scope, dp, source))
+			v.event(dp.Attributes())
 		}
 	}
 }

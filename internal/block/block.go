@@ -22,6 +22,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pulsegrid/pulsegrid/internal/eventid"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -34,7 +35,10 @@ type Block struct {
 	Last      int64 // its last offset, inclusive
 	Signal    signal.Signal
 	Events    int // events that were decoded from it
-	Bytes     int // sum of the record values' sizes
+	// Records are those with events, in the order of their offsets: what their events are compared by. Event i of a record has the stamp (offset, i),
+	// whatever has become of it on the way.
+	Records []eventid.Record
+	Bytes   int // sum of the record values' sizes
 
 	// Oldest is the least offset that the group has not finished in this partition: everything before it is, as far as the
 	// group knows, in the store. A store that knows better answers with a ResumeError.

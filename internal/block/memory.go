@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/pulsegrid/pulsegrid/internal/eventid"
 )
 
 // Memory is a stage that remembers which events occurred in a partition (processor/dedupeprocessor). It is given what came before
@@ -17,8 +19,8 @@ type Memory interface {
 	Window() time.Duration
 	// Begin forgets the partition. The first block's First will be next.
 	Begin(topic string, partition int32, next int64)
-	// Remember says that a record holds events with these ids. It keeps nothing of its arguments.
-	Remember(topic string, partition int32, offset int64, appended time.Time, tenant string, ids [][16]byte)
+	// Remember says that a record of the partition holds these events. It keeps nothing of its arguments.
+	Remember(topic string, partition int32, record *eventid.Record)
 	// End frees what is remembered of the partition.
 	End(topic string, partition int32)
 }

@@ -11,8 +11,11 @@ import (
 	"github.com/apache/arrow-go/v18/arrow/memory"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
 	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
 	"go.opentelemetry.io/collector/pdata/ptrace"
+	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 	"go.opentelemetry.io/collector/pdata/xpdata/entity"
 
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
@@ -42,6 +45,8 @@ type Builder struct {
 	item    *itemCols // nil: the rows are events
 	scratch []byte
 	origin  origin
+
+	unstamped unstamped
 }
 
 // Option sets what a Builder does with events that carry no stamps of internal/lineage.
@@ -138,6 +143,7 @@ func (b *Builder) AppendLogs(ld plog.Logs) error {
 		b.appendItems(ld)
 		return b.appended()
 	}
+	b.unstamped = unstamped{marshal: plogotlp.NewExportRequestFromLogs(ld).MarshalProto}
 	for _, rl := range ld.ResourceLogs().All() {
 		b.startResource(rl.Resource(), rl.SchemaUrl())
 		for _, sl := range rl.ScopeLogs().All() {
@@ -156,6 +162,7 @@ func (b *Builder) AppendTraces(td ptrace.Traces) error {
 	if err := b.want(signal.Traces); err != nil {
 		return err
 	}
+	b.unstamped = unstamped{marshal: ptraceotlp.NewExportRequestFromTraces(td).MarshalProto}
 	for _, rs := range td.ResourceSpans().All() {
 		b.startResource(rs.Resource(), rs.SchemaUrl())
 		for _, ss := range rs.ScopeSpans().All() {
@@ -174,6 +181,7 @@ func (b *Builder) AppendMetrics(md pmetric.Metrics) error {
 	if err := b.want(signal.Metrics); err != nil {
 		return err
 	}
+	b.unstamped = unstamped{marshal: pmetricotlp.NewExportRequestFromMetrics(md).MarshalProto}
 	for _, rm := range md.ResourceMetrics().All() {
 		b.startResource(rm.Resource(), rm.SchemaUrl())
 		for _, sm := range rm.ScopeMetrics().All() {
@@ -195,6 +203,12 @@ func (b *Builder) want(s signal.Signal) error {
 }
 
 func (b *Builder) appended() error {
+	err := b.unstamped.err
+	b.unstamped = unstamped{}
+	if err != nil {
+		b.Reset()
+		return fmt.Errorf("columns: table %s: encode events without a stamp, to make their ids: %w", b.table.Name, err)
+	}
 	if b.arena.overflow {
 		rows := b.rows
 		b.Reset()
@@ -216,11 +230,6 @@ type origin struct {
 	scopeAttrs, scopeName, scopeVersion, scopeURL string
 	scopeDropped                                  uint32
 	firstRow                                      int // first row of the scope
-
-	res       pcommon.Resource
-	scope     pcommon.InstrumentationScope
-	source    string // see Builder.source
-	hasSource bool
 }
 
 // commonCols are the columns that every table has, apart from the attributes.
@@ -265,7 +274,7 @@ func (c *commonCols) bind(b *Builder) {
 
 func (b *Builder) startResource(res pcommon.Resource, schemaURL string) {
 	o := &b.origin
-	*o = origin{res: res, resourceURL: schemaURL, resourceDropped: res.DroppedAttributesCount()}
+	*o = origin{resourceURL: schemaURL, resourceDropped: res.DroppedAttributesCount()}
 	stamp, ok := lineage.ReadResource(res.Attributes())
 	if !ok {
 		stamp = lineage.Origin{Tenant: b.defaultTenant, Received: b.now(), Partition: -1}
@@ -284,7 +293,6 @@ func (b *Builder) startResource(res pcommon.Resource, schemaURL string) {
 
 func (b *Builder) startScope(scope pcommon.InstrumentationScope, schemaURL string) {
 	o := &b.origin
-	o.scope = scope
 	o.scopeName, o.scopeVersion, o.scopeURL, o.scopeDropped = scope.Name(), scope.Version(), schemaURL, scope.DroppedAttributesCount()
 	b.scratch = appendJSONMap(b.scratch[:0], scope.Attributes(), 0)
 	o.scopeAttrs = string(b.scratch)
@@ -321,7 +329,7 @@ const (
 )
 
 // startEvent appends the common columns of one event; its other columns follow, then endEvent.
-func (b *Builder) startEvent(at, observed pcommon.Timestamp, attrs pcommon.Map, dropped uint32, id func() [16]byte) {
+func (b *Builder) startEvent(at, observed pcommon.Timestamp, attrs pcommon.Map, dropped uint32) {
 	c := &b.common
 	switch {
 	case at != 0:
@@ -336,8 +344,9 @@ func (b *Builder) startEvent(at, observed pcommon.Timestamp, attrs pcommon.Map, 
 	}
 	ev, stamped := lineage.ReadEvent(attrs)
 	if !stamped {
-		ev = lineage.Event{ID: id(), Offset: -1, Index: -1}
+		ev = lineage.Event{ID: b.unstamped.id(b.unstamped.next), Offset: -1, Index: -1}
 	}
+	b.unstamped.next++
 	c.eventID.push(ev.ID[:])
 	c.offset.push(ev.Offset)
 	c.index.push(ev.Index)

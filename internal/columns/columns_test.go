@@ -11,6 +11,7 @@ import (
 	"github.com/apache/arrow-go/v18/arrow/memory"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.uber.org/goleak"
@@ -143,7 +144,9 @@ func TestEventsWithoutStampsGetTheDefaultTenantAndTheirOwnID(t *testing.T) {
 	for _, name := range []string{"kafka_partition", "kafka_offset", "event_index"} {
 		require.Equal(t, "-1", cell(rec, name), name)
 	}
-	id := eventid.Log(lr, eventid.Source("", res.Resource()))
+	request, err := plogotlp.NewExportRequestFromLogs(ld).MarshalProto()
+	require.NoError(t, err)
+	id := eventid.ID(eventid.Digest(request), 0)
 	require.Equal(t, base64.StdEncoding.EncodeToString(id[:]), cell(rec, "event_id"))
 	requireSame(t, ld, rec)
 }

@@ -5,8 +5,6 @@ import (
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
-
-	"github.com/pulsegrid/pulsegrid/internal/eventid"
 )
 
 type logCols struct {
@@ -31,9 +29,7 @@ func (c *logCols) bind(b *Builder) {
 }
 
 func (b *Builder) appendLog(lr plog.LogRecord) {
-	b.startEvent(lr.Timestamp(), lr.ObservedTimestamp(), lr.Attributes(), lr.DroppedAttributesCount(), func() [16]byte {
-		return eventid.Log(lr, b.source())
-	})
+	b.startEvent(lr.Timestamp(), lr.ObservedTimestamp(), lr.Attributes(), lr.DroppedAttributesCount())
 	c := &b.log
 	c.observed.push(clampTime(lr.ObservedTimestamp()))
 	c.severity.push(int32(lr.SeverityNumber()))

@@ -120,8 +120,8 @@ type point interface {
 	Flags() pmetric.DataPointFlags
 }
 
-func startPoint[P point](b *Builder, m pmetric.Metric, p P) int {
-	b.startEvent(p.Timestamp(), 0, p.Attributes(), 0, func() [16]byte { return pointID(b, m, p) })
+func startPoint[P point](b *Builder, p P) int {
+	b.startEvent(p.Timestamp(), 0, p.Attributes(), 0)
 	b.metric.start.push(clampTime(p.StartTimestamp()))
 	b.metric.flags.push(uint32(p.Flags()))
 	return b.rows
@@ -130,7 +130,7 @@ func startPoint[P point](b *Builder, m pmetric.Metric, p P) int {
 func (b *Builder) appendNumbers(m pmetric.Metric, points pmetric.NumberDataPointSlice) {
 	c := &b.metric
 	for _, p := range points.All() {
-		row := startPoint(b, m, p)
+		row := startPoint(b, p)
 		typ, d, i := typeEmpty, 0.0, int64(0)
 		switch p.ValueType() {
 		case pmetric.NumberDataPointValueTypeInt:
@@ -148,7 +148,7 @@ func (b *Builder) appendNumbers(m pmetric.Metric, points pmetric.NumberDataPoint
 }
 
 func (b *Builder) appendHistogram(m pmetric.Metric, p pmetric.HistogramDataPoint) {
-	c, row := &b.metric, startPoint(b, m, p)
+	c, row := &b.metric, startPoint(b, p)
 	c.count.set(row, p.Count())
 	c.sum.set(row, p.Sum())
 	c.hasSum.set(row, p.HasSum())
@@ -163,7 +163,7 @@ func (b *Builder) appendHistogram(m pmetric.Metric, p pmetric.HistogramDataPoint
 }
 
 func (b *Builder) appendExpHistogram(m pmetric.Metric, p pmetric.ExponentialHistogramDataPoint) {
-	c, row := &b.metric, startPoint(b, m, p)
+	c, row := &b.metric, startPoint(b, p)
 	c.count.set(row, p.Count())
 	c.sum.set(row, p.Sum())
 	c.hasSum.set(row, p.HasSum())
@@ -183,7 +183,7 @@ func (b *Builder) appendExpHistogram(m pmetric.Metric, p pmetric.ExponentialHist
 }
 
 func (b *Builder) appendSummary(m pmetric.Metric, p pmetric.SummaryDataPoint) {
-	c, row := &b.metric, startPoint(b, m, p)
+	c, row := &b.metric, startPoint(b, p)
 	c.count.set(row, p.Count())
 	c.sum.set(row, p.Sum())
 	c.hasSum.set(row, true)

@@ -4,8 +4,6 @@ import (
 	"strconv"
 
 	"go.opentelemetry.io/collector/pdata/ptrace"
-
-	"github.com/pulsegrid/pulsegrid/internal/eventid"
 )
 
 type spanCols struct {
@@ -47,9 +45,7 @@ func (c *spanCols) bind(b *Builder) {
 }
 
 func (b *Builder) appendSpan(sp ptrace.Span) {
-	b.startEvent(sp.StartTimestamp(), 0, sp.Attributes(), sp.DroppedAttributesCount(), func() [16]byte {
-		return eventid.Span(sp, b.source())
-	})
+	b.startEvent(sp.StartTimestamp(), 0, sp.Attributes(), sp.DroppedAttributesCount())
 	c := &b.span
 	trace, span, parent := sp.TraceID(), sp.SpanID(), sp.ParentSpanID()
 	c.traceID.push(trace[:])

@@ -4,35 +4,38 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/pulsegrid/pulsegrid/internal/eventid"
 )
 
 // arrivals are events that were not read from a partition: their place and time are those of their arrival.
 type arrivals struct {
 	table    *table
-	underway map[Key]*Call // events that were let through and whose outcome is not known
+	underway map[eventid.Key]*Call // keys of events that were let through and whose outcome is not known
 }
 
 func newArrivals(p *pool, window int64) *arrivals {
-	return &arrivals{table: newTable(p, window), underway: map[Key]*Call{}}
+	return &arrivals{table: newTable(p, window), underway: map[eventid.Key]*Call{}}
 }
 
 // Call is a batch of arrivals on its way through the pipeline.
 type Call struct {
-	m      *Memory
-	events []Event
-	done   chan struct{}
+	m    *Memory
+	keys []eventid.Key
+	done chan struct{}
 }
 
-// Arrive sets Duplicate of events. Their occurrences count only when the Call is ended with success; until then, whoever brings one of
-// them again has to wait: to be told that it is a duplicate of something that then fails would lose it.
+// Arrive returns the positions of the copies in a batch, which is a whole request. Its occurrences count only when the Call is ended with success; until
+// then, whoever brings one of its events again has to wait: to be told that it is a copy of something that then fails would lose it.
 //
-// The caller must End the Call, and leave events alone until then.
-func (m *Memory) Arrive(ctx context.Context, now time.Time, events []Event) (c *Call, duplicates int, err error) {
+// The caller must End the Call.
+func (m *Memory) Arrive(ctx context.Context, now time.Time, batch *eventid.Record) (c *Call, copies []int32, err error) {
+	keys := keysOf(batch)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	a := m.arrivals
 	for {
-		other := a.before(events)
+		other := a.before(keys)
 		if other == nil {
 			break
 		}
@@ -46,30 +49,50 @@ func (m *Memory) Arrive(ctx context.Context, now time.Time, events []Event) (c *
 		m.mu.Lock()
 		m.waiting--
 		if err != nil {
-			return nil, 0, err
+			return nil, nil, err
 		}
 	}
-	a.table.advance(now.UnixMilli())
-	c = &Call{m: m, events: events, done: make(chan struct{})}
-	for i := range events {
-		e := &events[i]
-		e.Duplicate = a.underway[e.Key] != nil || a.table.find(e.Key)
-		if e.Duplicate {
-			duplicates++
-		} else {
-			a.underway[e.Key] = c
+	a.table.advance(now.UnixMilli() / m.step)
+	c = &Call{m: m, keys: keys, done: make(chan struct{})}
+	seen := map[eventid.Key]bool{} // whether what occurs in this batch had occurred before
+	for i, k := range keys {
+		known, here := seen[k]
+		if !here {
+			known = a.table.find(k)
+			seen[k] = known
+			a.underway[k] = c
+		}
+		if known || here && batch.Rules[i] == eventid.ByUID {
+			copies = append(copies, int32(i))
 		}
 	}
-	return c, duplicates, nil
+	return c, copies, nil
+}
+
+// keysOf are the keys of a batch's events. Those by request share one.
+func keysOf(batch *eventid.Record) []eventid.Key {
+	keys := make([]eventid.Key, len(batch.Keys))
+	counts := map[eventid.Key]int{}
+	for i, k := range batch.Keys {
+		switch batch.Rules[i] {
+		case eventid.ByRequest:
+			k = batch.WholeKey()
+		case eventid.ByContent:
+			counts[k]++
+			k = k.Nth(counts[k] - 1)
+		}
+		keys[i] = k
+	}
+	return keys
 }
 
 // before returns a call that one of the events is underway in.
-func (a *arrivals) before(events []Event) *Call {
+func (a *arrivals) before(keys []eventid.Key) *Call {
 	if len(a.underway) == 0 {
 		return nil
 	}
-	for i := range events {
-		if c := a.underway[events[i].Key]; c != nil {
+	for _, k := range keys {
+		if c := a.underway[k]; c != nil {
 			return c
 		}
 	}
@@ -81,8 +104,7 @@ func (c *Call) End(stored bool) {
 	c.m.mu.Lock()
 	defer c.m.mu.Unlock()
 	a := c.m.arrivals
-	for i := range c.events {
-		k := c.events[i].Key
+	for _, k := range c.keys {
 		if a.underway[k] == c {
 			delete(a.underway, k)
 		}

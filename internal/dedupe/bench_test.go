@@ -1,7 +1,6 @@
 package dedupe
 
 import (
-	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -13,30 +12,23 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pulsegrid/pulsegrid/internal/block"
+	"github.com/pulsegrid/pulsegrid/internal/eventid"
 )
 
-// sequence makes the n-th of many ids.
-func sequence(n uint64) (id [16]byte) {
-	binary.LittleEndian.PutUint64(id[:], n*0x9E3779B97F4A7C15)
-	binary.LittleEndian.PutUint64(id[8:], n)
-	return id
-}
-
-// filled is a memory of one partition in its steady state: its window holds n events, those before it have expired. next is the number
-// of the next new event; step is how many come in a millisecond.
+// filled is a memory of one partition in its steady state: its window holds n keys, those before it have expired. next is the number of the next new
+// key; step is how many come in a millisecond.
 func filled(n int) (m *Memory, next, step uint64) {
 	const window = 15 * time.Minute
 	m = NewMemory(Options{Window: window, MaxBytes: 16 << 30, Log: zap.NewNop()})
 	m.Begin("t", 0, 0)
 	step = max(1, uint64(n)/uint64(window.Milliseconds()))
-	batch := make([][16]byte, 0, 10_000)
+	keys := make([]eventid.Key, 10_000)
 	for next < uint64(n)*9/4 {
-		batch = batch[:0]
-		for range cap(batch) {
-			batch = append(batch, sequence(next))
+		for i := range keys {
+			keys[i] = keyOf(next)
 			next++
 		}
-		m.Remember("t", 0, 0, time.UnixMilli(int64(next/step)), "a", batch)
+		m.Remember("t", 0, told(0, int64(next/step), keys...))
 	}
 	return m, next, step
 }
@@ -61,26 +53,25 @@ func BenchmarkDecide(b *testing.B) {
 		for _, kind := range []string{"miss", "hit"} {
 			b.Run(fmt.Sprintf("remembered=%d/%s", remembered, kind), func(b *testing.B) {
 				const n = 20_000
-				events := make([]Event, n)
-				tenant := m.Tenant("a")
+				r := told(0, 0, make([]eventid.Key, n)...)
 				var took []time.Duration
 				runtime.LockOSThread()
 				defer runtime.UnlockOSThread()
 				b.ReportAllocs()
 				for b.Loop() {
-					for i := range events {
-						id := sequence(next - rnd.Uint64N(uint64(remembered)*9/10) - 1)
+					for i := range r.Keys {
+						r.Keys[i] = keyOf(next - rnd.Uint64N(uint64(remembered)*9/10) - 1)
 						if kind == "miss" {
-							id = sequence(next)
+							r.Keys[i] = keyOf(next)
 							next++
 						}
-						events[i] = Event{Key: tenant.Key(&id), Appended: int64(next / step), Offset: offset, Index: int32(i)}
 					}
+					r.Offset, r.Appended = offset, int64(next/step)
 					start := cpu(b)
-					dup, err := m.Decide(b.Context(), block.Block{Topic: "t", First: offset, Last: offset, Oldest: offset}, events)
+					copies, err := m.Decide(b.Context(), block.Block{Topic: "t", First: offset, Last: offset, Oldest: offset}, []eventid.Record{*r})
 					took = append(took, cpu(b)-start)
-					if err != nil || (kind == "hit") != (dup > 0) {
-						b.Fatal(dup, err)
+					if err != nil || (kind == "hit") != (len(copies) > 0) {
+						b.Fatal(len(copies), err)
 					}
 					offset++
 				}
@@ -102,14 +93,14 @@ func BenchmarkRebuild(b *testing.B) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	m := newMemory(16 << 30)
-	t := newTable(&m.pool, 1<<40)
+	t := newTable(&m.pool, 1000)
 	var took []time.Duration
 	var next uint64
 	for b.Loop() {
 		for range 1000 {
-			k := keyOf(m, next)
+			k := keyOf(next)
 			next++
-			if s := t.shards[t.at(k)]; s.used+1 < capacity(int(s.homes)) || s.used < splitAt/4 {
+			if s := t.shards[t.at(slotOf(k))]; s.used+1 < capacity(int(s.homes)) || s.used < splitAt/4 {
 				t.occur(k)
 				continue
 			}

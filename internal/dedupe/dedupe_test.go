@@ -3,6 +3,7 @@ package dedupe
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -17,6 +18,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const testWindow = 10 * time.Second
 
+var testStep, testSteps = stepsOf(testWindow)
+
 func newMemory(maxBytes int64) *Memory {
 	return NewMemory(Options{Window: testWindow, MaxBytes: maxBytes, Log: zap.NewNop()})
 }
@@ -27,53 +30,42 @@ func random(t testing.TB, seed uint64) *rand.Rand {
 }
 
 // check delivers p once and compares every decision.
-func check(t testing.TB, ctx context.Context, m *Memory, log []record, want [][]bool, p part, rnd *rand.Rand) {
-	events := p.events(m, log)
-	if rnd.IntN(4) == 0 { // a processor on the way may have regrouped them
-		rnd.Shuffle(len(events), func(i, j int) { events[i], events[j] = events[j], events[i] })
-	}
-	n, err := m.Decide(ctx, p.Block, events)
+func check(t testing.TB, ctx context.Context, m *Memory, log []record, want [][]bool, p part) {
+	got, err := m.Decide(ctx, p.Block, p.identities(log))
 	if err != nil {
 		t.Errorf("%s: %v", p.Block, err)
 		return
 	}
-	wantN := 0
-	byPlace := map[[2]int64]bool{}
-	for _, e := range events {
-		byPlace[[2]int64{e.Offset, int64(e.Index)}] = e.Duplicate
-	}
+	var wanted []Copy
 	for _, i := range p.records {
 		for j, dup := range want[i] {
 			if dup {
-				wantN++
-			}
-			if got := byPlace[[2]int64{log[i].offset, int64(j)}]; got != dup {
-				t.Errorf("%s: event %d of offset %d: duplicate is %v, want %v", p.Block, j, log[i].offset, got, dup)
+				wanted = append(wanted, Copy{log[i].offset, int32(j), log[i].identity.Rules[j]})
 			}
 		}
 	}
-	if n != wantN {
-		t.Errorf("%s: %d duplicates, want %d", p.Block, n, wantN)
+	if !slices.Equal(got, wanted) {
+		t.Errorf("%s: copies\n%v, want\n%v", p.Block, got, wanted)
 	}
 }
 
 // deliver brings p into the store in a few tries, whole or halved.
 func deliver(t testing.TB, ctx context.Context, m *Memory, log []record, want [][]bool, p part, rnd *rand.Rand) {
 	for range rnd.IntN(3) {
-		check(t, ctx, m, log, want, p, rnd)
+		check(t, ctx, m, log, want, p)
 	}
 	if rnd.IntN(3) > 0 {
-		check(t, ctx, m, log, want, p, rnd)
+		check(t, ctx, m, log, want, p)
 		m.Stored(p.Block)
 		if rnd.IntN(3) == 0 { // another pipeline of the receiver failed
-			check(t, ctx, m, log, want, p, rnd)
+			check(t, ctx, m, log, want, p)
 			m.Stored(p.Block)
 		}
 		return
 	}
-	check(t, ctx, m, log, want, p, rnd) // refused, so it is halved
+	check(t, ctx, m, log, want, p) // refused, so it is halved
 	for _, half := range p.halves(log) {
-		check(t, ctx, m, log, want, half, rnd)
+		check(t, ctx, m, log, want, half)
 		m.Stored(half.Block)
 	}
 }
@@ -83,8 +75,8 @@ func TestDecisionsAreAFunctionOfTheLog(t *testing.T) {
 	seed := rand.Uint64()
 	for round := range uint64(200) {
 		rnd := random(t, seed+round)
-		log := randomLog(rnd, 150, testWindow.Milliseconds())
-		want := duplicates(log, testWindow.Milliseconds())
+		log := randomLog(t, rnd, 150, testWindow.Milliseconds())
+		want := copies(log, testStep, testSteps)
 		next := log[0].offset - rnd.Int64N(3)
 		for owner := 0; next <= log[len(log)-1].offset; owner++ {
 			m := newMemory(1 << 30)
@@ -118,9 +110,13 @@ func deliverAll(t testing.TB, m *Memory, log []record, want [][]bool, blocks []p
 	}
 }
 
-// FuzzRule: each byte is a record of one or two events: how much later it comes, its id, whether a block or an owner ends with it.
+// FuzzRule: each byte is a record: how much later it comes, which request it is, whole or a part, whether a block or an owner ends with it.
 func FuzzRule(f *testing.F) {
 	f.Add([]byte{0, 1, 0x13, 0x77, 0xf0, 0xff, 0x42, 0x42, 0xc1, 0x81, 0x21, 0x01})
+	requests := []*request{
+		{"t", "s", []sent{{time: 1}, {time: 1}, {time: 0}, {time: 0}}},
+		{"t", "s", []sent{{time: 1}, {time: 2}, {uid: "u"}}},
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		window := testWindow.Milliseconds()
 		var log []record
@@ -128,13 +124,13 @@ func FuzzRule(f *testing.F) {
 		ends := map[int64]byte{}
 		for i, b := range data {
 			now += []int64{0, window, 1, -window / 3, window / 2, window + 1, -1, 7}[b>>5]
-			ids := [][16]byte{testID(int(b & 3)), testID(int(b))}
-			log = append(log, record{offset: int64(i), appended: now, tenant: "t", ids: ids[:1+int(b>>2&1)]})
+			r := record{offset: int64(i), appended: now, request: requests[b&1], part: [][]int{nil, {0, 2}, {1}, {1, 2}}[b>>1&3]}
+			r.read(t)
+			log = append(log, r)
 			ends[int64(i)] = b >> 3 & 3
 		}
-		want := duplicates(log, window)
+		want := copies(log, testStep, testSteps)
 		m := newMemory(1 << 30)
-		rnd := rand.New(rand.NewPCG(1, 1))
 		p := part{Block: block.Block{Topic: "t"}}
 		for i := range log {
 			p.records = append(p.records, i)
@@ -142,10 +138,10 @@ func FuzzRule(f *testing.F) {
 			if ends[int64(i)] == 0 {
 				continue
 			}
-			check(t, t.Context(), m, log, want, p, rnd)
+			check(t, t.Context(), m, log, want, p)
 			if ends[int64(i)] == 2 {
 				for _, half := range p.halves(log) {
-					check(t, t.Context(), m, log, want, half, rnd)
+					check(t, t.Context(), m, log, want, half)
 				}
 			}
 			m.Stored(p.Block)

@@ -1,18 +1,17 @@
 package dedupe
 
 import (
-	"math/rand/v2"
 	"sync"
 	"time"
 
-	"github.com/zeebo/xxh3"
 	"go.uber.org/zap"
 
 	"github.com/pulsegrid/pulsegrid/internal/block"
+	"github.com/pulsegrid/pulsegrid/internal/eventid"
 )
 
 const (
-	// WindowMin and WindowMax bound Options.Window. Three times WindowMax is less than what a slot's time can tell apart.
+	// WindowMin and WindowMax bound Options.Window.
 	WindowMin = time.Second
 	WindowMax = 24 * time.Hour
 	// MaxBytesMin bounds Options.MaxBytes.
@@ -21,7 +20,7 @@ const (
 
 // Options of a Memory.
 type Options struct {
-	// Window is how much older an occurrence may be that makes an event a duplicate. Milliseconds count.
+	// Window is how much older an occurrence may be that makes an event a copy. Milliseconds count. Time goes in steps (Step).
 	Window time.Duration
 	// MaxBytes bounds what is remembered, over all partitions. Where it is reached, the partition with the most forgets its oldest
 	// events before their time. Not counted: about 1.5 KiB that every partition may have, and one shard (3 MiB) while it is rebuilt.
@@ -38,8 +37,8 @@ type Options struct {
 // pipeline does with the event, and with one lock any partition can be made to forget for another.
 type Memory struct {
 	opts   Options
-	window int64  // ms
-	seed   uint64 // secret, so that no tenant can make ids that meet others', or all lie in one place
+	step   int64 // ms
+	window int64 // steps
 
 	mu         sync.Mutex
 	pool       pool
@@ -47,6 +46,7 @@ type Memory struct {
 	arrivals   *arrivals
 	forgetting bool // an episode of forgetting early was logged and has not ended
 	waiting    int
+	one        decider
 }
 
 var _ block.Memory = (*Memory)(nil)
@@ -58,8 +58,9 @@ type place struct {
 
 // NewMemory returns an empty Memory.
 func NewMemory(opts Options) *Memory {
+	step, window := stepsOf(opts.Window)
 	m := &Memory{
-		opts: opts, window: opts.Window.Milliseconds(), seed: rand.Uint64(),
+		opts: opts, step: step, window: window,
 		pool:       pool{max: opts.MaxBytes, tables: map[*table]struct{}{}},
 		partitions: map[place]*partition{},
 	}
@@ -67,20 +68,17 @@ func NewMemory(opts Options) *Memory {
 	return m
 }
 
-// Tenant makes the keys of one tenant's events.
-type Tenant struct{ seed uint64 }
-
-// Tenant of this name.
-func (m *Memory) Tenant(name string) Tenant { return Tenant{xxh3.HashStringSeed(name, m.seed)} }
-
-// Key of an event id.
-func (t Tenant) Key(id *[16]byte) Key {
-	h := xxh3.Hash128Seed(id[:], t.seed)
-	return Key{max(h.Hi, 1), h.Lo}
+// stepsOf divides a window: a step in milliseconds, and how many steps the window has.
+func stepsOf(window time.Duration) (step, n int64) {
+	ms := window.Milliseconds()
+	step = (ms + steps - 1) / steps
+	return step, (ms + step - 1) / step
 }
 
-// Window implements block.Memory.
-func (m *Memory) Window() time.Duration { return m.opts.Window }
+// Window implements block.Memory: an occurrence that counts is less than two steps older than Options.Window.
+func (m *Memory) Window() time.Duration {
+	return time.Duration((m.window+1)*m.step) * time.Millisecond
+}
 
 // Begin implements block.Memory.
 func (m *Memory) Begin(topic string, partition int32, next int64) {
@@ -99,30 +97,18 @@ func (m *Memory) begin(at place, next int64) *partition {
 }
 
 // Remember implements block.Memory.
-func (m *Memory) Remember(topic string, partition int32, _ int64, appended time.Time, tenant string, ids [][16]byte) {
-	if len(ids) == 0 {
-		return // a record without events has no say in the partition's time: blocks do not show it either
+func (m *Memory) Remember(topic string, id int32, record *eventid.Record) {
+	if len(record.Rules) == 0 {
+		return // a record without events has no say in the partition's time
 	}
-	t := m.Tenant(tenant)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	p := m.partitions[place{topic, partition}]
+	p := m.partitions[place{topic, id}]
 	if p == nil {
 		return // it has ended
 	}
-	p.table.advance(appended.UnixMilli())
-	for len(ids) > 0 {
-		var keys [ahead]Key
-		n := min(len(ids), ahead)
-		for i := range n {
-			keys[i] = t.Key(&ids[i])
-		}
-		p.table.touch(keys[:n])
-		for i := range n {
-			p.table.occur(keys[i])
-		}
-		ids = ids[n:]
-	}
+	p.table.advance(record.Appended / m.step)
+	m.one.decide(p.table, record)
 	m.settle()
 }
 
@@ -147,13 +133,13 @@ func (m *Memory) settle() {
 		}
 		if !m.forgetting {
 			m.forgetting = true
-			m.opts.Log.Warn("the memory for event ids is full: the oldest are forgotten before the window has passed, and copies of their "+
+			m.opts.Log.Warn("the memory for events is full: the oldest are forgotten before the window has passed, and copies of their "+
 				"events are let through; give it more memory, or run more aggregators",
 				zap.Int64("max_memory_bytes", m.opts.MaxBytes), zap.Duration("window", m.opts.Window), zap.Duration("effective_window", m.effective()))
 		}
 	} else if m.forgetting && m.effective() == m.opts.Window {
 		m.forgetting = false
-		m.opts.Log.Info("no event id is forgotten before the window has passed any more", zap.Duration("window", m.opts.Window))
+		m.opts.Log.Info("nothing is forgotten before the window has passed any more", zap.Duration("window", m.opts.Window))
 	}
 }
 
@@ -165,12 +151,12 @@ func (m *Memory) effective() time.Duration {
 	if least == m.window {
 		return m.opts.Window
 	}
-	return time.Duration(least) * time.Millisecond
+	return time.Duration(least*m.step) * time.Millisecond
 }
 
 // Stats is what a Memory holds.
 type Stats struct {
-	Remembered int           // events; of these some have expired and not been removed yet
+	Remembered int           // keys: one for an event, or one for a request; of these some have expired and not been removed yet
 	Bytes      int64         // memory that they take
 	Effective  time.Duration // within it nothing was forgotten early, in any partition
 	Waiting    int           // blocks that wait for the block before them

@@ -1,29 +1,19 @@
 package dedupe
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
 
 	"github.com/pulsegrid/pulsegrid/internal/block"
+	"github.com/pulsegrid/pulsegrid/internal/eventid"
 )
 
-// Event is one event to decide about.
-type Event struct {
-	Key      Key
-	Appended int64 // append time of its record, Unix ms
-	Offset   int64 // of its record
-	Index    int32 // ordinal in the record
-	// Duplicate is the decision.
-	Duplicate bool
-}
-
-func compare(a, b Event) int {
-	if a.Offset != b.Offset {
-		return cmp.Compare(a.Offset, b.Offset)
-	}
-	return cmp.Compare(a.Index, b.Index)
+// Copy is an event that repeats an earlier one.
+type Copy struct {
+	Offset int64 // of its record
+	Index  int32 // its position in the record, from 0
+	Rule   eventid.Rule
 }
 
 // partition is what is known of one partition. Memory's lock guards it.
@@ -41,8 +31,8 @@ type partition struct {
 // decided are the decisions about the offsets [first, next).
 type decided struct {
 	first, next int64
-	base        int64    // subtracted from the offsets in duplicates
-	duplicates  []uint64 // offset<<32 | index, ascending; may hold more than the range
+	base        int64    // subtracted from the offsets in copies
+	copies      []uint64 // offset<<32 | position in the record, ascending; may hold more than the range
 	stored      bool
 }
 
@@ -54,81 +44,58 @@ func (p *partition) end() {
 	close(p.moved)
 }
 
-// Decide sets Duplicate of events, which are those of block b in any order. It waits until what comes before b has been decided. What
-// was decided once stays so: a repeated delivery gives the same result, in the same block or in parts of it, until the block was Stored
-// and the receiver is past it. A block that comes again after that is answered with a block.ResumeError, since what is remembered
-// now says nothing about it: the receiver must Begin the partition at the block's First.
+// Decide returns the copies among the events of block b, in the order of their places. records are all that have events, in the order of their offsets.
+// It waits until what comes before b has been decided. What was decided once stays so: a repeated delivery gives the same result, in the same block or in
+// parts of it, until the block was Stored and the receiver is past it. A block that comes again after that is answered with a block.ResumeError, since what
+// is remembered now says nothing about it: the receiver must Begin the partition at the block's First.
 //
 // A partition that Begin was not called for begins with b, without warm-up.
-func (m *Memory) Decide(ctx context.Context, b block.Block, events []Event) (duplicates int, err error) {
-	order := order(events)
-	at := func(i int) *Event {
-		if order != nil {
-			i = order[i]
-		}
-		return &events[i]
-	}
+func (m *Memory) Decide(ctx context.Context, b block.Block, records []eventid.Record) (copies []Copy, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	p, err := m.turn(ctx, b)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	p.drop(b.Oldest)
 	if !p.keeps(b.First, min(b.Next(), p.next)) {
-		return 0, fmt.Errorf("block %s comes again though it was stored, and dedupe's decisions about it were dropped; to decide anew would take "+
+		return nil, fmt.Errorf("block %s comes again though it was stored, and dedupe's decisions about it were dropped; to decide anew would take "+
 			"its events for copies of themselves: begin the partition again: %w", b, &block.ResumeError{Topic: b.Topic, Partition: b.Partition, Next: b.First})
 	}
-	d := decided{first: max(b.First, p.next), next: b.Next(), base: max(b.First, p.next)}
-	var last *Event
-	for i := range events {
-		e := at(i)
-		if i%ahead == 0 {
-			var keys [ahead]Key
-			n := 0
-			for ; n < ahead && i+n < len(events); n++ {
-				keys[n] = at(i + n).Key
-			}
-			p.table.touch(keys[:n])
-		}
-		switch {
-		case e.Offset < p.next:
-			e.Duplicate = p.was(e.Offset, e.Index)
-		case last != nil && compare(*last, *e) == 0: // one event that became two on the way
-			e.Duplicate = last.Duplicate
-		default:
-			p.table.advance(e.Appended)
-			if e.Duplicate = p.table.occur(e.Key); e.Duplicate {
-				d.duplicates = append(d.duplicates, uint64(e.Offset-d.base)<<32|uint64(uint32(e.Index)))
-			}
-		}
-		if e.Duplicate {
-			duplicates++
-		}
-		last = e
+	for len(records) > 0 && records[0].Offset < p.next {
+		copies = p.repeat(copies, &records[0])
+		records = records[1:]
 	}
-	if d.next > p.next {
-		d.duplicates = slices.Clip(d.duplicates)
-		p.kept = append(p.kept, d)
-		p.next = d.next
-		close(p.moved)
-		p.moved = make(chan struct{})
+	if b.Next() > p.next {
+		copies = m.advance(p, b.Next(), copies, records)
 	}
 	m.settle()
-	return duplicates, nil
+	return copies, nil
 }
 
-// order returns the positions of the events in the order of their places; nil: they are in that order.
-func order(events []Event) []int {
-	if slices.IsSortedFunc(events, compare) {
-		return nil
+// advance decides about the records up to next, which has not been done before.
+func (m *Memory) advance(p *partition, next int64, copies []Copy, records []eventid.Record) []Copy {
+	d := decided{first: p.next, next: next, base: p.next}
+	touched := 0
+	for i := range records {
+		r := &records[i]
+		if touched <= i {
+			touched = i + m.one.touch(p.table, records[i:])
+		}
+		if len(r.Rules) > 0 { // a record without events has no say in the partition's time
+			p.table.advance(r.Appended / m.step)
+		}
+		for _, at := range m.one.decide(p.table, r) {
+			d.copies = append(d.copies, uint64(r.Offset-d.base)<<32|uint64(uint32(at)))
+			copies = append(copies, Copy{r.Offset, at, r.Rules[at]})
+		}
 	}
-	out := make([]int, len(events))
-	for i := range out {
-		out[i] = i
-	}
-	slices.SortStableFunc(out, func(i, j int) int { return compare(events[i], events[j]) })
-	return out
+	d.copies = slices.Clip(d.copies)
+	p.kept = append(p.kept, d)
+	p.next = next
+	close(p.moved)
+	p.moved = make(chan struct{})
+	return copies
 }
 
 // turn waits until everything before b has been decided. The lock is held when it is called and when it returns.
@@ -215,13 +182,21 @@ func (p *partition) keeps(first, next int64) bool {
 	return first >= next
 }
 
-// was tells what was decided about the event at a place, which is kept.
-func (p *partition) was(offset int64, index int32) bool {
+// repeat appends the copies of a record that has been decided about, and is kept.
+func (p *partition) repeat(copies []Copy, r *eventid.Record) []Copy {
 	for _, k := range p.kept {
-		if k.first <= offset && offset < k.next {
-			_, found := slices.BinarySearch(k.duplicates, uint64(offset-k.base)<<32|uint64(uint32(index)))
-			return found
+		if k.first > r.Offset || r.Offset >= k.next {
+			continue
 		}
+		first := uint64(r.Offset-k.base) << 32
+		at, _ := slices.BinarySearch(k.copies, first)
+		for _, c := range k.copies[at:] {
+			if c>>32 != first>>32 || int(uint32(c)) >= len(r.Rules) {
+				break
+			}
+			copies = append(copies, Copy{r.Offset, int32(uint32(c)), r.Rules[uint32(c)]})
+		}
+		return copies
 	}
-	return false
+	return copies
 }

@@ -3,20 +3,28 @@ package dedupe
 import (
 	"math"
 	"math/bits"
+
+	"github.com/pulsegrid/pulsegrid/internal/eventid"
 )
 
-// Key is 128 bits of hash over a tenant and an event id. 100 of them are kept: with 10^9 remembered events, a new one is taken for one
-// of them once in 10^21.
-type Key struct{ hi, lo uint64 }
+// slot is one remembered key: 84 bits of it, above the time of its last occurrence. With 10^9 remembered keys, a new one is taken for one of them once in
+// 10^16. The time is a step modulo 4096: twice the window is less (steps), and within that every slot is looked at, so an age is never ambiguous.
+type slot struct {
+	order uint32 // slots of a shard are in its order
+	top   uint32 // its leading bits choose the shard; 0: the slot is free
+	rest  uint32 // 20 bits of the key, 12 bits of time
+}
 
-// slot is one remembered event: hi of its key (0: the slot is free), and 36 bits of lo above the milliseconds of its last occurrence,
-// modulo 2^28 (74 h). Twice the window is less (windowMax), and within that every slot is looked at, so an age is never ambiguous.
-type slot struct{ hi, lo uint64 }
+func slotOf(k eventid.Key) slot {
+	return slot{uint32(k.Hi), max(uint32(k.Hi>>32), 1), uint32(k.Lo) &^ timeMask}
+}
 
 const (
-	slotBytes = 16
-	timeBits  = 28
+	slotBytes = 12
+	timeBits  = 12
 	timeMask  = 1<<timeBits - 1
+	// steps bounds how many steps a window has.
+	steps = 1 << (timeBits - 2)
 
 	homesMin = 64
 	// splitAt bounds a shard, and so the longest pause: one shard is rebuilt at a time.
@@ -26,9 +34,20 @@ const (
 	headroom               = 0.25
 )
 
-func (s slot) age(now int64) int64 { return (now - int64(s.lo)) & timeMask }
+func (s slot) free() bool          { return s.top == 0 }
+func (s slot) age(now int64) int64 { return (now - int64(s.rest)) & timeMask }
 
-// shard is a part of a table: a hash table with linear probing whose slots are in the order of uint32(hi), so that a search that finds
+// is tells whether a slot is that of k, which has no time.
+func (s slot) is(k slot) bool {
+	return s.order == k.order && s.top == k.top && (s.rest^k.rest)>>timeBits == 0
+}
+
+func (s slot) at(now int64) slot {
+	s.rest = s.rest&^timeMask | uint32(now)&timeMask
+	return s
+}
+
+// shard is a part of a table: a hash table with linear probing whose slots are in order, so that a search that finds
 // nothing ends early, and rebuilding is one pass from left to right. Slots from home on are a tail for the last clusters; the very
 // last one is always free.
 type shard struct {
@@ -45,49 +64,47 @@ func newShard(homes int, depth uint8, now int64) *shard {
 
 func slotsOf(homes int) int64 { return int64(homes + min(homes/8, 256) + 8) }
 
-func (s *shard) bytes() int64       { return int64(len(s.slots)) * slotBytes }
-func (s *shard) home(hi uint64) int { return int(uint64(uint32(hi)) * s.homes >> 32) }
-func (s *shard) full() bool         { return s.used >= capacity(int(s.homes)) }
-func capacity(homes int) int        { return homes * loadMaxNum / loadMaxDen }
+func (s *shard) bytes() int64          { return int64(len(s.slots)) * slotBytes }
+func (s *shard) home(order uint32) int { return int(uint64(order) * s.homes >> 32) }
+func (s *shard) full() bool            { return s.used >= capacity(int(s.homes)) }
+func capacity(homes int) int           { return homes * loadMaxNum / loadMaxDen }
 
-// occur notes an occurrence. last is the time of the one before; false: none is remembered. ok is false if there was no place for it.
-func (s *shard) occur(k Key, now int64) (last int64, found, ok bool) {
-	order := uint32(k.hi)
-	i := s.home(k.hi)
+// occur notes an occurrence. age is how long ago the one before it was; -1: none is remembered. ok is false if there was no place for it.
+func (s *shard) occur(k slot, now int64) (age int64, ok bool) {
+	i := s.home(k.order)
 	for ; ; i++ {
 		e := &s.slots[i]
-		if e.hi == k.hi && (e.lo^k.lo)>>timeBits == 0 {
-			last = now - e.age(now)
-			e.lo = k.lo&^timeMask | uint64(now)&timeMask
-			return last, true, true
+		if e.is(k) { // a free slot is no key's: top is 0
+			age = e.age(now)
+			*e = e.at(now)
+			return age, true
 		}
-		if e.hi == 0 || uint32(e.hi) > order {
+		if e.free() || e.order > k.order {
 			break
 		}
 	}
 	free := i
-	for s.slots[free].hi != 0 {
+	for !s.slots[free].free() {
 		free++
 	}
 	if free == len(s.slots)-1 {
-		return 0, false, false
+		return 0, false
 	}
 	copy(s.slots[i+1:free+1], s.slots[i:free])
-	s.slots[i] = slot{k.hi, k.lo&^timeMask | uint64(now)&timeMask}
+	s.slots[i] = k.at(now)
 	s.used++
-	return 0, false, true
+	return -1, true
 }
 
 // find is occur that notes nothing.
-func (s *shard) find(k Key, now int64) (last int64, found bool) {
-	order := uint32(k.hi)
-	for i := s.home(k.hi); ; i++ {
+func (s *shard) find(k slot, now int64) (age int64) {
+	for i := s.home(k.order); ; i++ {
 		e := s.slots[i]
-		if e.hi == k.hi && (e.lo^k.lo)>>timeBits == 0 {
-			return now - e.age(now), true
+		if e.free() || e.order > k.order {
+			return -1
 		}
-		if e.hi == 0 || uint32(e.hi) > order {
-			return 0, false
+		if e.is(k) {
+			return e.age(now)
 		}
 	}
 }
@@ -97,7 +114,7 @@ func (s *shard) find(k Key, now int64) (last int64, found bool) {
 func compact(slots []slot, now, keep int64) []slot {
 	w := len(slots)
 	for r := w - 1; r >= 0; r-- {
-		if e := slots[r]; e.hi != 0 && e.age(now) <= keep {
+		if e := slots[r]; !e.free() && e.age(now) <= keep {
 			w--
 			slots[w] = e
 		}
@@ -105,15 +122,15 @@ func compact(slots []slot, now, keep int64) []slot {
 	return slots[w:]
 }
 
-// spread fills the shard with those of src, in order, whose bit of hi is as wanted; bit 0 takes all. src may be the end of the shard's
+// spread fills the shard with those of src, in order, whose bit of top is as wanted; bit 0 takes all. src may be the end of the shard's
 // own slots, which it fitted into before: a slot is never written before it was read, because none comes to lie further right.
-func (s *shard) spread(src []slot, bit, want uint64) {
+func (s *shard) spread(src []slot, bit, want uint32) {
 	w, n := 0, 0
 	for _, e := range src {
-		if e.hi&bit != want {
+		if e.top&bit != want {
 			continue
 		}
-		at := max(s.home(e.hi), w)
+		at := max(s.home(e.order), w)
 		clear(s.slots[w:at])
 		s.slots[at] = e
 		w = at + 1
@@ -124,19 +141,19 @@ func (s *shard) spread(src []slot, bit, want uint64) {
 }
 
 // fits tells whether spread into a shard of so many homes would leave its last slot free.
-func fits(homes int, src []slot, bit, want uint64) bool {
+func fits(homes int, src []slot, bit, want uint32) bool {
 	s := shard{homes: uint64(homes)}
 	w := 0
 	for i := range src {
-		if src[i].hi&bit == want {
-			w = max(s.home(src[i].hi), w) + 1
+		if src[i].top&bit == want {
+			w = max(s.home(src[i].order), w) + 1
 		}
 	}
 	return int64(w) < slotsOf(homes)
 }
 
 // homesOf is how many homes n slots of src, chosen like spread's, should have.
-func homesOf(n int, room float64, src []slot, bit, want uint64) int {
+func homesOf(n int, room float64, src []slot, bit, want uint32) int {
 	homes := max(int(float64(n)*(1+room)*loadMaxDen/loadMaxNum)+1, homesMin)
 	for !fits(homes, src, bit, want) { // the last cluster is longer than the tail; with random keys, hardly ever
 		homes += homes / 4
@@ -144,13 +161,13 @@ func homesOf(n int, room float64, src []slot, bit, want uint64) int {
 	return homes
 }
 
-// table remembers the last occurrence of each event of a partition: shards found by the leading bits of a key. A shard that is full is
+// table remembers the last occurrence of each key of a partition: shards found by the leading bits of a key. A shard that is full is
 // rebuilt without what has expired, at a size for what is left; one that still holds too much is split. So there is no long pause,
 // and the bytes follow what is remembered, up and down.
 type table struct {
 	pool   *pool
-	window int64 // ms
-	now    int64 // ms
+	window int64 // steps
+	now    int64 // step
 	shards []*shard
 	depth  uint8
 	count  int
@@ -161,7 +178,7 @@ type table struct {
 	sweepBegan int64
 	shrunk     int // where shrink goes on
 
-	touched uint64 // keeps touch from being optimised away
+	touched uint32 // keeps touch from being optimised away
 }
 
 const never = math.MinInt64 / 2
@@ -188,7 +205,7 @@ func (t *table) free() {
 	delete(t.pool.tables, t)
 }
 
-// advance says that it is now (ms). Twice a window of it, every shard is rebuilt, full or not, so that expired events go also where
+// advance says that it is now (a step). Twice a window of it, every shard is rebuilt, full or not, so that expired events go also where
 // no new ones come.
 func (t *table) advance(now int64) {
 	if now <= t.now {
@@ -214,26 +231,28 @@ func (t *table) advance(now int64) {
 	}
 }
 
-func (t *table) at(k Key) int { return int(k.hi >> (64 - t.depth)) }
+func (t *table) at(k slot) int { return int(k.top >> (32 - t.depth)) }
 
-// occur notes an occurrence of k now and tells whether the one before it is within the window.
-func (t *table) occur(k Key) bool {
+// occur notes an occurrence of k now, and returns how many steps ago the one before it was; -1: none was within the window.
+func (t *table) occur(key eventid.Key) int64 {
+	k := slotOf(key)
 	for {
 		i := t.at(k)
 		s := t.shards[i]
-		last, found, ok := s.occur(k, t.now)
-		if !ok {
+		age, ok := s.occur(k, t.now)
+		switch {
+		case !ok:
 			t.rebuild(i, unlucky)
 			continue
+		case age > t.window:
+			return -1
+		case age < 0:
+			t.count++
+			if s.full() {
+				t.rebuild(i, full)
+			}
 		}
-		if found {
-			return t.now-last <= t.window
-		}
-		t.count++
-		if s.full() {
-			t.rebuild(i, full)
-		}
-		return false
+		return age
 	}
 }
 
@@ -242,19 +261,21 @@ const ahead = 16
 
 // touch reads where the keys belong. Lookups wait for memory most of their time; those of keys that were touched together
 // wait together.
-func (t *table) touch(keys []Key) {
-	var sum uint64
+func (t *table) touch(keys []eventid.Key) {
+	var sum uint32
 	for i := range keys {
-		s := t.shards[t.at(keys[i])]
-		sum += s.slots[s.home(keys[i].hi)].hi
+		k := slotOf(keys[i])
+		s := t.shards[t.at(k)]
+		sum += s.slots[s.home(k.order)].top
 	}
 	t.touched = sum
 }
 
 // find tells whether k occurred within the window.
-func (t *table) find(k Key) bool {
-	last, found := t.shards[t.at(k)].find(k, t.now)
-	return found && t.now-last <= t.window
+func (t *table) find(key eventid.Key) bool {
+	k := slotOf(key)
+	age := t.shards[t.at(k)].find(k, t.now)
+	return age >= 0 && age <= t.window
 }
 
 // effective is the window within which no event has been forgotten.
@@ -326,10 +347,10 @@ func (t *table) account(delta int64) {
 // split makes two shards of s by the next bit of the keys; false: there is no memory for it.
 func (t *table) split(i int, src []slot, extra float64) bool {
 	s := t.shards[i]
-	bit := uint64(1) << (63 - s.depth)
+	bit := uint32(1) << (31 - s.depth)
 	ones := 0
 	for j := range src {
-		if src[j].hi&bit != 0 {
+		if src[j].top&bit != 0 {
 			ones++
 		}
 	}
@@ -360,24 +381,21 @@ func (t *table) split(i int, src []slot, extra float64) bool {
 	return true
 }
 
-// ages is how finely forget tells old from young: a 1024th of the window.
-const ages = 1024
-
-// forget keeps the youngest of src, at most n: whole ages, so perhaps fewer.
+// forget keeps the youngest of src, at most n: whole steps, so perhaps fewer.
 func (t *table) forget(src []slot, n int) []slot {
 	if len(src) <= n {
 		return src
 	}
-	var byAge [ages + 1]int
+	var byAge [steps + 1]int
 	for _, e := range src {
-		byAge[e.age(t.now)*ages/t.window]++
+		byAge[e.age(t.now)]++
 	}
 	sum, young := 0, 0
 	for sum+byAge[young] <= n {
 		sum += byAge[young]
 		young++
 	}
-	keep := (int64(young)*t.window+ages-1)/ages - 1 // the greatest age a with a*ages/window < young
+	keep := int64(young) - 1
 	kept := compact(src, t.now, keep)
 	t.count -= len(src) - len(kept)
 	t.floor = max(t.floor, t.now-max(keep, 0))

@@ -2,6 +2,7 @@ package dedupeprocessor
 
 import (
 	"context"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
 	"github.com/pulsegrid/pulsegrid/internal/otlpdecode"
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
+	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
 // BenchmarkBlock is what dedupe adds to a block of 10,000 logs that the receiver has decoded and stamped, and, to compare, what
@@ -22,29 +24,31 @@ func BenchmarkBlock(b *testing.B) {
 	const records, each = 20, 500
 	req := otlptest.Logs(1, each)
 	var decoder otlpdecode.Decoder
-	nextID := uint64(0)
-	decode := func(first int64, fresh bool) plog.Logs {
-		all := plog.NewLogs()
+	// decode returns the events and what they are compared by: their own, or, if they are to be new, others.
+	decode := func(first int64, fresh bool) (plog.Logs, []eventid.Record) {
+		all, identities := plog.NewLogs(), make([]eventid.Record, records)
+		reader := eventid.NewReader(signal.Logs, true)
 		for r := range int64(records) {
+			rec := &identities[r]
+			*rec = eventid.Record{Offset: first + r, Appended: first + r}
+			if err := reader.Read(rec, req, each, eventid.From{Tenant: "a", Source: []byte("agent")}); err != nil {
+				b.Fatal(err)
+			}
 			ld, err := decoder.Logs(req)
 			if err != nil {
 				b.Fatal(err)
 			}
 			rl := ld.ResourceLogs().At(0)
-			source := eventid.Source("agent", rl.Resource())
 			lineage.StampResource(rl.Resource().Attributes(), lineage.Origin{Tenant: "a", Source: "agent", Topic: "t", Appended: time.UnixMilli(first + r)})
 			for i, lr := range rl.ScopeLogs().At(0).LogRecords().All() {
 				if fresh {
-					nextID++
+					rec.Keys[i] = eventid.Key{Hi: rand.Uint64(), Lo: rand.Uint64()}
 				}
-				lr.SetObservedTimestamp(1)
-				id := eventid.Log(lr, source)
-				id[0], id[1], id[2], id[3], id[4] = byte(nextID), byte(nextID>>8), byte(nextID>>16), byte(nextID>>24), byte(r)
-				lineage.StampEvent(lr.Attributes(), lineage.Event{ID: id, Offset: first + r, Index: int32(i)})
+				lineage.StampEvent(lr.Attributes(), lineage.Event{ID: rec.ID(i), Offset: first + r, Index: int32(i)})
 			}
 			ld.ResourceLogs().MoveAndAppendTo(all.ResourceLogs())
 		}
-		return all
+		return all, identities
 	}
 	report := func(b *testing.B) {
 		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/(records*each), "ns/event")
@@ -67,8 +71,10 @@ func BenchmarkBlock(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				b.StopTimer()
-				ld := decode(first, fresh)
-				ctx := block.NewContext(b.Context(), block.Block{Topic: "t", First: first, Last: first + records - 1, Oldest: first})
+				ld, identities := decode(first, fresh)
+				ctx := block.NewContext(b.Context(), block.Block{
+					Topic: "t", First: first, Last: first + records - 1, Oldest: first, Events: records * each, Records: identities,
+				})
 				first += records
 				b.StartTimer()
 				if err := p.ConsumeLogs(ctx, ld); err != nil {

@@ -15,13 +15,9 @@ type Config struct {
 	// Window is how much later a copy of an event may come to be removed, in append time. Default 15m; 1s to 24h.
 	Window time.Duration `mapstructure:"window"`
 
-	// MaxMemoryBytes bounds what one pipeline remembers, about 25 bytes for an event of the window. Where it is reached, the oldest are
-	// forgotten early, which is counted and logged. Default 1 GiB; at least 1 MiB.
+	// MaxMemoryBytes bounds what one pipeline remembers, about 18 bytes for an event of the window, or for a request whose events' times are whole
+	// milliseconds. Where it is reached, the oldest are forgotten early, which is counted and logged. Default 1 GiB; at least 1 MiB.
 	MaxMemoryBytes int64 `mapstructure:"max_memory_bytes"`
-
-	// TenantAttribute is the resource attribute that names the tenant of events that did not come through Kafka. Default empty: they all
-	// have the same one.
-	TenantAttribute string `mapstructure:"tenant_attribute"`
 }
 
 const (

@@ -32,7 +32,7 @@ func TestEveryKeyOfTheExampleIsRead(t *testing.T) {
 	require.NoError(t, err)
 	cfg, err := load(t, conf)
 	require.NoError(t, err)
-	require.Equal(t, &Config{Window: 30 * time.Minute, MaxMemoryBytes: 256 << 20, TenantAttribute: "tenant.id"}, cfg)
+	require.Equal(t, &Config{Window: 30 * time.Minute, MaxMemoryBytes: 256 << 20}, cfg)
 }
 
 func TestErrorsNameTheKeyAndTheValue(t *testing.T) {

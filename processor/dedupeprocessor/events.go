@@ -3,100 +3,35 @@ package dedupeprocessor
 import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
 	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
 	"go.opentelemetry.io/collector/pdata/ptrace"
-
-	"github.com/pulsegrid/pulsegrid/internal/dedupe"
-	"github.com/pulsegrid/pulsegrid/internal/eventid"
-	"github.com/pulsegrid/pulsegrid/internal/lineage"
+	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 )
 
 // batch is pdata of one signal.
 type batch interface {
-	// collect lists the events.
-	collect(l *list)
-	// remove removes those that were decided to be duplicates, and what holds no events then.
-	remove(l *list)
-}
-
-// list is a batch's events in their order, first collected, then walked again to remove the duplicates.
-type list struct {
-	events []dedupe.Event
-	total  int // events of the batch, with those that are not listed
-
-	d        *deduper
-	stamped  bool // of a block: events are known by their stamps alone, and one without is passed on
-	tenant   dedupe.Tenant
-	source   string // of the resource, where ids are made here
-	appended int64
-	at       int
-}
-
-func (l *list) reset(d *deduper, stamped bool) {
-	*l = list{events: l.events[:0], d: d, stamped: stamped}
-}
-
-// resource begins a resource's events.
-func (l *list) resource(r pcommon.Resource) {
-	tenant := ""
-	if l.stamped {
-		origin, _ := lineage.ReadResource(r.Attributes())
-		tenant, l.appended = origin.Tenant, origin.Appended.UnixMilli()
-	} else {
-		l.source = eventid.Source("", r)
-		if v, ok := r.Attributes().Get(l.d.cfg.TenantAttribute); ok {
-			tenant = v.AsString()
-		}
-	}
-	l.tenant = l.d.memory.Tenant(tenant)
-}
-
-// add counts an event, and lists it by its stamp. False: its id is to be made and given to made.
-func (l *list) add(attrs pcommon.Map) bool {
-	l.total++
-	if !l.stamped {
-		return false // whatever an agent sent that looks like a stamp is none
-	}
-	if e, ok := lineage.ReadEvent(attrs); ok {
-		l.events = append(l.events, dedupe.Event{Key: l.tenant.Key(&e.ID), Appended: l.appended, Offset: e.Offset, Index: e.Index})
-	}
-	return true
-}
-
-func (l *list) made(id [16]byte) {
-	l.events = append(l.events, dedupe.Event{Key: l.tenant.Key(&id)})
-}
-
-// drop tells whether the next event is a duplicate.
-func (l *list) drop(attrs pcommon.Map) bool {
-	if len(l.events) != l.total {
-		if _, ok := lineage.ReadEvent(attrs); !ok {
-			return false
-		}
-	}
-	l.at++
-	return l.events[l.at-1].Duplicate
+	// count is how many events it has.
+	count() int
+	// marshal returns it as an OTLP request.
+	marshal() ([]byte, error)
+	// remove calls drop for the attributes of each event, in order, removes those for which it is true, and what holds no events then.
+	remove(drop func(pcommon.Map) bool)
 }
 
 type logs plog.Logs
 
-func (b logs) collect(l *list) {
-	for _, rl := range plog.Logs(b).ResourceLogs().All() {
-		l.resource(rl.Resource())
-		for _, sl := range rl.ScopeLogs().All() {
-			for _, lr := range sl.LogRecords().All() {
-				if !l.add(lr.Attributes()) {
-					l.made(eventid.Log(lr, l.source))
-				}
-			}
-		}
-	}
+func (b logs) count() int { return plog.Logs(b).LogRecordCount() }
+
+func (b logs) marshal() ([]byte, error) {
+	return plogotlp.NewExportRequestFromLogs(plog.Logs(b)).MarshalProto()
 }
 
-func (b logs) remove(l *list) {
+func (b logs) remove(drop func(pcommon.Map) bool) {
 	plog.Logs(b).ResourceLogs().RemoveIf(func(rl plog.ResourceLogs) bool {
 		rl.ScopeLogs().RemoveIf(func(sl plog.ScopeLogs) bool {
-			sl.LogRecords().RemoveIf(func(lr plog.LogRecord) bool { return l.drop(lr.Attributes()) })
+			sl.LogRecords().RemoveIf(func(lr plog.LogRecord) bool { return drop(lr.Attributes()) })
 			return sl.LogRecords().Len() == 0
 		})
 		return rl.ScopeLogs().Len() == 0
@@ -105,23 +40,16 @@ func (b logs) remove(l *list) {
 
 type traces ptrace.Traces
 
-func (b traces) collect(l *list) {
-	for _, rs := range ptrace.Traces(b).ResourceSpans().All() {
-		l.resource(rs.Resource())
-		for _, ss := range rs.ScopeSpans().All() {
-			for _, s := range ss.Spans().All() {
-				if !l.add(s.Attributes()) {
-					l.made(eventid.Span(s, l.source))
-				}
-			}
-		}
-	}
+func (b traces) count() int { return ptrace.Traces(b).SpanCount() }
+
+func (b traces) marshal() ([]byte, error) {
+	return ptraceotlp.NewExportRequestFromTraces(ptrace.Traces(b)).MarshalProto()
 }
 
-func (b traces) remove(l *list) {
+func (b traces) remove(drop func(pcommon.Map) bool) {
 	ptrace.Traces(b).ResourceSpans().RemoveIf(func(rs ptrace.ResourceSpans) bool {
 		rs.ScopeSpans().RemoveIf(func(ss ptrace.ScopeSpans) bool {
-			ss.Spans().RemoveIf(func(s ptrace.Span) bool { return l.drop(s.Attributes()) })
+			ss.Spans().RemoveIf(func(s ptrace.Span) bool { return drop(s.Attributes()) })
 			return ss.Spans().Len() == 0
 		})
 		return rs.ScopeSpans().Len() == 0
@@ -130,56 +58,16 @@ func (b traces) remove(l *list) {
 
 type metrics pmetric.Metrics
 
-func (b metrics) collect(l *list) {
-	for _, rm := range pmetric.Metrics(b).ResourceMetrics().All() {
-		l.resource(rm.Resource())
-		for _, sm := range rm.ScopeMetrics().All() {
-			for _, m := range sm.Metrics().All() {
-				l.points(m, sm.Scope())
-			}
-		}
-	}
+func (b metrics) count() int { return pmetric.Metrics(b).DataPointCount() }
+
+func (b metrics) marshal() ([]byte, error) {
+	return pmetricotlp.NewExportRequestFromMetrics(pmetric.Metrics(b)).MarshalProto()
 }
 
-func (l *list) points(m pmetric.Metric, scope pcommon.InstrumentationScope) {
-	switch m.Type() {
-	case pmetric.MetricTypeGauge:
-		l.numbers(m, scope, m.Gauge().DataPoints())
-	case pmetric.MetricTypeSum:
-		l.numbers(m, scope, m.Sum().DataPoints())
-	case pmetric.MetricTypeHistogram:
-		for _, dp := range m.Histogram().DataPoints().All() {
-			if !l.add(dp.Attributes()) {
-				l.made(eventid.HistogramPoint(m, scope, dp, l.source))
-			}
-		}
-	case pmetric.MetricTypeExponentialHistogram:
-		for _, dp := range m.ExponentialHistogram().DataPoints().All() {
-			if !l.add(dp.Attributes()) {
-				l.made(eventid.ExponentialHistogramPoint(m, scope, dp, l.source))
-			}
-		}
-	case pmetric.MetricTypeSummary:
-		for _, dp := range m.Summary().DataPoints().All() {
-			if !l.add(dp.Attributes()) {
-				l.made(eventid.SummaryPoint(m, scope, dp, l.source))
-			}
-		}
-	}
-}
-
-func (l *list) numbers(m pmetric.Metric, scope pcommon.InstrumentationScope, points pmetric.NumberDataPointSlice) {
-	for _, dp := range points.All() {
-		if !l.add(dp.Attributes()) {
-			l.made(eventid.NumberPoint(m, scope, dp, l.source))
-		}
-	}
-}
-
-func (b metrics) remove(l *list) {
+func (b metrics) remove(drop func(pcommon.Map) bool) {
 	pmetric.Metrics(b).ResourceMetrics().RemoveIf(func(rm pmetric.ResourceMetrics) bool {
 		rm.ScopeMetrics().RemoveIf(func(sm pmetric.ScopeMetrics) bool {
-			sm.Metrics().RemoveIf(func(m pmetric.Metric) bool { return l.removePoints(m) == 0 })
+			sm.Metrics().RemoveIf(func(m pmetric.Metric) bool { return removePoints(m, drop) == 0 })
 			return sm.Metrics().Len() == 0
 		})
 		return rm.ScopeMetrics().Len() == 0
@@ -187,24 +75,27 @@ func (b metrics) remove(l *list) {
 }
 
 // removePoints returns how many points are left.
-func (l *list) removePoints(m pmetric.Metric) int {
-	number := func(dp pmetric.NumberDataPoint) bool { return l.drop(dp.Attributes()) }
+func removePoints(m pmetric.Metric, drop func(pcommon.Map) bool) int {
 	switch m.Type() {
 	case pmetric.MetricTypeGauge:
-		m.Gauge().DataPoints().RemoveIf(number)
-		return m.Gauge().DataPoints().Len()
+		return removeFrom(m.Gauge().DataPoints(), drop)
 	case pmetric.MetricTypeSum:
-		m.Sum().DataPoints().RemoveIf(number)
-		return m.Sum().DataPoints().Len()
+		return removeFrom(m.Sum().DataPoints(), drop)
 	case pmetric.MetricTypeHistogram:
-		m.Histogram().DataPoints().RemoveIf(func(dp pmetric.HistogramDataPoint) bool { return l.drop(dp.Attributes()) })
-		return m.Histogram().DataPoints().Len()
+		return removeFrom(m.Histogram().DataPoints(), drop)
 	case pmetric.MetricTypeExponentialHistogram:
-		m.ExponentialHistogram().DataPoints().RemoveIf(func(dp pmetric.ExponentialHistogramDataPoint) bool { return l.drop(dp.Attributes()) })
-		return m.ExponentialHistogram().DataPoints().Len()
+		return removeFrom(m.ExponentialHistogram().DataPoints(), drop)
 	case pmetric.MetricTypeSummary:
-		m.Summary().DataPoints().RemoveIf(func(dp pmetric.SummaryDataPoint) bool { return l.drop(dp.Attributes()) })
-		return m.Summary().DataPoints().Len()
+		return removeFrom(m.Summary().DataPoints(), drop)
 	}
 	return 0
+}
+
+func removeFrom[P interface{ Attributes() pcommon.Map }](points interface {
+	RemoveIf(func(P) bool)
+	Len() int
+}, drop func(pcommon.Map) bool,
+) int {
+	points.RemoveIf(func(p P) bool { return drop(p.Attributes()) })
+	return points.Len()
 }

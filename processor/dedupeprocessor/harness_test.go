@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/pulsegrid/pulsegrid/internal/eventid"
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 	"github.com/pulsegrid/pulsegrid/internal/testkit/collectortest"
@@ -90,18 +91,26 @@ func (n *node) send(ctx context.Context, d pdata) (got pdata) {
 	return got
 }
 
-// metric is the value of a sum or gauge; the processor has one series of each.
-func (n *node) metric(name string) int64 {
+// metric is the value of a sum or gauge, over all of its series.
+func (n *node) metric(name string) (sum int64) {
 	n.t.Helper()
-	points := collectortest.Points(n.t, n.reader, name)
-	if len(points) == 0 {
-		return 0
+	for _, p := range collectortest.Points(n.t, n.reader, name) {
+		v, ok := p.Attributes.Value("signal")
+		require.True(n.t, ok)
+		require.Equal(n.t, n.signal.String(), v.AsString())
+		sum += p.Value
 	}
-	require.Len(n.t, points, 1)
-	v, ok := points[0].Attributes.Value("signal")
-	require.True(n.t, ok)
-	require.Equal(n.t, n.signal.String(), v.AsString())
-	return points[0].Value
+	return sum
+}
+
+// removed is how many events were counted as removed by a rule.
+func (n *node) removed(rule eventid.Rule) int64 {
+	for _, p := range collectortest.Points(n.t, n.reader, "dedupe_duplicates") {
+		if v, _ := p.Attributes.Value("rule"); v.AsString() == rule.String() {
+			return p.Value
+		}
+	}
+	return 0
 }
 
 // event is one stamped event.
@@ -141,9 +150,24 @@ func stamped(sig signal.Signal, events ...event) pdata {
 			res, attrs = rm.Resource().Attributes(), point(rm.ScopeMetrics().At(0).Metrics().AppendEmpty(), int(e.id))
 		}
 		lineage.StampResource(res, lineage.Origin{Tenant: e.tenant, Topic: "t", Appended: start.Add(time.Duration(e.offset) * time.Second)})
-		lineage.StampEvent(attrs, lineage.Event{ID: [16]byte{e.id}, Offset: e.offset, Index: e.index})
+		lineage.StampEvent(attrs, lineage.Event{Offset: e.offset, Index: e.index})
 	}
 	return map[signal.Signal]pdata{signal.Logs: ld, signal.Metrics: md, signal.Traces: td}[sig]
+}
+
+// records are what the events of a batch are compared by: their tenant and id.
+func records(events ...event) (out []eventid.Record) {
+	for i, e := range events {
+		if i == 0 || events[i-1].offset != e.offset {
+			out = append(out, eventid.Record{
+				Tenant: e.tenant, Offset: e.offset, Appended: start.Add(time.Duration(e.offset) * time.Second).UnixMilli(), Request: eventid.Request{Whole: true},
+			})
+		}
+		r := &out[len(out)-1]
+		r.Rules = append(r.Rules, eventid.ByUID)
+		r.Keys = append(r.Keys, eventid.Key{Hi: (uint64(e.id)<<8 | uint64(e.tenant[0])) * 0x9E3779B97F4A7C15})
+	}
+	return out
 }
 
 func point(m pmetric.Metric, typ int) pcommon.Map {

@@ -2,11 +2,12 @@ package dedupeprocessor
 
 import (
 	"context"
-	"sync"
+	"fmt"
 	"time"
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/ptrace"
@@ -16,6 +17,8 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/block"
 	"github.com/pulsegrid/pulsegrid/internal/componentmeta"
 	"github.com/pulsegrid/pulsegrid/internal/dedupe"
+	"github.com/pulsegrid/pulsegrid/internal/eventid"
+	"github.com/pulsegrid/pulsegrid/internal/lineage"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -48,12 +51,13 @@ func (p tracesProcessor) ConsumeTraces(ctx context.Context, td ptrace.Traces) er
 
 // deduper is the processor of one pipeline.
 type deduper struct {
-	cfg    *Config
-	memory *dedupe.Memory
-	lists  sync.Pool // of *list
+	memory   *dedupe.Memory
+	signal   signal.Signal
+	examples examples
 
 	telemetry         *componentmeta.Telemetry
-	signal            componentmeta.Attributes
+	attributes        componentmeta.Attributes
+	byRule            [eventid.Rules]componentmeta.Attributes
 	events, duplicate componentmeta.Counter
 }
 
@@ -61,17 +65,20 @@ func newDeduper(set processor.Settings, cfg *Config, sig signal.Signal) (*dedupe
 	t := metadata.Telemetry(set.ID, set.TelemetrySettings)
 	attr := attribute.String("signal", sig.String())
 	d := &deduper{
-		cfg:       cfg,
-		lists:     sync.Pool{New: func() any { return &list{} }},
-		telemetry: t,
-		signal:    t.With(attr),
-		events:    t.Counter("dedupe_events"),
-		duplicate: t.Counter("dedupe_duplicates"),
+		signal:     sig,
+		examples:   examples{log: set.Logger},
+		telemetry:  t,
+		attributes: t.With(attr),
+		events:     t.Counter("dedupe_events"),
+		duplicate:  t.Counter("dedupe_duplicates"),
+	}
+	for rule := range eventid.Rules {
+		d.byRule[rule] = t.With(attr, attribute.String("rule", rule.String()))
 	}
 	forgotten := t.Counter("dedupe_forgotten_early")
 	d.memory = dedupe.NewMemory(dedupe.Options{
 		Window: cfg.Window, MaxBytes: cfg.MaxMemoryBytes, Log: set.Logger,
-		Forgot: func(n int64) { forgotten.Add(context.Background(), n, d.signal) },
+		Forgot: func(n int64) { forgotten.Add(context.Background(), n, d.attributes) },
 	})
 	for name, value := range map[string]func(dedupe.Stats) int64{
 		"dedupe_remembered_events": func(s dedupe.Stats) int64 { return int64(s.Remembered) },
@@ -101,57 +108,99 @@ func (d *deduper) consume(ctx context.Context, b batch, next func() error) error
 		intro.Add(d.memory)
 		return next()
 	}
-	blk, isBlock := block.FromContext(ctx)
-	l := d.lists.Get().(*list)
-	defer d.lists.Put(l)
-	l.reset(d, isBlock)
-	b.collect(l)
-
+	events := b.count()
 	var err error
-	var duplicates int
-	if isBlock {
-		duplicates, err = d.block(ctx, blk, b, l, next)
+	var removed counts
+	if blk, ok := block.FromContext(ctx); ok {
+		removed, err = d.block(ctx, blk, b, next)
 	} else {
-		duplicates, err = d.arrival(ctx, b, l, next)
+		removed, err = d.arrival(ctx, b, next)
 	}
 	if err == nil {
-		d.events.Add(ctx, int64(l.total), d.signal)
-		d.duplicate.Add(ctx, int64(duplicates), d.signal)
+		d.events.Add(ctx, int64(events), d.attributes)
+		for rule, n := range removed {
+			if n > 0 {
+				d.duplicate.Add(ctx, n, d.byRule[rule])
+			}
+		}
 	}
 	return err
 }
 
+// counts are numbers of events by rule.
+type counts [eventid.Rules]int64
+
+func (c *counts) total() (n int64) {
+	for _, of := range c {
+		n += of
+	}
+	return n
+}
+
 // block takes a block's events. A block of which nothing is left is passed on too: the store notes that it has it.
-func (d *deduper) block(ctx context.Context, blk block.Block, b batch, l *list, next func() error) (int, error) {
-	duplicates, err := d.memory.Decide(ctx, blk, l.events)
+func (d *deduper) block(ctx context.Context, blk block.Block, b batch, next func() error) (removed counts, err error) {
+	if blk.Events > 0 && len(blk.Records) == 0 {
+		return counts{}, fmt.Errorf("block %s does not say what its events are compared by (block.Block.Records): its receiver must", blk)
+	}
+	copies, err := d.memory.Decide(ctx, blk, blk.Records)
 	if err != nil {
-		return 0, err
+		return counts{}, err
+	}
+	if len(copies) > 0 {
+		find := finder{copies: copies}
+		b.remove(func(attrs pcommon.Map) bool {
+			e, ok := lineage.ReadEvent(attrs)
+			if !ok {
+				return false
+			}
+			rule, isCopy := find.rule(e.Offset, e.Index)
+			if isCopy {
+				removed[rule]++
+			}
+			return isCopy
+		})
 	}
 	if blk.Account != nil {
-		blk.Account.Duplicates.Add(int64(duplicates))
-	}
-	if duplicates > 0 {
-		b.remove(l)
+		blk.Account.Duplicates.Add(removed.total())
 	}
 	if err := next(); err != nil {
-		return 0, err // the same block, or parts of it, will come again, and be decided alike
+		return counts{}, err // the same block, or parts of it, will come again, and be decided alike
 	}
 	d.memory.Stored(blk)
-	return duplicates, nil
+	d.examples.seen(blk, copies)
+	return removed, nil
 }
 
 // arrival takes events from any pipeline.
-func (d *deduper) arrival(ctx context.Context, b batch, l *list, next func() error) (int, error) {
-	call, duplicates, err := d.memory.Arrive(ctx, time.Now(), l.events)
+func (d *deduper) arrival(ctx context.Context, b batch, next func() error) (removed counts, err error) {
+	request, err := b.marshal()
 	if err != nil {
-		return 0, err
+		return counts{}, fmt.Errorf("encode a batch of %s: %w", d.signal, err)
 	}
-	if duplicates > 0 {
-		b.remove(l)
+	var rec eventid.Record
+	events := b.count()
+	if err := eventid.NewReader(d.signal, false).Read(&rec, request, events, eventid.From{}); err != nil {
+		return counts{}, err
 	}
-	if duplicates == 0 || duplicates < l.total {
+	call, copies, err := d.memory.Arrive(ctx, time.Now(), &rec)
+	if err != nil {
+		return counts{}, err
+	}
+	if len(copies) > 0 {
+		position, at := int32(-1), 0
+		b.remove(func(pcommon.Map) bool {
+			position++
+			isCopy := at < len(copies) && copies[at] == position
+			if isCopy {
+				removed[rec.Rules[position]]++
+				at++
+			}
+			return isCopy
+		})
+	}
+	if len(copies) == 0 || len(copies) < events {
 		err = next()
 	}
 	call.End(err == nil)
-	return duplicates, err
+	return removed, err
 }

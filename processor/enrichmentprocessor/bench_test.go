@@ -42,16 +42,16 @@ func BenchmarkBlock(b *testing.B) {
 		b.Fatal(err)
 	}
 	var decoder otlpdecode.Decoder
+	digest := eventid.Digest(req)
 	block := func(b *testing.B, to consumer.Logs) {
 		ld, err := decoder.Logs(req)
 		if err != nil {
 			b.Fatal(err)
 		}
 		rl := ld.ResourceLogs().At(0)
-		source := eventid.Source("agent", rl.Resource())
 		lineage.StampResource(rl.Resource().Attributes(), lineage.Origin{Tenant: "a", Source: "agent", Topic: "t", Received: time.Unix(1_800_000_000, 0), Appended: time.Unix(1_800_000_000, 0)})
 		for i, lr := range rl.ScopeLogs().At(0).LogRecords().All() {
-			lineage.StampEvent(lr.Attributes(), lineage.Event{ID: eventid.Log(lr, source), Offset: 1, Index: int32(i)})
+			lineage.StampEvent(lr.Attributes(), lineage.Event{ID: eventid.ID(digest, i), Offset: 1, Index: int32(i)})
 		}
 		if err := to.ConsumeLogs(b.Context(), ld); err != nil {
 			b.Fatal(err)

@@ -60,13 +60,13 @@ func BenchmarkWarmUp(b *testing.B) {
 			for i := range values {
 				values[i] = otlptest.Realistic(sig, uint64(i), perRecord)
 			}
-			r := idReader{inspector: inspector{signal: sig, defaultTenant: DefaultTenant}, decoder: &otlpdecode.Decoder{}}
+			r := newIDReader(inspector{signal: sig, defaultTenant: DefaultTenant})
 			b.ReportAllocs()
 			for b.Loop() {
 				for i, v := range values {
 					e := &entry{record: &kgo.Record{Topic: sig.Topic(), Key: []byte("source-7"), Value: v, Offset: int64(i)}}
-					if _, ids := r.read(e); len(ids) != perRecord {
-						b.Fatal(len(ids))
+					if n := len(r.read(e).Rules); n != perRecord {
+						b.Fatal(n)
 					}
 				}
 			}

@@ -112,11 +112,17 @@ type batch struct {
 	metrics pmetric.Metrics
 	traces  ptrace.Traces
 	events  int
+	records []eventid.Record // those with events, in their order
+
 	decoder *otlpdecode.Decoder
+	reader  *eventid.Reader
+	// Where the lists of the next record begin.
+	rules []eventid.Rule
+	keys  []eventid.Key
 }
 
 func newBatch(s signal.Signal, decoder *otlpdecode.Decoder) *batch {
-	b := &batch{signal: s, decoder: decoder}
+	b := &batch{signal: s, decoder: decoder, reader: eventid.NewReader(s, true)}
 	switch s {
 	case signal.Logs:
 		b.logs = plog.NewLogs()
@@ -128,40 +134,82 @@ func newBatch(s signal.Signal, decoder *otlpdecode.Decoder) *batch {
 	return b
 }
 
+// record begins the entry of e's record in b.records. Records share lists, so that small ones cost no allocation each.
+func (b *batch) record(e *entry) eventid.Record {
+	if cap(b.keys) < e.events {
+		n := max(e.events, min(b.events, listMax), listMin)
+		b.rules, b.keys = make([]eventid.Rule, 0, n), make([]eventid.Key, 0, n)
+	}
+	r := recordOf(e)
+	r.Rules, r.Keys = b.rules[:0:e.events], b.keys[:0:e.events]
+	b.rules, b.keys = b.rules[e.events:e.events], b.keys[e.events:e.events]
+	return r
+}
+
+// Events in a list that records share.
+const (
+	listMin = 64
+	listMax = 4096
+)
+
+func recordOf(e *entry) eventid.Record {
+	return eventid.Record{Offset: e.record.Offset, Appended: e.record.Timestamp.UnixMilli()}
+}
+
+// from is what e's record says about its request.
+func (e *entry) from() eventid.From {
+	f := eventid.From{Tenant: e.origin.Tenant, Source: e.record.Key}
+	for _, h := range e.record.Headers {
+		switch h.Key {
+		case envelope.HeaderRequest:
+			f.Request = h.Value
+		case envelope.HeaderIDAttribute:
+			f.IDAttribute = string(h.Value)
+		}
+	}
+	return f
+}
+
 // append decodes e's record, stamps it and adds it to b. It changes nothing where it refuses the record. b refers to the record's
 // value from then on, so the client must not be given pools that it would come from (kgo.WithPools).
 func (b *batch) append(e *entry) *refusal {
-	var err error
 	if e.item {
 		b.appendItem(e)
 		return nil
 	}
-	var stamped int
-	s := stamperOf(e)
+	r := b.record(e)
+	if err := b.reader.Read(&r, e.record.Value, e.events, e.from()); err != nil {
+		return &refusal{codeUndecodable, err.Error()}
+	}
+	var err error
+	s := stamper{record: &r, origin: &e.origin.Origin}
 	switch b.signal {
 	case signal.Logs:
 		var ld plog.Logs
 		if ld, err = b.decoder.Logs(e.record.Value); err == nil {
-			stamped = s.logs(ld)
+			s.logs(ld)
 			ld.ResourceLogs().MoveAndAppendTo(b.logs.ResourceLogs())
 		}
 	case signal.Metrics:
 		req := pmetricotlp.NewExportRequest()
 		if err = req.UnmarshalProto(e.record.Value); err == nil {
-			stamped = s.metrics(req.Metrics())
+			s.metrics(req.Metrics())
 			req.Metrics().ResourceMetrics().MoveAndAppendTo(b.metrics.ResourceMetrics())
 		}
 	case signal.Traces:
 		var td ptrace.Traces
 		if td, err = b.decoder.Traces(e.record.Value); err == nil {
-			stamped = s.traces(td)
+			s.traces(td)
 			td.ResourceSpans().MoveAndAppendTo(b.traces.ResourceSpans())
 		}
 	}
 	if err != nil {
 		return &refusal{codeUndecodable, err.Error()}
 	}
-	b.events += stamped
+	b.events += s.next
+	if e.events > 0 {
+		b.records = append(b.records, r)
+	}
 	return nil
 }
 
@@ -171,95 +219,82 @@ func (b *batch) appendItem(e *entry) {
 	lineage.StampResource(rl.Resource().Attributes(), e.origin.Origin)
 	lr := rl.ScopeLogs().AppendEmpty().LogRecords().AppendEmpty()
 	items.ToLog(e.record, lr)
-	lineage.StampEvent(lr.Attributes(), lineage.Event{ID: items.FromRecord(e.record).ID(), Offset: e.record.Offset})
+	id := items.FromRecord(e.record).ID()
+	lineage.StampEvent(lr.Attributes(), lineage.Event{ID: id, Offset: e.record.Offset})
+	r := b.record(e)
+	b.reader.Item(&r, e.origin.Tenant, id)
+	b.records = append(b.records, r)
 	b.events++
 }
 
-// stamper goes through the events of one record in their order, and stamps them; or, with ids, collects their ids only.
+// stamper goes through the events of one record in their order, and stamps them.
 type stamper struct {
-	offset int64
-	index  int32
+	record *eventid.Record
 	origin *lineage.Origin
-	ids    *[][16]byte
+	next   int
 }
 
-func stamperOf(e *entry) stamper { return stamper{offset: e.record.Offset, origin: &e.origin.Origin} }
-
-func (s *stamper) stamp(attrs pcommon.Map, id [16]byte) {
-	if s.ids != nil {
-		*s.ids = append(*s.ids, id)
-		return
-	}
-	lineage.StampEvent(attrs, lineage.Event{ID: id, Offset: s.offset, Index: s.index})
-	s.index++
+func (s *stamper) stamp(attrs pcommon.Map) {
+	lineage.StampEvent(attrs, lineage.Event{ID: s.record.ID(s.next), Offset: s.record.Offset, Index: int32(s.next)})
+	s.next++
 }
 
-// resource returns the source of r's events.
-func (s *stamper) resource(r pcommon.Resource) string {
-	source := eventid.Source(s.origin.Source, r)
-	if s.ids == nil {
-		lineage.StampResource(r.Attributes(), *s.origin)
-	}
-	return source
-}
+func (s *stamper) resource(r pcommon.Resource) { lineage.StampResource(r.Attributes(), *s.origin) }
 
-func (s *stamper) logs(ld plog.Logs) int {
+func (s *stamper) logs(ld plog.Logs) {
 	for _, rl := range ld.ResourceLogs().All() {
-		source := s.resource(rl.Resource())
+		s.resource(rl.Resource())
 		for _, sl := range rl.ScopeLogs().All() {
 			for _, lr := range sl.LogRecords().All() {
-				s.stamp(lr.Attributes(), eventid.Log(lr, source))
+				s.stamp(lr.Attributes())
 			}
 		}
 	}
-	return int(s.index)
 }
 
-func (s *stamper) traces(td ptrace.Traces) int {
+func (s *stamper) traces(td ptrace.Traces) {
 	for _, rs := range td.ResourceSpans().All() {
-		source := s.resource(rs.Resource())
+		s.resource(rs.Resource())
 		for _, ss := range rs.ScopeSpans().All() {
 			for _, span := range ss.Spans().All() {
-				s.stamp(span.Attributes(), eventid.Span(span, source))
+				s.stamp(span.Attributes())
 			}
 		}
 	}
-	return int(s.index)
 }
 
-func (s *stamper) metrics(md pmetric.Metrics) int {
+func (s *stamper) metrics(md pmetric.Metrics) {
 	for _, rm := range md.ResourceMetrics().All() {
-		source := s.resource(rm.Resource())
+		s.resource(rm.Resource())
 		for _, sm := range rm.ScopeMetrics().All() {
 			for _, m := range sm.Metrics().All() {
-				s.points(m, sm.Scope(), source)
+				s.points(m)
 			}
 		}
 	}
-	return int(s.index)
 }
 
-func (s *stamper) points(m pmetric.Metric, scope pcommon.InstrumentationScope, source string) {
+func (s *stamper) points(m pmetric.Metric) {
 	switch m.Type() {
 	case pmetric.MetricTypeGauge:
 		for _, dp := range m.Gauge().DataPoints().All() {
-			s.stamp(dp.Attributes(), eventid.NumberPoint(m, scope, dp, source))
+			s.stamp(dp.Attributes())
 		}
 	case pmetric.MetricTypeSum:
 		for _, dp := range m.Sum().DataPoints().All() {
-			s.stamp(dp.Attributes(), eventid.NumberPoint(m, scope, dp, source))
+			s.stamp(dp.Attributes())
 		}
 	case pmetric.MetricTypeHistogram:
 		for _, dp := range m.Histogram().DataPoints().All() {
-			s.stamp(dp.Attributes(), eventid.HistogramPoint(m, scope, dp, source))
+			s.stamp(dp.Attributes())
 		}
 	case pmetric.MetricTypeExponentialHistogram:
 		for _, dp := range m.ExponentialHistogram().DataPoints().All() {
-			s.stamp(dp.Attributes(), eventid.ExponentialHistogramPoint(m, scope, dp, source))
+			s.stamp(dp.Attributes())
 		}
 	case pmetric.MetricTypeSummary:
 		for _, dp := range m.Summary().DataPoints().All() {
-			s.stamp(dp.Attributes(), eventid.SummaryPoint(m, scope, dp, source))
+			s.stamp(dp.Attributes())
 		}
 	}
 }

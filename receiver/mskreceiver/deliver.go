@@ -180,7 +180,7 @@ func (p *partition) reject(out []*entry, tries *tries) bool {
 // offer hands b to the pipeline.
 func (p *partition) offer(f *flight, b *batch) error {
 	blk := block.Block{
-		Topic: p.topic, TopicID: f.topicID, Partition: p.id, Signal: p.signal, First: f.first, Last: f.last, Events: b.events,
+		Topic: p.topic, TopicID: f.topicID, Partition: p.id, Signal: p.signal, First: f.first, Last: f.last, Events: b.events, Records: b.records,
 		Oldest: p.oldest.Load(), Fresh: p.fresh.Load(), Intended: f.intended, Redo: f.redo, Account: &block.Account{},
 		Worker: p.number, Unstated: !p.plan.stated,
 	}

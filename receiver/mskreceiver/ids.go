@@ -1,54 +1,34 @@
 package mskreceiver
 
 import (
-	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
-
 	"github.com/pulsegrid/pulsegrid/internal/eventid"
-	"github.com/pulsegrid/pulsegrid/internal/otlpdecode"
 	items "github.com/pulsegrid/pulsegrid/internal/quarantine"
-	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
-// idReader reads the ids of a record's events, and makes nothing else of it. It is not safe for concurrent use.
+// idReader reads what a record's events are compared by, and makes nothing else of it. It is not safe for concurrent use.
 type idReader struct {
 	inspector
-	decoder *otlpdecode.Decoder
-	ids     [][16]byte // of the last record
+	reader *eventid.Reader
+	record eventid.Record // the last one
 }
 
-// read returns a record's tenant and ids, in the order of its events and as batch.append would stamp them; none where that would
-// refuse the record. They are valid until the next call.
-func (r *idReader) read(e *entry) (tenant string, ids [][16]byte) {
+func newIDReader(i inspector) *idReader {
+	return &idReader{inspector: i, reader: eventid.NewReader(i.signal, false)}
+}
+
+// read returns what batch.append would give for e's record, but for the digest where nothing needs it; without events where that would refuse the record.
+// It is valid until the next call.
+func (r *idReader) read(e *entry) *eventid.Record {
 	r.inspect(e)
-	r.ids = r.ids[:0]
-	if e.refusal != nil {
-		return e.origin.Tenant, nil
+	rec := recordOf(e)
+	rec.Rules, rec.Keys = r.record.Rules[:0], r.record.Keys[:0]
+	switch {
+	case e.refusal != nil:
+	case e.item:
+		r.reader.Item(&rec, e.origin.Tenant, items.FromRecord(e.record).ID())
+	case r.reader.Read(&rec, e.record.Value, e.events, e.from()) != nil:
+		rec.Rules, rec.Keys = rec.Rules[:0], rec.Keys[:0] // append refuses it too
 	}
-	if e.item {
-		r.ids = append(r.ids, items.FromRecord(e.record).ID())
-		return e.origin.Tenant, r.ids
-	}
-	var ok bool
-	if r.ids, ok = eventid.Wire(r.signal, e.record.Value, e.origin.Source, r.ids); ok {
-		return e.origin.Tenant, r.ids
-	}
-	r.ids = r.ids[:0]
-	s := stamperOf(e)
-	s.ids = &r.ids
-	switch r.signal {
-	case signal.Logs:
-		if ld, err := r.decoder.Logs(e.record.Value); err == nil {
-			s.logs(ld)
-		}
-	case signal.Metrics:
-		req := pmetricotlp.NewExportRequest()
-		if err := req.UnmarshalProto(e.record.Value); err == nil {
-			s.metrics(req.Metrics())
-		}
-	case signal.Traces:
-		if td, err := r.decoder.Traces(e.record.Value); err == nil {
-			s.traces(td)
-		}
-	}
-	return e.origin.Tenant, r.ids
+	r.record = rec
+	return &r.record
 }

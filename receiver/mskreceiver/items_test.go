@@ -13,6 +13,8 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/internal/block"
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
+	"github.com/pulsegrid/pulsegrid/internal/eventid"
+	"github.com/pulsegrid/pulsegrid/internal/lineage"
 	items "github.com/pulsegrid/pulsegrid/internal/quarantine"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
@@ -83,7 +85,7 @@ func TestEveryRecordOfTheQuarantineIsAnItemAndARefusedOneDoesNotComeBack(t *test
 	require.EqualValues(t, len(bodies), end.Offset, "nothing was put back into the topic that is read")
 }
 
-// Guarantee: dedupe sees the ids that are delivered, also when it reads the log again.
+// Guarantee: dedupe sees the same of an item as it is delivered and when it reads the log again.
 func TestTheIDsOfItemsAreTheSameInTheWarmUp(t *testing.T) {
 	in := itemsConfig([]string{"x:1"}).inspector(signal.Logs)
 	r := &kgo.Record{Topic: signal.QuarantineTopic, Key: []byte("agent"), Value: []byte("body"), Offset: 3, Timestamp: time.Unix(9, 0)}
@@ -93,8 +95,9 @@ func TestTheIDsOfItemsAreTheSameInTheWarmUp(t *testing.T) {
 	b := newBatch(signal.Logs, nil)
 	require.Nil(t, b.append(e))
 	require.Equal(t, 1, b.events)
-	_, ids := (&idReader{inspector: in}).read(&entry{record: r})
-	require.Equal(t, [][16]byte{items.FromRecord(r).ID()}, ids)
+	stamp, _ := lineage.ReadEvent(b.logs.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().At(0).Attributes())
+	require.Equal(t, items.FromRecord(r).ID(), stamp.ID)
+	require.Equal(t, b.records, []eventid.Record{*newIDReader(in).read(&entry{record: r})})
 }
 
 func TestRefusedItemsMustNotGoBackToTheTopicThatIsRead(t *testing.T) {

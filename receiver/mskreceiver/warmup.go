@@ -4,13 +4,11 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-
-	"github.com/pulsegrid/pulsegrid/internal/otlpdecode"
 )
 
 // warmup tells the memories of a partition's pipeline what occurred before its first block. Owned by the partition's run.
 type warmup struct {
-	ids     idReader
+	ids     *idReader
 	begun   time.Time
 	next    int64 // offset behind the last record that was read
 	records int64
@@ -27,7 +25,7 @@ func (p *partition) beginMemories() {
 		return
 	}
 	p.warm = &warmup{
-		ids:   idReader{inspector: p.deps.cfg.inspector(p.signal), decoder: &otlpdecode.Decoder{}},
+		ids:   newIDReader(p.deps.cfg.inspector(p.signal)),
 		begun: p.deps.now(), next: p.plan.from,
 	}
 	p.deps.tel.warming.Add(1)
@@ -35,7 +33,7 @@ func (p *partition) beginMemories() {
 		zap.Int64("first_offset", p.plan.from), zap.Int64("last_offset", p.plan.known()-1))
 }
 
-// remember tells the memories one record's ids. A record that is refused has none: no block delivers events of it either.
+// remember tells the memories one record's events. A record that is refused has none: no block delivers events of it either.
 func (p *partition) remember(e *entry) {
 	w := p.warm
 	if e.record.Offset < w.next {
@@ -45,15 +43,16 @@ func (p *partition) remember(e *entry) {
 	if p.epochs.inQuarantine(e.record.Offset) {
 		return // in no block either
 	}
-	tenant, ids := w.ids.read(e)
-	if len(ids) > 0 {
+	record := w.ids.read(e)
+	events := len(record.Rules)
+	if events > 0 {
 		for _, m := range p.deps.memories[p.signal] {
-			m.Remember(p.topic, p.id, e.record.Offset, e.record.Timestamp, tenant, ids)
+			m.Remember(p.topic, p.id, record)
 		}
 	}
 	w.records++
-	w.events += int64(len(ids))
-	p.deps.tel.remembered(p, len(ids))
+	w.events += int64(events)
+	p.deps.tel.remembered(p, events)
 }
 
 // warmed ends the warm-up: the next record is the first block's.

@@ -14,7 +14,7 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/internal/block"
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
-	"github.com/pulsegrid/pulsegrid/internal/lineage"
+	"github.com/pulsegrid/pulsegrid/internal/eventid"
 )
 
 // memory records what it is told, and that it is told in order.
@@ -22,7 +22,7 @@ type memory struct {
 	window time.Duration
 
 	mu     sync.Mutex
-	told   map[int32]map[int64][][16]byte // of partitions that are begun: ids by offset
+	told   map[int32]map[int64][]eventid.Key // of partitions that are begun: keys of events by offset
 	next   map[int32]int64
 	begun  int
 	ended  int
@@ -30,7 +30,7 @@ type memory struct {
 }
 
 func newMemory(window time.Duration) *memory {
-	return &memory{window: window, told: map[int32]map[int64][][16]byte{}, next: map[int32]int64{}}
+	return &memory{window: window, told: map[int32]map[int64][]eventid.Key{}, next: map[int32]int64{}}
 }
 
 func (m *memory) Window() time.Duration { return m.window }
@@ -45,16 +45,16 @@ func (m *memory) Begin(_ string, partition int32, next int64) {
 	if m.told[partition] != nil {
 		m.fault("begin of partition %d before its end", partition)
 	}
-	m.told[partition], m.next[partition] = map[int64][][16]byte{}, next
+	m.told[partition], m.next[partition] = map[int64][]eventid.Key{}, next
 	m.begun++
 }
 
-func (m *memory) Remember(_ string, partition int32, offset int64, appended time.Time, tenant string, ids [][16]byte) {
+func (m *memory) Remember(_ string, partition int32, r *eventid.Record) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	told := m.told[partition]
-	if told == nil || offset >= m.next[partition] || tenant == "" || appended.IsZero() || len(ids) == 0 {
-		m.fault("partition %d, offset %d, tenant %q", partition, offset, tenant)
+	told, offset := m.told[partition], r.Offset
+	if told == nil || offset >= m.next[partition] || r.Tenant == "" || r.Appended == 0 || len(r.Rules) == 0 {
+		m.fault("partition %d, offset %d, tenant %q", partition, offset, r.Tenant)
 		return
 	}
 	for o := range told {
@@ -62,7 +62,18 @@ func (m *memory) Remember(_ string, partition int32, offset int64, appended time
 			m.fault("offset %d after %d", offset, o)
 		}
 	}
-	told[offset] = slices.Clone(ids)
+	told[offset] = keysOf(r)
+}
+
+// keysOf are what a record's events are compared by, each with a key of its own.
+func keysOf(r *eventid.Record) []eventid.Key {
+	keys := slices.Clone(r.Keys)
+	for i, rule := range r.Rules {
+		if rule == eventid.ByRequest {
+			keys[i] = r.IndexKey(i)
+		}
+	}
+	return keys
 }
 
 func (m *memory) End(_ string, partition int32) {
@@ -86,7 +97,7 @@ func (m *memory) offsets(partition int32) (out []int64) {
 }
 
 // Scenario: partitions whose last finished record's time is known, or not; at the log's end, or not; with poison in the window.
-// Guarantees: memories are told exactly the records of the largest window before the first block, with the ids and tenants that
+// Guarantees: memories are told exactly the records of the largest window before the first block, with the tenants and keys that
 // these records' events were delivered with, and before that block; nothing of them is delivered or counted as delivered.
 func TestMemoriesAreToldTheWindowBeforeTheFirstBlock(t *testing.T) {
 	begin := time.UnixMilli(1_790_000_000_000)
@@ -127,13 +138,10 @@ func TestMemoriesAreToldTheWindowBeforeTheFirstBlock(t *testing.T) {
 			cl := testClient(t, c.ListenAddrs())
 			produceAt(t, cl, 0, 40)
 			commitText(t, cl, "g", 0, tc.committed, tc.text)
-			var ids sync.Map // offset -> ids as delivered, by another group
-			other := newStore(func(_ context.Context, _ block.Block, ld plog.Logs) error {
-				for _, rl := range ld.ResourceLogs().All() {
-					for _, lr := range rl.ScopeLogs().At(0).LogRecords().All() {
-						e, _ := lineage.ReadEvent(lr.Attributes())
-						ids.Store([2]int64{e.Offset, int64(e.Index)}, e.ID)
-					}
+			var keys sync.Map // offset -> keys as delivered, to another group
+			other := newStore(func(_ context.Context, b block.Block, _ plog.Logs) error {
+				for i := range b.Records {
+					keys.Store(b.Records[i].Offset, keysOf(&b.Records[i]))
 				}
 				return nil
 			})
@@ -157,10 +165,8 @@ func TestMemoriesAreToldTheWindowBeforeTheFirstBlock(t *testing.T) {
 			m.mu.Lock()
 			for offset, got := range m.told[0] {
 				require.Len(t, got, 2)
-				for i, id := range got {
-					delivered, _ := ids.Load([2]int64{offset, int64(i)})
-					require.Equal(t, delivered, id)
-				}
+				delivered, _ := keys.Load(offset)
+				require.Equal(t, delivered, got)
 			}
 			m.mu.Unlock()
 			require.NoError(t, stop())
