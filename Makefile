@@ -66,7 +66,7 @@ $(LINT):
 
 .PHONY: tools
 tools: ## Install every part that the tests run against
-	tools/install.sh ocb clickhouse kafka telemetrygen versitygw python
+	tools/install.sh ocb clickhouse kafka iceberg telemetrygen versitygw python
 
 .PHONY: test
 test: tools build check lint ## What CI runs: tools, build, gofmt, vet, lint, every test under the race detector
@@ -76,6 +76,10 @@ test: tools build check lint ## What CI runs: tools, build, gofmt, vet, lint, ev
 test-fault: tools build ## Every fault of docs/faults.md (FAULT=regexp SEED=n SCALE=0.1); outcomes go to _build/faults.jsonl
 	rm -rf _build/faults.jsonl _build/certificates
 	go test ./integration/fault -run 'TestFault/$(FAULT)' -count 1 -timeout 4h -v -args -all -seed $(SEED) -scale $(SCALE) -results $(CURDIR)/_build/faults.jsonl -certificates $(CURDIR)/_build/certificates
+
+.PHONY: test-readers
+test-readers: tools ## Every predicate on every column of the lake, by pyiceberg, DuckDB and Iceberg's Java library (SEED=n)
+	go test ./integration/lakereaders -run TestEveryPredicate -count 1 -timeout 4h -v -args -seed $(SEED) -predicates 0 -rounds 4 -rows 200
 
 .PHONY: fault-table
 fault-table: ## Write the outcomes of test-fault into docs/faults.md

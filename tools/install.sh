@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Installs a part that PulseGrid runs or is tested against, once, below $PULSEGRID_CACHE (default ~/.cache/pulsegrid), each in
 # a folder named by its version. Does nothing where it is there already. Uses the ordinary package clients only.
-#   tools/install.sh clickhouse|kafka|ocb|telemetrygen|versitygw|golangci-lint|python|peers ...
+#   tools/install.sh clickhouse|kafka|iceberg|ocb|telemetrygen|versitygw|golangci-lint|python|peers ...
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/versions.env"
 bench=$here/../integration/bench/peers
 cache=${PULSEGRID_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/pulsegrid}
 mkdir -p "$cache"
+
+short_sum() { sha256sum "$1" | cut -c1-12; }
 
 # into DIR FUNCTION: runs FUNCTION in a fresh folder and renames it to DIR, so that a broken install is never taken for a whole one.
 into() {
@@ -29,6 +31,10 @@ kafka() {
   cp "$here/kafka/pom.xml" .
   mvn -B -q dependency:copy-dependencies
 }
+iceberg() {
+  cp "$here/iceberg/pom.xml" .
+  mvn -B -q dependency:copy-dependencies
+}
 gotool() { GOBIN=$PWD go install "$1"; } # the Go checksum database verifies these
 ocb() { gotool "go.opentelemetry.io/collector/cmd/builder@$COLLECTOR_VERSION"; }
 telemetrygen() { gotool "github.com/open-telemetry/opentelemetry-collector-contrib/cmd/telemetrygen@$COLLECTOR_VERSION"; }
@@ -44,12 +50,16 @@ peers() { # the stock Collectors of integration/bench, each by the builder of it
   done
 }
 python() { # a venv cannot be moved: build it in place, mark it when it is whole
-  local dir=$cache/python-$(sha256sum "$here/python/requirements.txt" | cut -c1-12)
+  local dir=$cache/python-$(short_sum "$here/python/requirements.txt")
   [ -f "$dir/installed" ] && return 0
   echo "installing python packages" >&2
   python3 -m venv --clear "$dir"
   "$dir/bin/pip" install --quiet --disable-pip-version-check -r "$here/python/requirements.txt"
   touch "$dir/installed"
+}
+# DuckDB's Iceberg extension comes as a package of its own for some versions only, so this DuckDB is beside the one of requirements.txt.
+duckdb_iceberg() {
+  "$cache/python-$(short_sum "$here/python/requirements.txt")/bin/pip" install --quiet --disable-pip-version-check --target . -r "$here/python/duckdb-iceberg.txt"
 }
 
 peers_dir=peers-$(cat "$bench"/*-manifest.yaml | sha256sum | cut -c1-12)
@@ -67,7 +77,8 @@ for part in "$@"; do
     versitygw) into "versitygw-$VERSITYGW_VERSION" versitygw ;;
     golangci-lint) into "golangci-lint-$GOLANGCI_LINT_VERSION" golangci_lint ;;
     peers) into "$peers_dir" peers ;;
-    python) python ;;
+    iceberg) into "iceberg-$(short_sum "$here/iceberg/pom.xml")" iceberg ;;
+    python) python && into "duckdb-iceberg-$(short_sum "$here/python/duckdb-iceberg.txt")" duckdb_iceberg ;;
     *) echo "unknown part $part" >&2; sed -n 4p "$0" >&2; exit 2 ;;
   esac
 done

@@ -390,10 +390,15 @@ func (w *commitment) abandon() (committed bool) {
 // cleanupTimeout bounds the removal of an abandoned group's files, also at shutdown.
 const cleanupTimeout = 5 * time.Second
 
-// writeParquet writes records into data files. Files of a write that failed are removed: nothing names them.
-func (s *store) writeParquet(ctx context.Context, tbl *table.Table, sc *arrow.Schema, records iter.Seq2[arrow.RecordBatch, error]) (files []iceberg.DataFile, err error) {
+// writeParquet writes records into data files; long are the columns with a text longer than statsMax. Files of a write that failed are
+// removed: nothing names them.
+func (s *store) writeParquet(ctx context.Context, tbl *table.Table, sc *arrow.Schema, long []string, records iter.Seq2[arrow.RecordBatch, error]) (files []iceberg.DataFile, err error) {
+	arranged, tbl, err := arrange(tbl, sc, long)
+	if err != nil {
+		return nil, fmt.Errorf("arranging rows: %w", err)
+	}
 	// The writer's scratch memory is left to the Go allocator: iceberg-go does not release all of it, and there it is collected.
-	for f, err := range table.WriteRecords(ctx, tbl, sc, records,
+	for f, err := range table.WriteRecords(ctx, tbl, sc, arranged.all(ctx, records),
 		table.WithWriteUUID(s.useFiles()), table.WithTargetFileSize(s.cfg.TargetFileSizeBytes), table.WithMaxWriteWorkers(1), table.WithRecordBatchBufferSize(1)) {
 		if err != nil {
 			s.remove(ctx, tbl, files)

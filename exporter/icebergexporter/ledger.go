@@ -150,7 +150,7 @@ func (l *ledgerStore) write(ctx context.Context, tbl *table.Table, p plan) ([]ic
 	}
 	b := ledger.NewIcebergBatch(l.mem, sc, entries)
 	defer b.Release()
-	files, err := l.writeParquet(ctx, tbl, sc, func(yield func(arrow.RecordBatch, error) bool) {
+	files, err := l.writeParquet(ctx, tbl, sc, nil, func(yield func(arrow.RecordBatch, error) bool) {
 		b.Retain() // the writer releases what it is handed
 		yield(b, nil)
 	})

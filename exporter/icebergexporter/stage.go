@@ -59,7 +59,7 @@ func (s *sink) writeRows(ctx context.Context, tbl *table.Table, cuts []cut) ([]i
 	if len(batches) == 0 {
 		return nil, nil
 	}
-	return s.writeParquet(ctx, tbl, view.ArrowSchema(), func(yield func(arrow.RecordBatch, error) bool) {
+	return s.writeParquet(ctx, tbl, view.ArrowSchema(), longTexts(batches), func(yield func(arrow.RecordBatch, error) bool) {
 		for _, b := range batches {
 			if s.onBatch != nil {
 				if err := s.onBatch(b); err != nil {

@@ -31,8 +31,34 @@ func Python(t testing.TB) string {
 
 // Find is Python for programs that are no tests.
 func Find() (string, error) {
+	venv, err := installed("python", "requirements.txt")
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(filepath.Join(venv, "installed")); err != nil {
+		return "", fmt.Errorf("pytest: the Python packages of tools/python are not installed: run `make tools` (tools/install.sh python): %w", err)
+	}
+	return filepath.Join(venv, "bin", "python"), nil
+}
+
+// DuckDBIceberg is a directory that holds a DuckDB with its Iceberg extension: a script puts it at the head of sys.path, and loads the
+// extensions avro and iceberg from duckdb_extension_NAME/extensions/vVERSION/NAME.duckdb_extension.
+func DuckDBIceberg(t testing.TB) string {
+	t.Helper()
+	dir, err := installed("duckdb-iceberg", "duckdb-iceberg.txt")
+	if err == nil {
+		_, err = os.Stat(dir)
+	}
+	if err != nil {
+		t.Fatalf("pytest: DuckDB's Iceberg extension is not installed: run `make tools` (tools/install.sh python): %v", err)
+	}
+	return dir
+}
+
+// installed is where tools/install.sh installs the packages of a list of tools/python.
+func installed(name, list string) (string, error) {
 	_, self, _, _ := runtime.Caller(0)
-	requirements, err := os.ReadFile(filepath.Join(filepath.Dir(self), "..", "..", "..", "tools", "python", "requirements.txt"))
+	text, err := os.ReadFile(filepath.Join(filepath.Dir(self), "..", "..", "..", "tools", "python", list))
 	if err != nil {
 		return "", fmt.Errorf("pytest: %w", err)
 	}
@@ -44,16 +70,18 @@ func Find() (string, error) {
 		}
 		cache = filepath.Join(base, "pulsegrid")
 	}
-	venv := filepath.Join(cache, fmt.Sprintf("python-%x", sha256.Sum256(requirements))[:len("python-")+12])
-	if _, err := os.Stat(filepath.Join(venv, "installed")); err != nil {
-		return "", fmt.Errorf("pytest: the Python packages of tools/python are not installed: run `make tools` (tools/install.sh python): %w", err)
-	}
-	return filepath.Join(venv, "bin", "python"), nil
+	return filepath.Join(cache, name+"-"+fmt.Sprintf("%x", sha256.Sum256(text))[:12]), nil
 }
 
 // Run runs a script with arguments (sys.argv[1:]) and returns its standard output. A script that exits with another status than
 // 0, or that takes longer than two minutes, fails the test with what it wrote to standard error.
 func Run(t testing.TB, script string, args ...string) []byte {
+	t.Helper()
+	return RunWithin(t, timeout, script, args...)
+}
+
+// RunWithin is Run for a script that may take another time.
+func RunWithin(t testing.TB, timeout time.Duration, script string, args ...string) []byte {
 	t.Helper()
 	python := Python(t)
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
