@@ -38,7 +38,7 @@ type attrKey struct {
 	name     string
 	reserved bool
 	promoted promoted
-	mapped   int // row+1 of the last row that has the key in a map: a second value of the key follows the first there, in order
+	seen     int // row+1 of the last row that has the key
 	idx      [mapKinds]int32
 }
 
@@ -88,7 +88,7 @@ func (a *attrCols) reset() {
 		a.order = a.order[:0]
 	}
 	for _, k := range a.keys {
-		k.mapped, k.idx = 0, [mapKinds]int32{-1, -1, -1, -1, -1}
+		k.seen, k.idx = 0, [mapKinds]int32{-1, -1, -1, -1, -1}
 	}
 }
 
@@ -110,22 +110,30 @@ func (a *attrCols) key(i int, name string) *attrKey {
 }
 
 func (a *attrCols) newKey(name string) *attrKey {
+	if stored := validUTF8(name); stored != name { // keys that are stored as one are one
+		k, ok := a.keys[stored]
+		if !ok {
+			k = a.newKey(stored)
+		}
+		a.keys[name] = k
+		return k
+	}
 	k := &attrKey{name: name, reserved: lineage.Reserved(name), promoted: a.promoted[name], idx: [mapKinds]int32{-1, -1, -1, -1, -1}}
 	a.keys[name] = k
 	return k
 }
 
 // put appends the key to m's keys; the caller appends the value.
-func (k *attrKey) put(m *mapCol, which, row int, name string) {
-	k.mapped = row + 1
+func (k *attrKey) put(m *mapCol, which int) {
 	if k.idx[which] < 0 {
-		k.idx[which] = m.keys.index(name)
+		k.idx[which] = m.keys.index(k.name)
 	}
 	m.keys.pushIndex(k.idx[which])
 }
 
 func (a *attrCols) append(b *Builder, attrs pcommon.Map) {
-	row := b.rows
+	row, others, othersText := b.rows, a.other.keys.len(), len(a.otherVals.text.data)
+	repeated := false
 	i := -1
 	for name, v := range attrs.All() {
 		i++
@@ -133,40 +141,48 @@ func (a *attrCols) append(b *Builder, attrs pcommon.Map) {
 		if k.reserved {
 			continue
 		}
+		if k.seen > row {
+			repeated = true
+			continue
+		}
+		k.seen = row + 1
 		switch v.Type() {
 		case pcommon.ValueTypeStr:
 			s := v.Str()
 			if !utf8.ValidString(s) {
-				a.appendOther(b, k, name, v)
+				a.appendOther(b, k, v)
 				continue
 			}
-			if s != "" && k.mapped <= row && k.promoted.setText(row, s) {
+			if s != "" && k.promoted.setText(row, s) {
 				continue
 			}
-			k.put(a.text, inText, row, name)
+			k.put(a.text, inText)
 			a.textVals.pushValid(s)
 		case pcommon.ValueTypeInt:
 			x := v.Int()
-			if c := k.promoted.int; c != nil && x != 0 && k.mapped <= row && c.len() <= row {
+			if c := k.promoted.int; c != nil && x != 0 {
 				c.set(row, x)
 				continue
 			}
-			k.put(a.ints, inInt, row, name)
+			k.put(a.ints, inInt)
 			a.intVals.push(x)
 		case pcommon.ValueTypeDouble:
 			x := v.Double()
-			if c := k.promoted.double; c != nil && x != 0 && k.mapped <= row && c.len() <= row {
+			if c := k.promoted.double; c != nil && x != 0 {
 				c.set(row, x)
 				continue
 			}
-			k.put(a.doubles, inDouble, row, name)
+			k.put(a.doubles, inDouble)
 			a.doubleVals.push(x)
 		case pcommon.ValueTypeBool:
-			k.put(a.bools, inBool, row, name)
+			k.put(a.bools, inBool)
 			a.boolVals.push(v.Bool())
 		default:
-			a.appendOther(b, k, name, v)
+			a.appendOther(b, k, v)
 		}
+	}
+	if repeated {
+		a.appendRepeated(b, attrs, others, othersText)
 	}
 	a.text.end()
 	a.ints.end()
@@ -175,18 +191,81 @@ func (a *attrCols) append(b *Builder, attrs pcommon.Map) {
 	a.other.end()
 }
 
-func (a *attrCols) appendOther(b *Builder, k *attrKey, name string, v pcommon.Value) {
+func (a *attrCols) appendOther(b *Builder, k *attrKey, v pcommon.Value) {
 	b.scratch = appendJSONValue(b.scratch[:0], v, 0)
-	k.put(a.other, inOther, b.rows, name)
+	k.put(a.other, inOther)
 	a.otherVals.pushBytes(b.scratch)
 }
 
-// setText stores s as the row's value of the promoted text column; false where there is none or the row has its value.
+// hasMap tells whether the first value of a key is stored in a promoted column or a typed map; any other is in attributes_other.
+func hasMap(v pcommon.Value) bool {
+	switch v.Type() {
+	case pcommon.ValueTypeStr:
+		return utf8.ValidString(v.Str())
+	case pcommon.ValueTypeInt, pcommon.ValueTypeDouble, pcommon.ValueTypeBool:
+		return true
+	}
+	return false
+}
+
+// appendRepeated writes the event's entries of attributes_other anew, from the entry others on, now with all values of keys that occur more
+// than once. No map may have a key twice: many readers refuse such a file, or show one value without a word.
+func (a *attrCols) appendRepeated(b *Builder, attrs pcommon.Map, others, othersText int) {
+	a.other.keys.idx.data = a.other.keys.idx.data[:others]
+	if a.otherVals.ends.len() > others {
+		a.otherVals.ends.data = a.otherVals.ends.data[:others+1]
+	}
+	a.otherVals.text.data = a.otherVals.text.data[:othersText]
+
+	type entry struct {
+		key    *attrKey
+		values []pcommon.Value // those that are not in a column or map of their type
+		times  int             // that the key occurs
+	}
+	var entries []entry
+	at := map[*attrKey]int{}
+	i := -1
+	for name, v := range attrs.All() {
+		i++
+		k := a.key(i, name)
+		if k.reserved {
+			continue
+		}
+		n, again := at[k]
+		if !again {
+			n, at[k] = len(entries), len(entries)
+			entries = append(entries, entry{key: k})
+		}
+		if entries[n].times++; again || !hasMap(v) {
+			entries[n].values = append(entries[n].values, v)
+		}
+	}
+	for _, e := range entries {
+		switch {
+		case len(e.values) == 0:
+		case e.times == 1:
+			a.appendOther(b, e.key, e.values[0])
+		default:
+			b.scratch = append(b.scratch[:0], `{"`+jsonValues+`":[`...)
+			for i, v := range e.values {
+				if i > 0 {
+					b.scratch = append(b.scratch, ',')
+				}
+				b.scratch = appendJSONValue(b.scratch, v, 0)
+			}
+			b.scratch = append(b.scratch, "]}"...)
+			e.key.put(a.other, inOther)
+			a.otherVals.pushBytes(b.scratch)
+		}
+	}
+}
+
+// setText stores s as the row's value of the promoted text column; false where there is none.
 func (p promoted) setText(row int, s string) bool {
 	switch {
-	case p.dict != nil && p.dict.len() <= row:
+	case p.dict != nil:
 		p.dict.set(row, s)
-	case p.text != nil && p.text.len() <= row:
+	case p.text != nil:
 		p.text.padTo(row)
 		p.text.pushValid(s)
 	default:

@@ -18,11 +18,11 @@ func before() []Column {
 
 func after() []Column {
 	return []Column{
-		{Name: "attributes_string", Kind: MapText, Doc: "attributes whose value is a string, in their order, duplicates kept"},
+		{Name: "attributes_string", Kind: MapText, Doc: "attributes whose value is a string, in their order; of a key that occurs more than once, the first value"},
 		{Name: "attributes_int", Kind: MapInt, Doc: "attributes whose value is an integer"},
 		{Name: "attributes_double", Kind: MapDouble, Doc: "attributes whose value is a double"},
 		{Name: "attributes_bool", Kind: MapBool, Doc: "attributes whose value is a boolean"},
-		{Name: "attributes_other", Kind: MapJSON, Doc: "the other attributes (arrays, kvlists, bytes, empty, strings that are not UTF-8) as JSON text"},
+		{Name: "attributes_other", Kind: MapJSON, Doc: "the other attributes (arrays, kvlists, bytes, empty, strings that are not UTF-8) as JSON text, and the further values of keys that occur more than once"},
 		{Name: "dropped_attributes_count", Kind: Uint32, Doc: "attributes that the sender discarded"},
 		{Name: "resource", Kind: DictJSON, Doc: "all attributes of the resource as one JSON object"},
 		{Name: "resource_dropped_attributes_count", Kind: Uint32, Doc: "resource attributes that the sender discarded"},

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/apache/iceberg-go"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pulsegrid/pulsegrid/internal/columns"
@@ -117,13 +118,13 @@ func goldenPart(t *testing.T, path, part string) {
 // columnTable is the table of columns as Markdown.
 func columnTable(tab *columns.Table) string {
 	var b strings.Builder
-	b.WriteString("\n| column | ClickHouse | Iceberg (field id) | meaning |\n|---|---|---|---|\n")
+	b.WriteString("\n| column | ClickHouse | Iceberg (field id: ids of nested fields) | meaning |\n|---|---|---|---|\n")
 	for _, c := range tab.Columns {
 		name := c.Name
 		if c.NanosID != 0 {
 			name += "` `" + c.Name + columns.NanosSuffix
 		}
-		ice := fmt.Sprintf("%s (%d)", icebergName(c.Kind), c.FieldID)
+		ice := fmt.Sprintf("%s (%d%s)", icebergName(c.Kind), c.FieldID, nestedIDs(tab, c))
 		if c.NanosID != 0 {
 			ice += fmt.Sprintf(", int (%d)", c.NanosID)
 		}
@@ -136,6 +137,18 @@ func columnTable(tab *columns.Table) string {
 	}
 	b.WriteString("\n")
 	return b.String()
+}
+
+// nestedIDs are the ids of a list's elements, or of a map's keys and values.
+func nestedIDs(tab *columns.Table, c columns.Column) string {
+	f, _ := tab.IcebergSchema().FindFieldByID(c.FieldID)
+	switch typ := f.Type.(type) {
+	case *iceberg.ListType:
+		return fmt.Sprintf(": %d", typ.ElementID)
+	case *iceberg.MapType:
+		return fmt.Sprintf(": %d, %d", typ.KeyID, typ.ValueID)
+	}
+	return ""
 }
 
 func icebergName(k columns.Kind) string {

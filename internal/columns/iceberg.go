@@ -10,8 +10,8 @@ import (
 // NanosSuffix names the column that holds the nanoseconds (0 to 999) which a microsecond timestamp of Iceberg cannot.
 const NanosSuffix = "_nanos"
 
-// IcebergSchema is the schema to create the table with. Its field ids are the ones a catalog assigns on creation (catalogs
-// number the fields themselves: first all columns in order, then the nested fields).
+// IcebergSchema is the schema to create the table with. Its field ids are those that iceberg-go gives a table that it creates, whatever the
+// ids it is given: the columns in order, the nested fields of each before the next column. A REST server numbers as it likes.
 func (t *Table) IcebergSchema() *iceberg.Schema { return t.ice }
 
 func (t *Table) icebergSchema() *iceberg.Schema {
@@ -19,18 +19,25 @@ func (t *Table) icebergSchema() *iceberg.Schema {
 	for i := range t.Columns {
 		c := &t.Columns[i]
 		fields = append(fields, iceberg.NestedField{ID: len(fields) + 1, Name: c.Name, Type: c.Kind.Iceberg(), Required: true, Doc: c.Doc})
-		c.FieldID = len(fields)
 		if c.Kind == Time {
 			fields = append(fields, iceberg.NestedField{
 				ID: len(fields) + 1, Name: c.Name + NanosSuffix, Type: iceberg.PrimitiveTypes.Int32, Required: true,
 				Doc: "nanoseconds of " + c.Name + " below its microsecond, 0 to 999",
 			})
-			c.NanosID = len(fields)
 		}
 	}
 	sc, err := iceberg.AssignFreshSchemaIDs(iceberg.NewSchema(0, fields...), nil)
 	if err != nil {
 		panic(fmt.Sprintf("columns: Iceberg schema of %s: %v", t.Name, err)) // the definition is at fault
+	}
+	for i := range t.Columns {
+		c := &t.Columns[i]
+		f, _ := sc.FindFieldByName(c.Name)
+		c.FieldID = f.ID
+		if c.Kind == Time {
+			f, _ = sc.FindFieldByName(c.Name + NanosSuffix)
+			c.NanosID = f.ID
+		}
 	}
 	return sc
 }

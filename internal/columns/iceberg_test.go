@@ -1,9 +1,12 @@
 package columns_test
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/apache/arrow-go/v18/arrow"
@@ -90,6 +93,38 @@ func TestPyicebergReadsEveryFieldOfEveryEvent(t *testing.T) {
 		defer func() { _ = f.Close() }()
 		requireSame(t, want, readStream(t, f)...)
 	})
+}
+
+// fieldIDs matches a row of a document's table of columns: names, and ids in the Iceberg column.
+var (
+	documentedRow = regexp.MustCompile("(?m)^\\| `(\\w+)`(?: `(\\w+)`)? \\|[^|]*\\|([^|]*)\\|")
+	documentedID  = regexp.MustCompile(`\((\d+)(?:: (\d+)(?:, (\d+))?)?\)`)
+)
+
+// Guarantee: the field ids that the documents list, nested ones too, are those of a table that has just been created.
+func TestDocumentedFieldIDsAreThoseOfACreatedTable(t *testing.T) {
+	cat, _, _ := openLake(t)
+	for _, tab := range []*columns.Table{columns.Logs, columns.Metrics, columns.Spans, columns.Quarantine} {
+		have := map[string]string{}
+		for _, f := range createTable(t, cat, tab).Schema().Fields() {
+			have[f.Name] = fmt.Sprint(f.ID)
+			switch typ := f.Type.(type) {
+			case *iceberg.ListType:
+				have[f.Name] += fmt.Sprint(" ", typ.ElementID)
+			case *iceberg.MapType:
+				have[f.Name] += fmt.Sprint(" ", typ.KeyID, " ", typ.ValueID)
+			}
+		}
+		text, err := os.ReadFile(filepath.Join(docsDir, tab.Name+".md"))
+		require.NoError(t, err)
+		documented := map[string]string{}
+		for _, row := range documentedRow.FindAllStringSubmatch(string(text), -1) {
+			for i, id := range documentedID.FindAllStringSubmatch(row[3], -1) {
+				documented[row[1+i]] = strings.TrimSpace(strings.Join(id[1:], " "))
+			}
+		}
+		require.Equal(t, have, documented, tab.Name)
+	}
 }
 
 func TestAViewTellsWhichColumnTheLakeLacks(t *testing.T) {

@@ -31,6 +31,7 @@ const (
 	jsonBytes  = "$bytes"
 	jsonDouble = "$double"
 	jsonString = "$string"
+	jsonValues = "$values" // of attributes_other only: the values of a key that occurs more than once
 )
 
 // jsonDepthMax bounds the recursion: OTLP decoders refuse deeper values long before.

@@ -16,7 +16,7 @@ type Column struct {
 	Kind    Kind
 	Codec   string // ClickHouse compression codec; empty: codecDefault
 	Promote string // key of the attribute that the column holds; empty: not a promoted attribute
-	FieldID int    // Iceberg field id in a newly created table (a catalog assigns ids itself; see IcebergView)
+	FieldID int    // Iceberg field id in a table that iceberg-go created (a REST server assigns ids itself; see IcebergView)
 	NanosID int    // Iceberg field id of NAME_nanos; 0 where the kind is not Time
 }
 

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"go.opentelemetry.io/collector/pdata/pcommon"
@@ -176,7 +177,16 @@ func (r *reader) attributes(t *columns.Table, m pcommon.Map) {
 	})
 	r.eachEntry("attributes_other", func(k string, vals arrow.Array, i int) bool {
 		s, ok := value.Text(vals, i)
-		r.keep("attributes_other", readValue(s, add(k)))
+		list, repeated := strings.CutPrefix(s, `{"$values":`)
+		if !repeated {
+			r.keep("attributes_other", readValue(s, add(k)))
+			return ok
+		}
+		all := pcommon.NewValueEmpty()
+		r.keep("attributes_other", readValue(list, all))
+		for _, v := range all.Slice().All() {
+			v.CopyTo(add(k))
+		}
 		return ok
 	})
 	putPairs(m, pairs)

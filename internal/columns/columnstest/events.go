@@ -228,7 +228,7 @@ func canonicalScope(from, to pcommon.InstrumentationScope) {
 	canonicalMap(to.Attributes())
 }
 
-// canonicalEvent is for the attributes that are stored in typed columns: order is kept only among those of one key and type.
+// canonicalEvent is for the attributes that are stored in typed columns: order is kept only among those of one key.
 func canonicalEvent(m pcommon.Map) {
 	canonicalMap(m)
 	var pairs []pair
@@ -237,16 +237,7 @@ func canonicalEvent(m pcommon.Map) {
 		v.CopyTo(o)
 		pairs = append(pairs, pair{k, o})
 	}
-	rank := func(p pair) int { // arrays, kvlists, bytes, empty and strings that are not UTF-8 share one map
-		switch t := p.val.Type(); {
-		case t == pcommon.ValueTypeStr && valid(p.val.Str()) == p.val.Str(), t == pcommon.ValueTypeInt, t == pcommon.ValueTypeDouble, t == pcommon.ValueTypeBool:
-			return int(t)
-		}
-		return -1
-	}
-	slices.SortStableFunc(pairs, func(a, b pair) int {
-		return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(rank(a), rank(b)))
-	})
+	slices.SortStableFunc(pairs, func(a, b pair) int { return cmp.Compare(a.key, b.key) })
 	putPairs(m, pairs)
 }
 

@@ -302,6 +302,13 @@ func sampleAttributes(m pcommon.Map, i int) {
 	mb.AppendEmpty("http.route").SetStr("/after/empty")
 	mb.AppendEmpty("").SetStr("empty key")
 	mb.AppendEmpty("bad\xffkey").SetStr("x")
+	mb.AppendEmpty("bad\xfekey").SetStr("the same key when it is stored")
+	for k := range 10 { // each type of value first, and each as a further one
+		sampleValue(mb.AppendEmpty("thrice"), k+i)
+		sampleValue(mb.AppendEmpty(fmt.Sprintf("again.%d", k)), k)
+		sampleValue(mb.AppendEmpty(fmt.Sprintf("again.%d", k)), k+i)
+	}
+	mb.AppendEmpty("http.request.method").SetStr("second method")
 	mb.UnsafeIntoMap(m)
 }
 
