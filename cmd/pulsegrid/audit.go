@@ -15,6 +15,7 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/internal/audit"
 	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
+	"github.com/pulsegrid/pulsegrid/internal/audit/erasure"
 	"github.com/pulsegrid/pulsegrid/internal/audit/stored"
 	"github.com/pulsegrid/pulsegrid/internal/cell"
 	"github.com/pulsegrid/pulsegrid/internal/kafka"
@@ -45,6 +46,7 @@ type auditOptions struct {
 	json, quiet                          bool
 	config                               audit.Config
 	hotGroup, lakeGroup                  string
+	erased                               []string
 }
 
 func newAudit() *cobra.Command {
@@ -52,16 +54,18 @@ func newAudit() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "audit",
 		Short: "Prove that each acknowledged event is in ClickHouse once and in the lake once",
-		Long: `Count again what Kafka holds, with a dedupe of its own, read ClickHouse and the lake, and compare them event by event and column by
-column. Without flags it audits the running local cell: every partition from the begin of its log to what each store's consumer group
+		Long: `Count again what Kafka holds, read ClickHouse and the lake, and compare them event by event and column by column. Each event of Kafka is a row that
+is equal in every column, or it is in quarantine, or it is a copy of an earlier event, whose place is named: that is decided by comparing contents, with
+code that the data path does not use. Copies are counted by rule, and too many of them are a warning. Without flags it audits the running local cell: every partition from the begin of its log to what each store's consumer group
 has finished. It takes nothing from anybody and changes nothing.
 
 It ends with a summary and, with --certificates, a certificate: JSON that is chained to the one before it by its hash
-("pulsegrid audit verify DIR" checks the chain). Where Kafka's retention has removed records, only the ledger is left to compare the
+("pulsegrid audit verify DIR" checks the chain). Rows that were deleted lawfully are declared in a file (--erased, docs/formats/erasures.md); they count as
+erased then, not as lost. Where Kafka's retention has removed records, only the ledger is left to compare the
 stores with, and the certificate says so.
 
-Memory: up to 100 bytes for each distinct event that one partition took within the dedupe window, and 150 MB for the rest; rows that do
-not fit go to temporary files (40 bytes a row).
+Memory: up to 100 bytes for each event that one partition took within the dedupe window, and 150 MB for the rest; rows that do not fit go to
+temporary files (48 bytes a row).
 
 Exit codes: 0 equal; 1 different: the differences are listed; 2 not all could be audited (a store is down, records are gone), or the
 command line is wrong; 3 no cell is running.`,
@@ -87,6 +91,8 @@ command line is wrong; 3 no cell is running.`,
 	f.StringVar(&c.DefaultTenant, "default-tenant", c.DefaultTenant, "tenant of records without one, as in the aggregator")
 	f.StringVar(&c.QuarantineTopic, "quarantine-topic", c.QuarantineTopic, "topic of quarantined records, as in the aggregator")
 	f.IntVar(&c.MaxDifferences, "max-differences", c.MaxDifferences, "differences listed of each kind and store; totals are always exact")
+	f.StringArrayVar(&o.erased, "erased", nil, "file that declares lawful deletions (docs/formats/erasures.md); may be repeated")
+	f.Float64Var(&c.CopiesPercent, "copies-percent", c.CopiesPercent, copiesUsage)
 	f.StringVar(&c.Certificates, "certificates", "", "directory to add the certificate to")
 	f.StringVar(&c.TempDir, "temp-dir", "", "directory of temporary files (default: the system's)")
 	f.BoolVar(&o.json, "json", false, "print the certificate instead of the summary")
@@ -167,6 +173,20 @@ func (o *auditOptions) resolve(now time.Time) (audit.Config, error) {
 			return wrong("--range", err)
 		}
 		c.Ranges = append(c.Ranges, r)
+	}
+	ids := map[string]string{}
+	for _, path := range o.erased {
+		declared, err := erasure.ReadFile(path)
+		if err != nil {
+			return wrong("--erased", err)
+		}
+		for _, e := range declared {
+			if other, ok := ids[e.ID]; ok {
+				return wrong("--erased", fmt.Errorf("%s: id %q is in %s too", path, e.ID, other))
+			}
+			ids[e.ID] = path
+		}
+		c.Erased = append(c.Erased, declared...)
 	}
 	for _, text := range o.topics {
 		t, err := audit.ParseTopic(text)

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -62,6 +64,9 @@ func printAudit(w io.Writer, c *certificate.Certificate, dir string) error {
 	if c.Verdict == certificate.Equal && c.Asked.Quick {
 		verdict = "equal: each event is in each store once (places and ids; the content was not compared)"
 	}
+	if n := erasedOf(c); c.Verdict == certificate.Equal && n > 0 {
+		verdict += fmt.Sprintf("; %d rows are missing as declared", n)
+	}
 	fmt.Fprintf(&b, "%s\n\n", verdict)
 	rows := [][]any{{"topic", "partition", "offsets", "records", "events", "duplicates", "quarantined"}}
 	for _, p := range c.Partitions {
@@ -70,11 +75,23 @@ func printAudit(w io.Writer, c *certificate.Certificate, dir string) error {
 		}
 	}
 	table(rows...)
-	rows = [][]any{{"store", "expected", "rows", "lost", "doubled", "altered", "foreign", "undecidable", "ledger faults"}}
+	rows = [][]any{{"store", "expected", "rows", "lost", "doubled", "altered", "foreign", "undecidable", "erased", "former topic", "ledger faults"}}
 	for _, t := range c.Totals {
-		rows = append(rows, []any{t.Store, t.Expected, t.Rows, t.Lost, t.Doubled, t.Altered, t.Foreign, t.Undecidable, t.LedgerFaults})
+		rows = append(rows, []any{t.Store, t.Expected, t.Rows, t.Lost, t.Doubled, t.Altered, t.Foreign, t.Undecidable, t.Erased, t.Former, t.LedgerFaults})
 	}
 	table(rows...)
+	b.WriteString("Copies in Kafka (apart: in records that do not repeat a whole request)\n")
+	if err := writeCopies(&b, c.Copies, c.Asked.Copies); err != nil {
+		return err
+	}
+	b.WriteByte('\n')
+	if len(c.Erasures) > 0 {
+		rows = [][]any{{"erasure", "tenant", "at", "by", "reason", "missing"}}
+		for _, e := range c.Erasures {
+			rows = append(rows, []any{oneLine(e.ID), oneLine(e.Tenant), e.At.Format(time.RFC3339), oneLine(e.By), oneLine(e.Reason), missing(e)})
+		}
+		table(rows...)
+	}
 	if len(c.Rollups) > 0 {
 		rows = [][]any{{"rollup", "groups", "wrong"}}
 		for _, r := range c.Rollups {
@@ -95,6 +112,23 @@ func printAudit(w io.Writer, c *certificate.Certificate, dir string) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// erasedOf counts the rows that are missing because they were erased as declared.
+func erasedOf(c *certificate.Certificate) (n int64) {
+	for _, t := range c.Totals {
+		n += t.Erased
+	}
+	return n
+}
+
+// missing says how many events an erasure explains, by store.
+func missing(e certificate.ErasureResult) string {
+	var parts []string
+	for _, store := range slices.Sorted(maps.Keys(e.Events)) {
+		parts = append(parts, fmt.Sprintf("%s %d", store, e.Events[store]))
+	}
+	return strings.Join(parts, ", ")
 }
 
 func list[T any](b *strings.Builder, title string, items []T) {

@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/pulsegrid/pulsegrid/internal/audit"
+	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
 	"github.com/pulsegrid/pulsegrid/internal/cell"
 )
 
@@ -21,13 +24,15 @@ func newStatus() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show the running cell: endpoints, hops, lag, freshness, topics",
-		Long: `Show the running cell once: endpoints, what each hop has done and does now, what waits in Kafka, how fresh the stores are.
+		Long: `Show the running cell once: endpoints, what each hop has done and does now, what waits in Kafka, how fresh the stores are, and how many copies of
+events dedupe has removed since the aggregator started, with examples from the newest records of Kafka. Too many copies are a warning.
 Exit code 1 if any part is unhealthy, 3 if no cell is running.`,
 		Example: `  pulsegrid status
   pulsegrid status --json | jq .Hops`,
 		Args: noArgs,
 	}
 	data := dataFlag(cmd)
+	limit := cmd.Flags().Float64("copies-percent", certificate.DefaultCopiesPercent, copiesUsage)
 	asJSON := cmd.Flags().Bool("json", false, "print one JSON object")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		state, err := cell.ReadState(*data)
@@ -38,6 +43,7 @@ Exit code 1 if any part is unhealthy, 3 if no cell is running.`,
 		if err != nil {
 			return err
 		}
+		f.Problems = append(f.Problems, addExamples(cmd.Context(), state, f.Copies)...)
 		if *asJSON {
 			enc := json.NewEncoder(cmd.OutOrStdout())
 			enc.SetIndent("", "  ")
@@ -46,7 +52,7 @@ Exit code 1 if any part is unhealthy, 3 if no cell is running.`,
 				cell.Figures
 			}{state, f})
 		} else {
-			err = printStatus(cmd.OutOrStdout(), state, f)
+			err = printStatus(cmd.OutOrStdout(), state, f, *limit)
 		}
 		if err != nil {
 			return err
@@ -71,6 +77,35 @@ func look(ctx context.Context, state cell.State) (cell.Figures, error) {
 	return observer.Look(ctx), nil
 }
 
+// Bounds of the look for examples.
+const (
+	examplesSince   = audit.DefaultWindow
+	examplesTimeout = 10 * time.Second
+)
+
+// addExamples adds an example of each rule from Kafka's newest records, where there is one. It returns what went wrong.
+func addExamples(ctx context.Context, state cell.State, copies []certificate.SignalCopies) (problems []string) {
+	if !slices.ContainsFunc(copies, func(c certificate.SignalCopies) bool { return c.Copies > 0 }) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, examplesTimeout)
+	defer cancel()
+	config := audit.DefaultConfig()
+	config.Kafka.Brokers = []string{state.Endpoints.Kafka}
+	recent, err := audit.Recent(ctx, config, time.Now().Add(-examplesSince))
+	if err != nil {
+		return []string{fmt.Sprintf("examples of copies: %v", err)}
+	}
+	for _, found := range recent.Copies {
+		for i := range copies {
+			if copies[i].Signal == found.Signal {
+				copies[i].TakeExamples(found)
+			}
+		}
+	}
+	return nil
+}
+
 func verdict(state cell.State, f cell.Figures) error {
 	if !state.Ready {
 		return errors.New("the cell is still starting")
@@ -81,12 +116,17 @@ func verdict(state cell.State, f cell.Figures) error {
 	return nil
 }
 
-func printStatus(w io.Writer, s cell.State, f cell.Figures) error {
+func printStatus(w io.Writer, s cell.State, f cell.Figures, limit float64) error {
 	lines := []string{fmt.Sprintf("cell %s, process %d, since %s, data in %s", s.Version, s.PID, s.Started.Format(time.RFC3339), s.DataDir)}
 	section := func(more []string) { lines = append(append(lines, ""), more...) }
 	section(cell.EndpointLines(s.Endpoints))
 	section(cell.HopLines(f))
 	section(cell.TopicLines(f))
+	var copies strings.Builder
+	if err := writeCopies(&copies, f.Copies, limit); err != nil {
+		return err
+	}
+	section([]string{"copies since the aggregator started", strings.TrimRight(copies.String(), "\n")})
 	processes := make([]string, 0, len(s.Processes))
 	for _, p := range s.Processes {
 		line := fmt.Sprintf("%-12s process %-8d restarts %-4d log %s", p.Name, p.PID, p.Restarts, p.Log)

@@ -18,6 +18,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pulsegrid/pulsegrid/internal/audit"
+	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
 	"github.com/pulsegrid/pulsegrid/internal/cell"
 	"github.com/pulsegrid/pulsegrid/internal/fileset"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
@@ -29,6 +31,8 @@ type tenantShowOptions struct {
 	gateways                  []string
 	window                    time.Duration
 	json                      bool
+	brokers, kafkaConfig      string
+	copiesPercent             float64
 }
 
 func newTenantShow() *cobra.Command {
@@ -36,9 +40,10 @@ func newTenantShow() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show TENANT",
 		Short: "Show what a tenant may send, sends, and is refused",
-		Long: `Show a tenant: its quota, what it sends and by which lane, how fresh it is, what of it is in quarantine and why, and how many requests of its class
-gateways have refused. What it may send comes from the registry's files (--tenants), what it sends and what is in quarantine from ClickHouse. Gateways count by
-class, not by tenant, so refusals are those of all tenants of its class since the gateways started.`,
+		Long: `Show a tenant: its quota, what it sends and by which lane, how fresh it is, how many copies of events it sends, what of it is in quarantine and why, and how many
+requests of its class gateways have refused. What it may send comes from the registry's files (--tenants), what it sends and what is in quarantine from ClickHouse. Gateways count by
+class, not by tenant, so refusals are those of all tenants of its class since the gateways started. Copies are counted in Kafka's newest records, of at most
+15 minutes: those are found that repeat an event of the same time; too many of them are a warning.`,
 		Example: `  pulsegrid tenant show acme --tenants tenants/
   pulsegrid tenant show acme --clickhouse clickhouse:8123 --gateway-metrics http://gateway-1:8888/metrics --json`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -58,6 +63,9 @@ class, not by tenant, so refusals are those of all tenants of its class since th
 	f.StringVar(&o.clickHouse, "clickhouse", "", "HOST:PORT of ClickHouse's HTTP interface (default: the running cell's)")
 	f.StringSliceVar(&o.gateways, "gateway-metrics", nil, "URLs of the gateways' Prometheus endpoints (default: the running cell's)")
 	f.DurationVar(&o.window, "window", 5*time.Minute, "over which rates are taken; at most 24h")
+	f.StringVar(&o.brokers, "brokers", "", "HOST:PORT,... of Kafka, to count copies (default: the running cell's)")
+	f.StringVar(&o.kafkaConfig, "kafka-config", "", "YAML file of Kafka client settings (brokers, tls, auth), as in the receiver's configuration")
+	f.Float64Var(&o.copiesPercent, "copies-percent", certificate.DefaultCopiesPercent, copiesUsage)
 	f.BoolVar(&o.json, "json", false, "print one JSON object")
 	return cmd
 }
@@ -76,6 +84,9 @@ type tenantView struct {
 	Signals      []tenantSignal    `json:"signals"`
 	Quarantine   []tenantViolation `json:"quarantine_24h"`
 	Requests     map[string]int64  `json:"class_requests,omitempty"` // of its class, by decision
+
+	Copies   *audit.RecentCopies `json:"copies,omitempty"` // absent: no Kafka was named
+	Warnings []string            `json:"warnings,omitempty"`
 }
 
 type tenantSignal struct {
@@ -119,6 +130,9 @@ func (o *tenantShowOptions) run(ctx context.Context, w io.Writer, id string) err
 		if len(o.gateways) == 0 {
 			o.gateways = []string{state.Endpoints.GatewayMetrics}
 		}
+		if o.brokers == "" && o.kafkaConfig == "" {
+			o.brokers = state.Endpoints.Kafka
+		}
 	}
 	v := tenantView{ID: id, Signals: []tenantSignal{}, Quarantine: []tenantViolation{}}
 	t, err := o.registered(ctx, &v)
@@ -142,10 +156,40 @@ func (o *tenantShowOptions) run(ctx context.Context, w io.Writer, id string) err
 	if err := o.refused(ctx, &v); err != nil {
 		return err
 	}
+	if err := o.copies(ctx, &v); err != nil {
+		return err
+	}
 	if o.json {
 		return json.NewEncoder(w).Encode(v)
 	}
-	return v.print(w, o.window)
+	return v.print(w, o.window, o.copiesPercent)
+}
+
+// copies counts them in the newest records of Kafka.
+func (o *tenantShowOptions) copies(ctx context.Context, v *tenantView) error {
+	config := audit.DefaultConfig()
+	var err error
+	switch {
+	case o.kafkaConfig != "":
+		if config.Kafka, err = readKafkaConfig(o.kafkaConfig); err != nil {
+			return usageError{fmt.Errorf("--kafka-config: %w", err)}
+		}
+	case o.brokers == "":
+		return nil
+	}
+	if o.brokers != "" {
+		config.Kafka.Brokers = strings.Split(o.brokers, ",")
+	}
+	config.Tenant = v.ID
+	if v.Copies, err = audit.Recent(ctx, config, time.Now().Add(-config.Window)); err != nil {
+		return fmt.Errorf("count copies: %w", err)
+	}
+	for _, c := range v.Copies.Copies {
+		if text := c.Warning(o.copiesPercent); text != "" {
+			v.Warnings = append(v.Warnings, text)
+		}
+	}
+	return nil
 }
 
 // registered adds what the registry says; nil: it was not asked.
@@ -283,7 +327,7 @@ func (o *tenantShowOptions) refused(ctx context.Context, v *tenantView) error {
 	return nil
 }
 
-func (v *tenantView) print(w io.Writer, window time.Duration) error {
+func (v *tenantView) print(w io.Writer, window time.Duration, copiesPercent float64) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "tenant %s", v.ID)
 	if v.Known != nil {
@@ -319,6 +363,16 @@ func (v *tenantView) print(w io.Writer, window time.Duration) error {
 	}
 	if len(v.Quarantine) == 0 {
 		b.WriteString("\nnothing in quarantine within a day\n")
+	}
+	if v.Copies != nil {
+		fmt.Fprintf(&b, "\ncopies in Kafka since %s", v.Copies.Since.Format(time.DateTime))
+		if v.Copies.Partial {
+			b.WriteString(", as far as the newest records go")
+		}
+		b.WriteString("\n")
+		if err := writeCopies(&b, v.Copies.Copies, copiesPercent); err != nil {
+			return err
+		}
 	}
 	if len(v.Requests) > 0 {
 		fmt.Fprintf(&b, "\nrequests of class %s since the gateways started:", cmp.Or(v.Class, tenant.DefaultClass))

@@ -2,22 +2,29 @@ package audit
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
 	"github.com/pulsegrid/pulsegrid/internal/audit/stored"
+	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
 // Run audits. Its certificate is complete whatever the verdict; an error means that there is none: the configuration is wrong, Kafka cannot
 // be read, or ctx ended.
 func Run(ctx context.Context, config Config) (*certificate.Certificate, error) {
+	return run(ctx, config, (*audit).open)
+}
+
+func run(ctx context.Context, config Config, open func(*audit, context.Context)) (*certificate.Certificate, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
 	a := &audit{Config: &config, cert: &certificate.Certificate{Format: certificate.Version, Tool: config.Tool, Cell: config.Cell, Started: time.Now().UTC().Truncate(time.Millisecond)}}
 	a.report = newReport(a.cert, config.MaxDifferences)
+	a.erased = newErasures(a.cert, config.Erased)
 	defer a.close()
-	if err := a.run(ctx); err != nil {
+	if err := a.run(ctx, open); err != nil {
 		return nil, err
 	}
 	a.cert.Finished = time.Now().UTC().Truncate(time.Millisecond)
@@ -40,6 +47,7 @@ type audit struct {
 	stores       []stored.Store // nil: could not be opened
 	groups       []string
 	quarantine   quarantineIndex
+	erased       *erasures
 	events, rows int64 // for Progress
 }
 
@@ -54,12 +62,12 @@ func (a *audit) close() {
 	}
 }
 
-func (a *audit) run(ctx context.Context) error {
+func (a *audit) run(ctx context.Context, open func(*audit, context.Context)) error {
 	var err error
 	if a.log, err = openKafka(ctx, a.Config); err != nil {
 		return err
 	}
-	a.open(ctx)
+	open(a, ctx)
 	p := &planner{Config: a.Config, log: a.log, groups: a.groups, cert: a.cert}
 	topics, err := p.topics(ctx)
 	if err != nil {
@@ -109,7 +117,7 @@ func (a *audit) opened(s stored.Store, err error, info certificate.StoreInfo) {
 }
 
 func (a *audit) asked(topics []Topic) {
-	q := certificate.Asked{Ranges: a.Ranges, Tenant: a.Tenant, Window: a.Window.String(), Quick: a.Quick, Ledger: !a.SkipLedger}
+	q := certificate.Asked{Ranges: a.Ranges, Tenant: a.Tenant, Window: a.Window.String(), Quick: a.Quick, Ledger: !a.SkipLedger, Copies: a.CopiesPercent}
 	if !a.From.IsZero() {
 		t := a.From.UTC()
 		q.From = &t
@@ -122,6 +130,16 @@ func (a *audit) asked(topics []Topic) {
 		q.Topics = append(q.Topics, t.Name)
 	}
 	a.cert.Asked = q
+}
+
+// copiesOf is the count of a signal's copies.
+func (a *audit) copiesOf(s signal.Signal) *certificate.SignalCopies {
+	i := slices.IndexFunc(a.cert.Copies, func(c certificate.SignalCopies) bool { return c.Signal == s.String() })
+	if i < 0 {
+		i = len(a.cert.Copies)
+		a.cert.Copies = append(a.cert.Copies, certificate.SignalCopies{Signal: s.String(), Rules: []certificate.RuleCopies{}})
+	}
+	return &a.cert.Copies[i]
 }
 
 func (a *audit) tell(p Progress) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
+	"github.com/pulsegrid/pulsegrid/internal/audit/erasure"
 	"github.com/pulsegrid/pulsegrid/internal/audit/stored"
 	"github.com/pulsegrid/pulsegrid/internal/kafka"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
@@ -55,6 +56,11 @@ type Config struct {
 	SkipLedger bool // do not read the ledgers
 	Rollups    bool // compare ClickHouse's rollup tables with its rows too
 
+	// Erased are declared erasures: rows that they cover may be missing.
+	Erased []erasure.Erasure
+	// CopiesPercent is the share of copies of a signal above which the certificate warns.
+	CopiesPercent float64
+
 	MaxDifferences int    // differences listed of each kind and store; totals are exact
 	TempDir        string // for rows that do not fit in memory; empty: the system's
 	Certificates   string // directory to add the certificate to; empty: none is written
@@ -97,7 +103,7 @@ func signalOf(topic string) signal.Signal {
 func DefaultConfig() Config {
 	return Config{
 		Tool: "pulsegrid", Kafka: kafka.NewDefaultClientConfig(), QuarantineTopic: signal.QuarantineTopic, DefaultTenant: DefaultTenant,
-		Window: DefaultWindow, MaxDifferences: DefaultMaxDifferences, StallTimeout: DefaultStallTimeout,
+		Window: DefaultWindow, MaxDifferences: DefaultMaxDifferences, CopiesPercent: certificate.DefaultCopiesPercent, StallTimeout: DefaultStallTimeout,
 	}
 }
 
@@ -143,6 +149,9 @@ func (c *Config) Validate() error {
 	}
 	if c.MaxDifferences < 0 {
 		fail("max differences %d is negative", c.MaxDifferences)
+	}
+	if c.CopiesPercent < 0 || c.CopiesPercent > 100 {
+		fail("copies percent %g is not between 0 and 100", c.CopiesPercent)
 	}
 	if c.StallTimeout <= 0 {
 		fail("stall timeout %s is not above zero", c.StallTimeout)

@@ -14,6 +14,8 @@ import (
 type expectation struct {
 	store  int // its number
 	name   string
+	former *formerTopic
+	erased *erasures
 	result *certificate.StoreResult
 	ledger *ledgerCheck // nil: not compared
 }
@@ -37,12 +39,12 @@ func (x *expectation) record(offset, events int64, readable bool, away []bool) {
 
 // expects tells whether the store must have a row of e, and adds it up.
 func (x *expectation) expects(e *counted) bool {
-	expected := !e.duplicate && !e.away[x.store]
+	expected := !e.copy() && !e.record.away[x.store]
 	if expected {
 		stored.Add(&x.result.Expected, e.Row)
 	}
 	if x.ledger != nil {
-		x.ledger.event(e, expected, e.away[x.store])
+		x.ledger.event(e, expected, e.record.away[x.store])
 	}
 	return expected
 }
@@ -62,18 +64,11 @@ func newJoin(x expectation, topic string, cursor *stored.Cursor, r *report) *joi
 	return &join{expectation: x, topic: topic, cursor: cursor, report: r, want: sha256.New(), got: sha256.New()}
 }
 
-// take gives the store's next row if it lies at p.
-func (j *join) take(p stored.Place) (stored.Row, bool, error) {
-	r, ok := j.cursor.Peek()
-	if !ok || r.Place() != p {
-		return stored.Row{}, false, nil
-	}
-	if err := j.cursor.Next(); err != nil {
-		return stored.Row{}, false, err
-	}
+// next gives the store's next row, which Peek has shown, as one of the present topic.
+func (j *join) next(r stored.Row) error {
 	stored.Add(&j.result.Got, r)
 	r.Digest(j.got)
-	return r, true, nil
+	return j.cursor.Next()
 }
 
 // until reports the rows before p: Kafka has no such events.
@@ -83,10 +78,43 @@ func (j *join) until(p stored.Place) error {
 		if !ok || r.Place().Compare(p) >= 0 {
 			return nil
 		}
-		if _, _, err := j.take(r.Place()); err != nil {
+		if j.former.has(r) {
+			if err := j.ofFormer(); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := j.next(r); err != nil {
 			return err
 		}
 		j.differs(certificate.Foreign, r, nil, "Kafka has no such event")
+	}
+}
+
+// ofFormer goes on after a row of a former topic.
+func (j *join) ofFormer() error {
+	j.result.Former++
+	return j.cursor.Next()
+}
+
+// rowsAt takes the store's rows at the place of e. Other ones than e's own may be of a former topic.
+func (j *join) rowsAt(e *counted) (rows int64, altered bool, err error) {
+	for {
+		r, ok := j.cursor.Peek()
+		if !ok || r.Place() != e.Place() {
+			return rows, altered, nil
+		}
+		own := r.ID == e.ID && r.Received == e.Received
+		if !own && j.former.has(r) {
+			err = j.ofFormer()
+		} else {
+			rows++
+			altered = altered || r.Hash != e.Hash || r.ID != e.ID
+			err = j.next(r)
+		}
+		if err != nil {
+			return rows, altered, err
+		}
 	}
 }
 
@@ -108,34 +136,33 @@ func (j *join) event(e *counted) error {
 	if err := j.until(e.Place()); err != nil {
 		return err
 	}
-	var rows int64
-	altered := false
-	for {
-		r, ok, err := j.take(e.Place())
-		if err != nil {
-			return err
-		}
-		if !ok {
-			break
-		}
-		rows++
-		altered = altered || r.Hash != e.Hash || r.ID != e.ID
+	rows, altered, err := j.rowsAt(e)
+	if err != nil {
+		return err
 	}
+	away := e.record.away[j.store]
 	switch {
 	case !expected && rows == 0, expected && rows == 1 && !altered:
 		j.ends()
 	case !expected:
-		kind, why := certificate.Doubled, fmt.Sprintf("it is a duplicate of an event at offset %d, and stored all the same", e.duplicateOf)
-		if e.away[j.store] {
+		kind, why := certificate.Doubled, fmt.Sprintf("it is a copy of %d#%d by rule %s, and stored all the same", e.verdict.Of.Offset, e.verdict.Of.Position, e.verdict.Rule)
+		if away {
 			kind, why = certificate.Foreign, "its record is in quarantine, and stored all the same"
 		}
 		for range rows {
 			j.differs(kind, e.Row, nil, why)
 		}
+	case rows == 0 && j.erased.explain(j.name, e):
+		j.result.Erased++
+		j.ends()
 	case rows == 0 && e.undecidable:
 		j.differs(certificate.Undecidable, e.Row, nil, "retention has removed the records before")
 	case rows == 0:
-		j.differs(certificate.Lost, e.Row, nil, "")
+		why := ""
+		if e.verdict.Differs {
+			why = fmt.Sprintf("it is no copy: its header says that it is %d#%d once more, and their contents differ", e.verdict.Of.Offset, e.verdict.Of.Position)
+		}
+		j.differs(certificate.Lost, e.Row, nil, why)
 	}
 	if expected && rows > 1 {
 		for range rows - 1 {

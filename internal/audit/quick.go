@@ -74,8 +74,8 @@ func (t *topicAudit) suspects(ctx context.Context, plans []*plan) error {
 	if len(plans) == 0 {
 		return nil
 	}
-	ledgers, events := t.ledgers, t.events
-	t.ledgers = make([][]ledger.Entry, len(t.stores))
+	ledgers, events, copies := t.ledgers, t.events, t.copies
+	t.ledgers, t.copies = make([][]ledger.Entry, len(t.stores)), nil
 	results := make([]certificate.PartitionResult, len(plans))
 	for n, pl := range plans {
 		p := &planner{Config: t.Config, log: t.log, groups: t.groups, cert: &certificate.Certificate{}}
@@ -85,7 +85,7 @@ func (t *topicAudit) suspects(ctx context.Context, plans []*plan) error {
 		results[n] = t.begin(pl)
 	}
 	err := t.exact(ctx, plans, false, results)
-	t.ledgers, t.events = ledgers, events
+	t.ledgers, t.events, t.copies = ledgers, events, copies
 	if err != nil {
 		return err
 	}

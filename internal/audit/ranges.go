@@ -14,6 +14,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
+	"github.com/pulsegrid/pulsegrid/internal/audit/oracle"
+	"github.com/pulsegrid/pulsegrid/internal/block"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -133,6 +135,8 @@ type topicPlan struct {
 	Topic
 	partitions []*plan // ascending
 	count      int32   // partitions that the topic has
+	id         block.TopicID
+	former     *formerTopic
 }
 
 // planner resolves what was asked for.
@@ -175,6 +179,7 @@ func (p *planner) topics(ctx context.Context) ([]Topic, error) {
 // offsets of a topic, as Kafka and the groups know them.
 type offsets struct {
 	starts, ends, from, to kadm.ListedOffsets
+	oldest                 kadm.ListedOffsets     // first record of each partition, with its append time; -1: it has none
 	committed              []kadm.OffsetResponses // by store
 }
 
@@ -192,6 +197,7 @@ func (p *planner) offsets(ctx context.Context, topic string) (o offsets, err err
 		}
 	}
 	list("first", &o.starts, func() (kadm.ListedOffsets, error) { return p.log.admin.ListStartOffsets(ctx, topic) })
+	list("oldest", &o.oldest, func() (kadm.ListedOffsets, error) { return p.log.admin.ListOffsetsAfterMilli(ctx, 0, topic) })
 	list("last", &o.ends, func() (kadm.ListedOffsets, error) { return p.log.admin.ListCommittedOffsets(ctx, topic) })
 	if !p.From.IsZero() {
 		list("from", &o.from, func() (kadm.ListedOffsets, error) {
@@ -228,6 +234,9 @@ func (p *planner) topic(ctx context.Context, t Topic) (*topicPlan, error) {
 		return nil, err
 	}
 	out := &topicPlan{Topic: t}
+	if out.id, err = p.topicID(ctx, t.Name); err != nil {
+		return nil, err
+	}
 	for _, start := range o.starts.Offsets().Sorted() {
 		out.count = max(out.count, start.Partition+1)
 		pl, err := p.partition(ctx, t, start.Partition, o)
@@ -238,12 +247,25 @@ func (p *planner) topic(ctx context.Context, t Topic) (*topicPlan, error) {
 			out.partitions = append(out.partitions, pl)
 		}
 	}
+	out.former = newFormerTopic(t.Name, out.count, o)
 	for _, r := range p.Ranges {
 		if r.Topic == t.Name && r.Partition >= out.count {
 			return nil, fmt.Errorf("range %s: topic %s has %d partitions", r, t.Name, out.count)
 		}
 	}
 	return out, nil
+}
+
+// topicID is Kafka's id of the topic; zero: the broker gives none.
+func (p *planner) topicID(ctx context.Context, topic string) (block.TopicID, error) {
+	details, err := p.log.admin.ListTopics(ctx, topic)
+	if err == nil {
+		err = details.Error()
+	}
+	if err != nil {
+		return block.TopicID{}, fmt.Errorf("topic %s: %w", topic, err)
+	}
+	return block.TopicID(details[topic].ID), nil
 }
 
 func at(l kadm.ListedOffsets, topic string, partition int32) int64 {
@@ -318,7 +340,7 @@ func (p *planner) retention(ctx context.Context, pl *plan) error {
 		switch {
 		case len(p.Ranges) > 0:
 		case p.From.IsZero():
-			after, err := p.after(ctx, pl, begin.Add(p.Window))
+			after, err := p.after(ctx, pl, begin.Add(oracle.Reach(p.Window)))
 			if err != nil {
 				return err
 			}
@@ -334,7 +356,7 @@ func (p *planner) retention(ctx context.Context, pl *plan) error {
 		}
 	}
 	if pl.start > 0 {
-		pl.blindBefore = begin.Add(p.Window).UnixNano()
+		pl.blindBefore = begin.Add(oracle.Reach(p.Window)).UnixNano()
 	}
 	return p.rewind(ctx, pl)
 }
@@ -349,7 +371,7 @@ func (p *planner) rewind(ctx context.Context, pl *plan) error {
 	if err != nil || first.IsZero() {
 		return err
 	}
-	from, err := p.after(ctx, pl, first.Add(-p.Window))
+	from, err := p.after(ctx, pl, first.Add(-oracle.Reach(p.Window)))
 	pl.windowFrom = min(from, pl.First)
 	return err
 }

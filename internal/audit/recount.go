@@ -2,31 +2,16 @@ package audit
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"strconv"
-	"strings"
-	"time"
 
 	"github.com/apache/arrow-go/v18/arrow/memory"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"go.opentelemetry.io/collector/pdata/pcommon"
-	"go.opentelemetry.io/collector/pdata/plog"
-	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
-	"go.opentelemetry.io/collector/pdata/pmetric"
-	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
-	"go.opentelemetry.io/collector/pdata/ptrace"
-	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 
 	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
+	"github.com/pulsegrid/pulsegrid/internal/audit/oracle"
 	"github.com/pulsegrid/pulsegrid/internal/audit/stored"
 	"github.com/pulsegrid/pulsegrid/internal/columns"
-	"github.com/pulsegrid/pulsegrid/internal/envelope"
-	"github.com/pulsegrid/pulsegrid/internal/eventid"
-	"github.com/pulsegrid/pulsegrid/internal/lineage"
-	"github.com/pulsegrid/pulsegrid/internal/otlpwire"
-	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
 // Bounds of what is decoded at a time.
@@ -38,12 +23,15 @@ const (
 // counted is one event of Kafka.
 type counted struct {
 	stored.Row
-	duplicate   bool
-	duplicateOf int64  // offset of the event's last occurrence
-	undecidable bool   // duplicates of it may be gone from Kafka
-	away        []bool // by store: its record is in quarantine
+	verdict     oracle.Verdict
+	undecidable bool // what it may be a copy of may be gone from Kafka
+	record      *decoded
+	time        int64 // column time, Unix nanoseconds
 	cells       func() [][]byte
 }
+
+// copy tells whether the event must not be stored, since it repeats another one.
+func (e *counted) copy() bool { return e.verdict.Rule != 0 }
 
 // sink takes what a recount finds, in the order of Kafka.
 type sink interface {
@@ -61,50 +49,42 @@ type recount struct {
 	sink       sink
 	progress   func(offset int64, events int64)
 
-	window  *window
+	memory  *oracle.Memory
 	content bool
 	builder *columns.Builder
+	copies  *certificate.SignalCopies // nil: not counted
 
 	records []*decoded // of the chunk
+	event   counted    // that is compared
 	events  int
 	bytes   int
 	result  *certificate.PartitionResult
 }
 
-// decoded is a record whose events are known.
-type decoded struct {
-	offset   int64
-	readable bool
-	away     []bool
-	tenant   string
-	ids      [][16]byte
-	keys     [][16]byte // that dedupe compares the events by
-	data     data
-	appended int64
-	silent   bool // of another tenant than asked for: its events occurred, but are not compared
-	unread   bool // by the data path, so its events did not occur
-}
-
 // run reads the window before the range, then the range.
 func (r *recount) run(ctx context.Context, log *kafkaLog) error {
-	r.window = newWindow(r.Window)
+	r.memory = oracle.NewMemory(r.Window)
 	if r.content {
 		r.builder = columns.NewBuilder(memory.DefaultAllocator, columns.ForSignal(r.plan.signal))
 		defer r.builder.Release()
 	}
 	err := log.each(ctx, r.plan.Topic, r.plan.Partition, r.plan.windowFrom, r.plan.First-1, func(rec *kgo.Record) error {
-		if d := r.decode(rec, false); d.readable && !d.unread {
-			r.remember(d, func(int, int64, bool) {})
+		d, err := r.decode(rec, false)
+		if err == nil && d.readable && !d.unread {
+			r.memory.Add(d.request)
 		}
-		return nil
+		return err
 	})
 	if err != nil {
 		return err
 	}
 	err = log.each(ctx, r.plan.Topic, r.plan.Partition, r.plan.First, r.plan.Last, func(rec *kgo.Record) error {
-		d := r.decode(rec, r.content)
+		d, err := r.decode(rec, r.content)
+		if err != nil {
+			return err
+		}
 		r.records = append(r.records, d)
-		r.events += len(d.ids)
+		r.events += d.events()
 		r.bytes += len(rec.Value)
 		if r.events >= chunkEvents || r.bytes >= chunkBytes || len(r.records) >= chunkEvents {
 			return r.flush()
@@ -121,99 +101,19 @@ func (r *recount) flushAfter(err error) error {
 	return r.flush()
 }
 
-// remember tells f of each event of d whether it is a duplicate.
-func (r *recount) remember(d *decoded, f func(i int, of int64, duplicate bool)) {
-	if len(d.ids) == 0 {
-		return
+// decode also looks the record up in the quarantine.
+func (r *recount) decode(rec *kgo.Record, stamp bool) (*decoded, error) {
+	d, err := decoder{r.plan.signal, r.DefaultTenant}.decode(rec, stamp)
+	if err != nil {
+		return nil, err
 	}
-	r.window.advance(time.Unix(0, d.appended))
-	for i, key := range d.keys {
-		of, dup := r.window.occurred(d.tenant, key, d.offset)
-		f(i, of, dup)
-	}
-}
-
-// decode reads a record as docs/formats/kafka.md describes it.
-func (r *recount) decode(rec *kgo.Record, stamp bool) *decoded {
-	o := lineage.Origin{
-		Tenant: r.DefaultTenant, Source: strings.ToValidUTF8(string(rec.Key), "\uFFFD"), Received: rec.Timestamp,
-		Topic: rec.Topic, Partition: rec.Partition, Appended: rec.Timestamp,
-	}
-	sameSignal := true
-	from := eventid.From{Source: rec.Key}
-	for i := len(rec.Headers) - 1; i >= 0; i-- { // of headers of one name the first counts
-		switch v := string(rec.Headers[i].Value); rec.Headers[i].Key {
-		case envelope.HeaderTenant:
-			if o.Tenant = r.DefaultTenant; v != "" {
-				o.Tenant = strings.ToValidUTF8(v, "\uFFFD")
-			}
-		case envelope.HeaderReceivedNanos:
-			o.Received = rec.Timestamp
-			if ns, err := strconv.ParseInt(v, 10, 64); err == nil && ns > 0 {
-				o.Received = time.Unix(0, ns)
-			}
-		case envelope.HeaderRequest:
-			from.Request = rec.Headers[i].Value
-		case envelope.HeaderIDAttribute:
-			from.IDAttribute = v
-		case envelope.HeaderSignal:
-			sameSignal = v == r.plan.signal.String()
-		}
-	}
-	d := &decoded{offset: rec.Offset, tenant: o.Tenant, appended: rec.Timestamp.UnixNano(), silent: r.Tenant != "" && r.Tenant != o.Tenant}
+	d.silent = r.Tenant != "" && r.Tenant != d.origin.Tenant
 	for _, g := range r.groups {
 		in, _ := r.quarantine.of(rec.Topic, rec.Partition, rec.Offset, g)
 		d.away = append(d.away, in)
 	}
 	d.unread = r.quarantine.unread(rec.Topic, rec.Partition, rec.Offset)
-	if !sameSignal {
-		return d
-	}
-	// pdata's decoder recurses as deep as a value is nested, without a bound of its own.
-	events, err := otlpwire.Count(r.plan.signal, rec.Value, otlpwire.Limits{})
-	if err != nil {
-		return d
-	}
-	if d.data, err = unmarshal(r.plan.signal, rec.Value); err != nil {
-		return d
-	}
-	d.readable = true
-	from.Tenant = o.Tenant
-	if err := r.identify(d, rec.Value, events, from); err != nil {
-		d.readable = false
-		return d
-	}
-	if stamp {
-		(&visitor{offset: rec.Offset, origin: o, ids: d.ids}).data(d.data)
-	}
-	return d
-}
-
-// identify makes the ids of d's events, and what they are compared by.
-func (r *recount) identify(d *decoded, value []byte, events int, from eventid.From) error {
-	var record eventid.Record
-	if err := eventid.NewReader(r.plan.signal, true).Read(&record, value, events, from); err != nil {
-		return err
-	}
-	equal := map[eventid.Key]int{}
-	for i, key := range record.Keys {
-		switch record.Rules[i] {
-		case eventid.ByRequest:
-			key = record.IndexKey(i)
-		case eventid.ByContent:
-			_, nth := record.At(i)
-			if record.Whole {
-				nth = equal[key]
-				equal[key]++
-			}
-			key = key.Nth(nth)
-		}
-		var b [16]byte
-		binary.LittleEndian.PutUint64(b[:], key.Hi)
-		binary.LittleEndian.PutUint64(b[8:], key.Lo)
-		d.ids, d.keys = append(d.ids, record.ID(i)), append(d.keys, b)
-	}
-	return nil
+	return d, nil
 }
 
 // flush decides and compares the chunk.
@@ -224,7 +124,7 @@ func (r *recount) flush() error {
 	var rows *stored.Reader
 	if r.content {
 		for _, d := range r.records {
-			if d.readable && !d.silent && len(d.ids) > 0 {
+			if d.readable && !d.silent && d.events() > 0 {
 				if err := d.data.appendTo(r.builder); err != nil {
 					return fmt.Errorf("%s/%d offset %d: %w", r.plan.Topic, r.plan.Partition, d.offset, err)
 				}
@@ -250,9 +150,10 @@ func (r *recount) flush() error {
 }
 
 func (r *recount) one(d *decoded, rows *stored.Reader, n *int) error {
-	events := make([]counted, len(d.ids))
-	if !d.unread {
-		r.remember(d, func(i int, of int64, dup bool) { events[i].duplicate, events[i].duplicateOf = dup, of })
+	var verdicts []oracle.Verdict
+	repeats := false
+	if d.readable && !d.unread {
+		verdicts, repeats = r.memory.Add(d.request)
 	}
 	if d.silent {
 		return nil
@@ -267,28 +168,34 @@ func (r *recount) one(d *decoded, rows *stored.Reader, n *int) error {
 			break
 		}
 	}
-	if err := r.sink.record(r.plan.Partition, d.offset, int64(len(events)), d.readable, d.away); err != nil {
+	if err := r.sink.record(r.plan.Partition, d.offset, int64(d.events()), d.readable, d.away); err != nil {
 		return err
 	}
-	for i := range events {
-		e := &events[i]
-		e.Row = stored.Row{Partition: r.plan.Partition, Offset: d.offset, Index: int32(i), ID: d.ids[i]}
-		e.away = d.away
-		e.undecidable = !e.duplicate && d.appended < r.plan.blindBefore
+	for i := range d.events() {
+		e := &r.event
+		*e = counted{
+			Row:    stored.Row{Partition: r.plan.Partition, Offset: d.offset, Index: int32(i), ID: d.request.ID(i), Received: d.origin.Received.UnixNano()},
+			record: d, time: d.time(r.plan.signal, i),
+		}
+		if verdicts != nil {
+			e.verdict = verdicts[i]
+		}
+		e.undecidable = !e.copy() && d.origin.Appended.UnixNano() < r.plan.blindBefore
 		if rows != nil {
 			at := *n
 			*n++
 			built := rows.Row(at)
-			if built.Place() != e.Place() || built.ID != e.ID {
+			if built.Place() != e.Place() || built.ID != e.ID || built.Received != e.Received {
 				return fmt.Errorf("%s/%d: the row model puts event %d of offset %d at offset %d, index %d: the audit and internal/columns disagree", r.plan.Topic, r.plan.Partition, i, d.offset, built.Offset, built.Index)
 			}
 			e.Hash = built.Hash
 			e.cells = func() [][]byte { return rows.Cells(at) }
 		}
 		r.result.Events++
-		if e.duplicate {
+		if e.copy() {
 			r.result.Duplicates++
 		}
+		r.count(e, repeats)
 		if err := r.sink.event(e); err != nil {
 			return err
 		}
@@ -296,114 +203,20 @@ func (r *recount) one(d *decoded, rows *stored.Reader, n *int) error {
 	return nil
 }
 
-// data is one request of any signal; the other two are zero.
-type data struct {
-	signal  signal.Signal
-	logs    plog.Logs
-	metrics pmetric.Metrics
-	traces  ptrace.Traces
-}
-
-func unmarshal(s signal.Signal, value []byte) (data, error) {
-	d := data{signal: s}
-	switch s {
-	case signal.Logs:
-		req := plogotlp.NewExportRequest()
-		err := req.UnmarshalProto(value)
-		d.logs = req.Logs()
-		return d, err
-	case signal.Metrics:
-		req := pmetricotlp.NewExportRequest()
-		err := req.UnmarshalProto(value)
-		d.metrics = req.Metrics()
-		return d, err
-	default:
-		req := ptraceotlp.NewExportRequest()
-		err := req.UnmarshalProto(value)
-		d.traces = req.Traces()
-		return d, err
+// count counts the event among the copies, if it is one.
+func (r *recount) count(e *counted, repeats bool) {
+	if r.copies == nil {
+		return
+	}
+	r.copies.Counted(1)
+	if e.copy() {
+		r.copies.Add(e.verdict.Rule.String(), example(r.plan.Topic, e.record, e.Place(), e.verdict, repeats))
 	}
 }
 
-func (d data) appendTo(b *columns.Builder) error {
-	switch d.signal {
-	case signal.Logs:
-		return b.AppendLogs(d.logs)
-	case signal.Metrics:
-		return b.AppendMetrics(d.metrics)
-	default:
-		return b.AppendTraces(d.traces)
-	}
-}
-
-// visitor stamps the events of a request, in their order.
-type visitor struct {
-	offset int64
-	origin lineage.Origin
-	ids    [][16]byte
-	next   int
-}
-
-func (v *visitor) event(attrs pcommon.Map) {
-	lineage.StampEvent(attrs, lineage.Event{ID: v.ids[v.next], Offset: v.offset, Index: int32(v.next)})
-	v.next++
-}
-
-func (v *visitor) resource(r pcommon.Resource) { lineage.StampResource(r.Attributes(), v.origin) }
-
-func (v *visitor) data(d data) {
-	switch d.signal {
-	case signal.Logs:
-		for _, rl := range d.logs.ResourceLogs().All() {
-			v.resource(rl.Resource())
-			for _, sl := range rl.ScopeLogs().All() {
-				for _, lr := range sl.LogRecords().All() {
-					v.event(lr.Attributes())
-				}
-			}
-		}
-	case signal.Traces:
-		for _, rs := range d.traces.ResourceSpans().All() {
-			v.resource(rs.Resource())
-			for _, ss := range rs.ScopeSpans().All() {
-				for _, s := range ss.Spans().All() {
-					v.event(s.Attributes())
-				}
-			}
-		}
-	case signal.Metrics:
-		for _, rm := range d.metrics.ResourceMetrics().All() {
-			v.resource(rm.Resource())
-			for _, sm := range rm.ScopeMetrics().All() {
-				for _, m := range sm.Metrics().All() {
-					v.points(m)
-				}
-			}
-		}
-	}
-}
-
-func (v *visitor) points(m pmetric.Metric) {
-	switch m.Type() {
-	case pmetric.MetricTypeGauge:
-		for _, dp := range m.Gauge().DataPoints().All() {
-			v.event(dp.Attributes())
-		}
-	case pmetric.MetricTypeSum:
-		for _, dp := range m.Sum().DataPoints().All() {
-			v.event(dp.Attributes())
-		}
-	case pmetric.MetricTypeHistogram:
-		for _, dp := range m.Histogram().DataPoints().All() {
-			v.event(dp.Attributes())
-		}
-	case pmetric.MetricTypeExponentialHistogram:
-		for _, dp := range m.ExponentialHistogram().DataPoints().All() {
-			v.event(dp.Attributes())
-		}
-	case pmetric.MetricTypeSummary:
-		for _, dp := range m.Summary().DataPoints().All() {
-			v.event(dp.Attributes())
-		}
+func example(topic string, d *decoded, p stored.Place, v oracle.Verdict, repeats bool) certificate.CopyExample {
+	return certificate.CopyExample{
+		Tenant: d.origin.Tenant, Topic: topic, Partition: p.Partition, Offset: p.Offset, Index: p.Index,
+		OfOffset: v.Of.Offset, OfIndex: v.Of.Position, Apart: !repeats, Differs: v.Differs,
 	}
 }

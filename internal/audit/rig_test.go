@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"io"
 	"net/http"
@@ -26,8 +27,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/uptrace/bun/driver/sqliteshim"
-	"go.opentelemetry.io/collector/pdata/plog"
-	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.uber.org/goleak"
 
 	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
@@ -59,17 +58,24 @@ type rig struct {
 	kafka    *kfake.Cluster
 	client   *kgo.Client
 	admin    *kadm.Client
-	hot      *clickhousetest.Server
+	hot      *clickhousetest.Server // nil: both stores are in memory
 	database string
-	lakeDir  string
-	catalog  catalog.Catalog
-	now      time.Time                  // append time of the next record
-	records  map[string][][]*kgo.Record // by topic and partition
+
+	memoryHot, memoryLake *memoryStore
+	lakeDir               string
+	catalog               catalog.Catalog
+	now                   time.Time                  // append time of the next record
+	records               map[string][][]*kgo.Record // by topic and partition
+
+	parts map[*kgo.Record]partOf // records with a header `request`
 
 	// What the data path does wrong.
 	skip     func(r *kgo.Record) bool // records that never reach the dedupe
 	noDedupe bool                     // duplicates are stored
 	window   time.Duration
+	spoil    func(*event)      // changes what the dedupe compares
+	forgets  time.Duration     // the dedupe's window; 0: the right one
+	keep     func(*event) bool // copies that are stored all the same
 
 	// What the lake is given at the end, in one commit a table.
 	lakeRows   map[signal.Signal][]arrow.RecordBatch
@@ -97,6 +103,11 @@ func newRig(t testing.TB, hot *clickhousetest.Server) *rig {
 		require.NoError(t, err)
 		r.records[topic] = make([][]*kgo.Record, partitions)
 	}
+	r.parts = map[*kgo.Record]partOf{}
+	if hot == nil {
+		r.memoryHot, r.memoryLake = newMemoryStore(certificate.Hot, DefaultHotGroup), newMemoryStore(certificate.Lake, DefaultLakeGroup)
+		return r
+	}
 	r.createStores()
 	return r
 }
@@ -105,7 +116,11 @@ func (r *rig) config(change ...func(*Config)) Config {
 	c := DefaultConfig()
 	c.Tool, c.Cell = "test", "test"
 	c.Kafka.Brokers = r.kafka.ListenAddrs()
-	c.ClickHouse = &stored.ClickHouseConfig{URL: r.hot.URL, Database: r.database, Group: DefaultHotGroup}
+	url := "memory"
+	if r.hot != nil {
+		url = r.hot.URL
+	}
+	c.ClickHouse = &stored.ClickHouseConfig{URL: url, Database: r.database, Group: DefaultHotGroup}
 	c.Lake = r.lakeConfig()
 	c.Window = r.window
 	for _, f := range change {
@@ -123,7 +138,15 @@ func (r *rig) lakeConfig() *stored.LakeConfig {
 
 func (r *rig) audit(change ...func(*Config)) *certificate.Certificate {
 	r.t.Helper()
-	c, err := Run(r.t.Context(), r.config(change...))
+	open := (*audit).open
+	if r.hot == nil {
+		open = func(a *audit, _ context.Context) {
+			for _, s := range []*memoryStore{r.memoryHot, r.memoryLake} {
+				a.opened(s, nil, certificate.StoreInfo{})
+			}
+		}
+	}
+	c, err := run(r.t.Context(), r.config(change...), open)
 	require.NoError(r.t, err)
 	return c
 }
@@ -201,12 +224,7 @@ type quarantinedRecord struct {
 func (r *rig) storePartition(group string, s signal.Signal, partition int32, quarantined []quarantinedRecord) {
 	r.t.Helper()
 	records := r.records[s.Topic()][partition]
-	type seen struct {
-		tenant string
-		id     [16]byte
-		at     time.Time
-	}
-	var before []seen
+	m := &model{rig: r}
 	next := int64(0)
 	for block := range slices.Chunk(records, blockRecords) {
 		b := columns.NewBuilder(memory.DefaultAllocator, columns.ForSignal(s))
@@ -216,8 +234,8 @@ func (r *rig) storePartition(group string, s signal.Signal, partition int32, qua
 			if r.skip != nil && r.skip(rec) {
 				continue
 			}
-			d := (&recount{Config: &Config{DefaultTenant: DefaultTenant}, plan: &plan{signal: s}}).decode(rec, true)
-			if !d.readable {
+			d, ok := r.read(s, rec)
+			if !ok {
 				continue
 			}
 			away, occurs := false, true
@@ -227,25 +245,17 @@ func (r *rig) storePartition(group string, s signal.Signal, partition int32, qua
 				}
 			}
 			var drop []int
-			for i, id := range d.ids {
-				if r.noDedupe {
-					break
-				}
-				dup := slices.ContainsFunc(before, func(o seen) bool { return o.tenant == d.tenant && o.id == id && rec.Timestamp.Sub(o.at) <= r.window })
-				if occurs {
-					before = append(before, seen{d.tenant, id, rec.Timestamp})
-				}
-				if dup {
-					drop = append(drop, i)
-				}
+			if occurs && !r.noDedupe {
+				drop = m.copies(d.events)
 			}
 			if away {
-				e.Quarantined += int64(len(d.ids))
+				e.Quarantined += int64(len(d.events))
 				continue
 			}
-			e.Events += int64(len(d.ids))
+			e.Events += int64(len(d.events))
 			e.Duplicates += int64(len(drop))
-			require.NoError(r.t, d.data.without(drop).appendTo(b))
+			d.remove(drop)
+			require.NoError(r.t, d.appendTo(b))
 		}
 		rows := b.NewRecordBatch()
 		e.Rows = rows.NumRows()
@@ -264,32 +274,6 @@ func (r *rig) storePartition(group string, s signal.Signal, partition int32, qua
 		b.Release()
 	}
 	r.commit(group, s.Topic(), partition, next)
-}
-
-// without removes events by their ordinals.
-func (d data) without(drop []int) data {
-	if len(drop) == 0 {
-		return d
-	}
-	i := -1
-	gone := func() bool { i++; return slices.Contains(drop, i) }
-	switch d.signal {
-	case signal.Logs:
-		for _, rl := range d.logs.ResourceLogs().All() {
-			for _, sl := range rl.ScopeLogs().All() {
-				sl.LogRecords().RemoveIf(func(plog.LogRecord) bool { return gone() })
-			}
-		}
-	case signal.Traces:
-		for _, rs := range d.traces.ResourceSpans().All() {
-			for _, ss := range rs.ScopeSpans().All() {
-				ss.Spans().RemoveIf(func(ptrace.Span) bool { return gone() })
-			}
-		}
-	default:
-		panic("this test has no duplicate metrics")
-	}
-	return d
 }
 
 func (r *rig) commit(group, topic string, partition int32, next int64) {
@@ -336,6 +320,13 @@ func (r *rig) lakeTable(name string) *table.Table {
 // storeLake appends what the lake is to hold.
 func (r *rig) storeLake() {
 	r.t.Helper()
+	if r.hot == nil {
+		for s, batches := range r.lakeRows {
+			r.memoryLake.batches[columns.ForSignal(s).Name] = batches
+		}
+		r.memoryLake.entries = r.lakeLedger
+		return
+	}
 	for s, batches := range r.lakeRows {
 		r.insertLake(s, batches...)
 		for _, b := range batches {
@@ -385,6 +376,11 @@ func (r *rig) insertHot(table string, rec arrow.RecordBatch) {
 	if rec.NumRows() == 0 {
 		return
 	}
+	if r.hot == nil {
+		rec.Retain()
+		r.memoryHot.batches[table] = append(r.memoryHot.batches[table], rec)
+		return
+	}
 	var b bytes.Buffer
 	w := ipc.NewWriter(&b, ipc.WithSchema(rec.Schema()))
 	require.NoError(r.t, w.Write(rec))
@@ -400,23 +396,28 @@ func (r *rig) insertHot(table string, rec arrow.RecordBatch) {
 
 func (r *rig) insertHotLedger(e ledger.Entry) {
 	r.t.Helper()
+	if r.hot == nil {
+		r.memoryHot.entries = append(r.memoryHot.entries, e)
+		return
+	}
 	rec := ledger.NewRecordBatch(memory.DefaultAllocator, []ledger.Entry{e})
 	defer rec.Release()
 	r.insertHot(ledger.Name, rec)
 }
 
 // rowsOf are the rows of some records once more, after change.
-func (r *rig) rowsOf(s signal.Signal, partition int32, first, last int64, change func(*decoded)) arrow.RecordBatch {
+func (r *rig) rowsOf(s signal.Signal, partition int32, first, last int64, change func(*sent)) arrow.RecordBatch {
 	r.t.Helper()
 	b := columns.NewBuilder(memory.DefaultAllocator, columns.ForSignal(s))
 	defer b.Release()
 	for _, rec := range r.records[s.Topic()][partition] {
 		if rec.Offset >= first && rec.Offset <= last {
-			d := (&recount{Config: &Config{DefaultTenant: DefaultTenant}, plan: &plan{signal: s}}).decode(rec, true)
+			d, ok := r.read(s, rec)
+			require.True(r.t, ok)
 			if change != nil {
 				change(d)
 			}
-			require.NoError(r.t, d.data.appendTo(b))
+			require.NoError(r.t, d.appendTo(b))
 		}
 	}
 	rec := b.NewRecordBatch()
@@ -425,15 +426,9 @@ func (r *rig) rowsOf(s signal.Signal, partition int32, first, last int64, change
 }
 
 // restamp gives all the record's events another place.
-func (d *decoded) restamp(offset int64, index int32) {
-	for _, rl := range d.data.logs.ResourceLogs().All() {
-		for _, sl := range rl.ScopeLogs().All() {
-			for _, lr := range sl.LogRecords().All() {
-				e, _ := lineage.ReadEvent(lr.Attributes())
-				e.Offset, e.Index = offset, index
-				lineage.StampEvent(lr.Attributes(), e)
-			}
-		}
+func (d *sent) restamp(offset int64, index int32) {
+	for _, e := range d.events {
+		lineage.StampEvent(e.attrs, lineage.Event{ID: e.id, Offset: offset, Index: index})
 	}
 }
 

@@ -54,8 +54,8 @@ func TestWhatIsSpoiltIsFoundAndNamed(t *testing.T) {
 			r.alterHot("logs UPDATE event_index = 1 - event_index WHERE " + where + "kafka_offset = 1 AND event_index <= 1")
 		}, certificate.Hot, nil, []string{"clickhouse: altered otlp.logs.v1/0/1#0 columns event_id", "clickhouse: altered otlp.logs.v1/0/1#1 columns event_id"}, certificate.Faults{Altered: 2}},
 		{"rows invented in ClickHouse", func(r *rig) {
-			r.insertHot("logs", r.rowsOf(signal.Logs, 0, 2, 2, func(d *decoded) { d.restamp(2, 900) }).NewSlice(0, 1))
-			r.insertHot("logs", r.rowsOf(signal.Logs, 0, 2, 2, func(d *decoded) { d.restamp(1_000_000, 0) }).NewSlice(0, 1))
+			r.insertHot("logs", r.rowsOf(signal.Logs, 0, 2, 2, func(d *sent) { d.restamp(2, 900) }).NewSlice(0, 1))
+			r.insertHot("logs", r.rowsOf(signal.Logs, 0, 2, 2, func(d *sent) { d.restamp(1_000_000, 0) }).NewSlice(0, 1))
 		}, certificate.Hot, []string{"clickhouse: foreign otlp.logs.v1/0/1000000#0: Kafka's log has no such place", "clickhouse: foreign otlp.logs.v1/0/2#900: Kafka has no such event"}, nil, certificate.Faults{Foreign: 2}},
 		{"a record is dropped before the dedupe", func(r *rig) {}, "both", nil, nil, certificate.Faults{}},
 		{"the lake is rewritten by hand", func(r *rig) {
@@ -156,7 +156,7 @@ func TestDuplicatesMustNotBeStored(t *testing.T) {
 			}
 			require.Equal(t, certificate.Faults{Doubled: 8}, totals(c, certificate.Hot).Faults)
 			require.Equal(t, certificate.Faults{Doubled: 8}, totals(c, certificate.Lake).Faults)
-			require.Contains(t, shown(c), "lake: doubled otlp.logs.v1/0/3#0: it is a duplicate of an event at offset 1, and stored all the same")
+			require.Contains(t, shown(c), "lake: doubled otlp.logs.v1/0/3#0: it is a copy of 1#2 by rule content, and stored all the same")
 
 			one := r.audit(func(c *Config) { c.Ranges = []certificate.Range{{Topic: logsTopic, First: 3, Last: 3}} })
 			require.Equal(t, certificate.Faults{Doubled: 4}, totals(one, certificate.Hot).Faults, "the window before the range is read")

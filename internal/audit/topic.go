@@ -23,10 +23,11 @@ type topicAudit struct {
 	ok      []bool                        // by store: it can be audited
 	ledgers [][]ledger.Entry              // by store; nil: not to be compared
 	results []certificate.PartitionResult // by partition of the plan
+	copies  *certificate.SignalCopies     // of the topic's signal; nil: they are counted already
 }
 
 func (a *audit) topic(ctx context.Context, tp *topicPlan) error {
-	t := &topicAudit{audit: a, plan: tp, table: columns.ForSignal(tp.Signal), ledgers: make([][]ledger.Entry, len(a.stores))}
+	t := &topicAudit{audit: a, plan: tp, table: columns.ForSignal(tp.Signal), ledgers: make([][]ledger.Entry, len(a.stores)), copies: a.copiesOf(tp.Signal)}
 	for _, s := range a.stores {
 		t.ok = append(t.ok, s != nil)
 	}
@@ -53,6 +54,7 @@ func (a *audit) topic(ctx context.Context, tp *topicPlan) error {
 		t.attempt(ctx, i, "rows that differ", t.nameColumns)
 	}
 	t.report.altered = nil
+	t.formerNotes()
 	t.cert.Partitions = append(t.cert.Partitions, t.results...)
 	return ctx.Err()
 }
@@ -187,7 +189,7 @@ func (t *topicAudit) exact(ctx context.Context, plans []*plan, content bool, res
 // expectation of store i, with its ledger's check.
 func (t *topicAudit) expectation(i int, result *certificate.PartitionResult, pl *plan) expectation {
 	sr := &result.Stores[i]
-	x := expectation{store: i, name: sr.Store, result: sr}
+	x := expectation{store: i, name: sr.Store, result: sr, former: t.plan.former, erased: t.erased}
 	if t.ledgers[i] != nil && sr.Ledger != nil && sr.Last >= sr.First {
 		rg := certificate.Range{Topic: pl.Topic, Partition: pl.Partition, First: sr.First, Last: sr.Last}
 		x.ledger = newLedgerCheck(sr.Store, rg, t.ledgers[i], t.Tenant != "", sr.Ledger, t.report)
@@ -202,7 +204,7 @@ func (t *topicAudit) recount(ctx context.Context, pl *plan, content bool, result
 	}
 	before := result.Events
 	r := &recount{
-		Config: t.Config, plan: pl, quarantine: t.quarantine, groups: t.groups, sink: s, content: content, result: result,
+		Config: t.Config, plan: pl, quarantine: t.quarantine, groups: t.groups, sink: s, content: content, result: result, copies: t.copies,
 		progress: func(offset, events int64) {
 			t.tell(Progress{Step: "counting Kafka", Topic: pl.Topic, Partition: pl.Partition, Offset: offset, Last: pl.Last, Events: events - before})
 		},
@@ -310,7 +312,7 @@ func (t *topicAudit) strangers(ctx context.Context, i int) error {
 	if err != nil {
 		return fmt.Errorf("end of the log: %w", err)
 	}
-	x := expectation{store: i, name: t.cert.Stores[i].Store}
+	x := expectation{store: i, name: t.cert.Stores[i].Store, former: t.plan.former}
 	j := newJoin(x, t.plan.Name, cursor, t.report)
 	for {
 		r, ok := cursor.Peek()
@@ -325,6 +327,10 @@ func (t *topicAudit) strangers(ctx context.Context, i int) error {
 			continue
 		}
 		j.result = t.resultOf(i, r.Partition)
+		if j.former.has(r) {
+			j.result.Former++
+			continue
+		}
 		j.differs(certificate.Foreign, r, nil, "Kafka's log has no such place")
 	}
 }

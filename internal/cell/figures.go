@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -32,7 +33,8 @@ const (
 type Figures struct {
 	Hops     []Hop
 	Topics   []Topic
-	Problems []string // each part that does not answer, with the reason
+	Copies   []certificate.SignalCopies // by signal, since the aggregator started; without examples
+	Problems []string                   // each part that does not answer, with the reason
 }
 
 // Hop is one station of the data path.
@@ -80,6 +82,7 @@ type look struct {
 	at       time.Time
 	hops     []hopLook
 	topics   []Topic
+	copies   []certificate.SignalCopies
 	problems []string
 }
 
@@ -182,6 +185,7 @@ func (o *Observer) look(ctx context.Context) look {
 		hl.count, hl.sum = m.histogram(h.latency)
 		l.hops = append(l.hops, hl)
 	}
+	l.copies = copiesOf(aggregator)
 	var err error
 	l.topics, err = o.topics(ctx)
 	problem("kafka", err)
@@ -253,7 +257,7 @@ func unwrapURL(err error) error {
 
 // figures compares two looks; before is nil at the first.
 func figures(before *look, now look) Figures {
-	f := Figures{Topics: now.topics, Problems: now.problems}
+	f := Figures{Topics: now.topics, Copies: now.copies, Problems: now.problems}
 	for i, h := range hops {
 		n := now.hops[i]
 		hop := Hop{Name: h.name, Events: n.events, Errors: n.errors, Lag: -1, Freshness: -1}

@@ -49,17 +49,22 @@ func ofEvents(series *dto.Metric) bool {
 func (m metrics) sumOf(name string, counts func(*dto.Metric) bool) float64 {
 	var total float64
 	for _, series := range m[name].GetMetric() {
-		switch {
-		case !counts(series):
-		case series.Counter != nil:
-			total += series.GetCounter().GetValue()
-		case series.Gauge != nil:
-			total += series.GetGauge().GetValue()
-		case series.Untyped != nil:
-			total += series.GetUntyped().GetValue()
+		if counts(series) {
+			total += value(series)
 		}
 	}
 	return total
+}
+
+// value of a counter or gauge.
+func value(series *dto.Metric) float64 {
+	switch {
+	case series.Counter != nil:
+		return series.GetCounter().GetValue()
+	case series.Gauge != nil:
+		return series.GetGauge().GetValue()
+	}
+	return series.GetUntyped().GetValue()
 }
 
 // histogram adds up a histogram's observations of events: how many, and their sum.

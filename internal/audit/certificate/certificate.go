@@ -43,19 +43,22 @@ type Certificate struct {
 	Totals     []Totals          `json:"totals"` // by store
 	Partitions []PartitionResult `json:"partitions"`
 	Rollups    []RollupResult    `json:"rollups,omitempty"`
+	Copies     []SignalCopies    `json:"copies"`             // by signal: what Kafka holds twice
+	Erasures   []ErasureResult   `json:"erasures,omitempty"` // declared
 
 	Differences  []Difference  `json:"differences"`   // bounded; Totals are exact
 	Stretches    []Stretch     `json:"stretches"`     // bounded
 	LedgerFaults []LedgerFault `json:"ledger_faults"` // bounded
 	Problems     []string      `json:"problems"`      // what could not be audited, and why
 	Notes        []string      `json:"notes"`         // what a reader must know
+	Warnings     []string      `json:"warnings"`      // what somebody should look at; no verdict depends on it
 
 	Previous string `json:"previous"` // sha256 of the certificate before this one; empty: it is the first
 	SHA256   string `json:"sha256"`   // of this JSON with an empty sha256
 }
 
 // Version is the version of the certificate's JSON.
-const Version = 1
+const Version = 2
 
 // Asked is what the audit was asked for.
 type Asked struct {
@@ -67,6 +70,7 @@ type Asked struct {
 	Window string     `json:"dedupe_window"`
 	Quick  bool       `json:"quick"`
 	Ledger bool       `json:"ledger"`
+	Copies float64    `json:"copies_percent"` // above it a share of copies is a warning
 }
 
 // StoreInfo says what a store was.
@@ -92,6 +96,8 @@ type Faults struct {
 	Altered     int64 `json:"altered"`
 	Foreign     int64 `json:"foreign"`
 	Undecidable int64 `json:"undecidable"` // absent; either a duplicate of what retention has removed, or lost
+	Erased      int64 `json:"erased"`      // absent, and declared to be erased: no fault
+	Former      int64 `json:"former"`      // rows of a former topic of the same name: no fault
 }
 
 // Add adds o.
@@ -101,6 +107,8 @@ func (f *Faults) Add(o Faults) {
 	f.Altered += o.Altered
 	f.Foreign += o.Foreign
 	f.Undecidable += o.Undecidable
+	f.Erased += o.Erased
+	f.Former += o.Former
 }
 
 func (f Faults) any() bool { return f.Lost+f.Doubled+f.Altered+f.Foreign > 0 }
@@ -188,6 +196,16 @@ const (
 	Undecidable Kind = "undecidable" // not in the store, but what it may be a duplicate of is gone from Kafka
 )
 
+// ErasureResult is a declared erasure (docs/formats/erasures.md) and what it explains.
+type ErasureResult struct {
+	ID     string           `json:"id"`
+	By     string           `json:"by"`
+	At     time.Time        `json:"at"`
+	Reason string           `json:"reason"`
+	Tenant string           `json:"tenant"`
+	Events map[string]int64 `json:"events"` // by store: that are missing from it
+}
+
 // Difference is one event that differs.
 type Difference struct {
 	Store     string   `json:"store"`
@@ -268,6 +286,7 @@ func (c *Certificate) Problem(format string, args ...any) {
 // Conclude sums up and gives the verdict.
 func (c *Certificate) Conclude() {
 	c.Totals = nil
+	c.Warnings = nil
 	different, undecidable := false, int64(0)
 	for _, s := range c.Stores {
 		t := Totals{Store: s.Store}
@@ -289,6 +308,11 @@ func (c *Certificate) Conclude() {
 	}
 	for _, r := range c.Rollups {
 		different = different || r.Wrong > 0
+	}
+	for _, s := range c.Copies {
+		if text := s.Warning(c.Asked.Copies); text != "" {
+			c.Warnings = append(c.Warnings, text)
+		}
 	}
 	if undecidable > 0 {
 		c.Problem("%d events are in no store or only one and may be duplicates of events that retention has removed from Kafka: audit a range that begins later", undecidable)
@@ -318,7 +342,8 @@ func (c *Certificate) Seal() error {
 func (c *Certificate) encode() ([]byte, error) {
 	for _, nilled := range []func(){
 		func() { c.Differences = orEmpty(c.Differences) }, func() { c.Stretches = orEmpty(c.Stretches) }, func() { c.LedgerFaults = orEmpty(c.LedgerFaults) },
-		func() { c.Problems = orEmpty(c.Problems) }, func() { c.Notes = orEmpty(c.Notes) },
+		func() { c.Problems = orEmpty(c.Problems) }, func() { c.Notes = orEmpty(c.Notes) }, func() { c.Warnings = orEmpty(c.Warnings) },
+		func() { c.Copies = orEmpty(c.Copies) },
 	} {
 		nilled()
 	}

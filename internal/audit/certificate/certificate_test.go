@@ -138,6 +138,8 @@ func TestEveryFieldOfACertificateIsDocumented(t *testing.T) {
 	c := someCertificate("problem")
 	c.Partitions[0].Stores[0].Ledger, c.Partitions[0].Stores[0].Beyond = &LedgerResult{}, &BeyondResult{}
 	c.Rollups = []RollupResult{{}}
+	c.Copies = []SignalCopies{{Rules: []RuleCopies{{Examples: []CopyExample{{}}}}}}
+	c.Erasures = []ErasureResult{{}}
 	c.Differences, c.Stretches, c.LedgerFaults = []Difference{{EventID: "x", Columns: []string{"x"}, Detail: "x"}}, []Stretch{{}}, []LedgerFault{{}}
 	c.Asked.From, c.Asked.To, c.Asked.Ranges, c.Asked.Tenant, c.Cell = &c.Started, &c.Started, []Range{{}}, "x", "x"
 	c.Partitions[0].Stores[0].Got.Digest = "x"

@@ -256,11 +256,11 @@ func (c *ClickHouse) Sums(ctx context.Context, q Query, b Buckets) (map[Bucket]c
 		first += fmt.Sprintf(" WHEN %d THEN %d", r.Partition, b.First[r.Partition])
 	}
 	first += " ELSE 0 END"
-	// As Sums.add and placeSum do it; UInt64 sums and products are modulo 2^64.
+	// As Sums.add and placeSum do it; UInt64 sums are modulo 2^64.
 	sql := fmt.Sprintf(`SELECT kafka_partition AS p, intDiv(kafka_offset - toInt64(%s), %d) AS b, count() AS rows,
 		sum(reinterpretAsUInt64(substring(event_id, 1, 8))) AS ids,
-		sum(reinterpretAsUInt64(substring(event_id, 9, 8)) * (2 * (toUInt64(kafka_offset) * %d + toUInt64(event_index)) + 1)) AS places
-		FROM %s WHERE %s GROUP BY p, b`, first, b.Width, placePrime, q.Table.Name, where)
+		sum(xxh3(concat(event_id, reinterpretAsFixedString(kafka_offset), reinterpretAsFixedString(event_index)))) AS places
+		FROM %s WHERE %s GROUP BY p, b`, first, b.Width, q.Table.Name, where)
 	type bucket struct {
 		P      int32  `json:"p"`
 		B      int64  `json:"b"`

@@ -20,6 +20,7 @@ type Row struct {
 	Offset    int64
 	ID        [16]byte
 	Hash      uint64 // of all columns; 0 where the content was not asked for
+	Received  int64  // ingest_time, Unix nanoseconds
 }
 
 // Place tells where an event lies in its topic.
@@ -53,12 +54,15 @@ func sign(a, b int64) int {
 	return 0
 }
 
-// placeSum binds an id to its place in a sum that ClickHouse can make as well (see Sums); modulo 2^64.
+// placeSum binds an id to its place in a sum that ClickHouse can make as well (see Sums). The ids of a record's events are consecutive numbers, so nothing
+// less than a hash of id and place tells which events there are: a sum of the ids alone is the same for 0 and 2 as for 1 twice.
 func placeSum(id [16]byte, offset int64, index int32) uint64 {
-	return binary.LittleEndian.Uint64(id[8:]) * (2*(uint64(offset)*placePrime+uint64(uint32(index))) + 1)
+	var b [16 + 8 + 4]byte
+	copy(b[:], id[:])
+	binary.LittleEndian.PutUint64(b[16:], uint64(offset))
+	binary.LittleEndian.PutUint32(b[24:], uint32(index))
+	return xxh3.Hash(b[:])
 }
-
-const placePrime = 1_000_003
 
 // appender writes one value in the form that is the same whichever store the value comes from: integers and times as eight bytes, text and
 // bytes after their length, lists and maps after their count.
@@ -72,11 +76,16 @@ type Reader struct {
 	offsets    arrow.Array
 	indexes    arrow.Array
 	ids        arrow.Array
+	received   arrow.Array
+	nanos      arrow.Array // of received, in the lake
 	scratch    []byte
 }
 
 // placeColumns are what a row is told by, and all that a quick audit reads.
-var placeColumns = []string{"event_id", "kafka_partition", "kafka_offset", "event_index"}
+var placeColumns = []string{"event_id", "kafka_partition", "kafka_offset", "event_index", receivedColumn}
+
+// receivedColumn is the column of the time when the gateway had read the event's request.
+const receivedColumn = "ingest_time"
 
 // NewReader binds a batch of t, which may come from a Builder, ClickHouse or Iceberg. Without content only place and id are read.
 func NewReader(t *columns.Table, rec arrow.RecordBatch, content bool) (*Reader, error) {
@@ -86,6 +95,7 @@ func NewReader(t *columns.Table, rec arrow.RecordBatch, content bool) (*Reader, 
 	}
 	r := &Reader{
 		ids: byName["event_id"], partitions: byName["kafka_partition"], offsets: byName["kafka_offset"], indexes: byName["event_index"],
+		received: byName[receivedColumn], nanos: byName[receivedColumn+columns.NanosSuffix],
 	}
 	for _, name := range placeColumns {
 		if byName[name] == nil {
@@ -97,8 +107,9 @@ func NewReader(t *columns.Table, rec arrow.RecordBatch, content bool) (*Reader, 
 		_, ok2 := value.Int(r.offsets, 0)
 		_, ok3 := value.Int(r.indexes, 0)
 		id, ok4 := value.Bytes(r.ids, 0)
-		if !ok1 || !ok2 || !ok3 || !ok4 || len(id) != 16 {
-			return nil, fmt.Errorf("table %s: the columns %v have types %s, %s, %s, %s, which cannot be read", t.Name, placeColumns, r.ids.DataType(), r.partitions.DataType(), r.offsets.DataType(), r.indexes.DataType())
+		_, ok5 := value.Time(r.received, 0)
+		if !ok1 || !ok2 || !ok3 || !ok4 || !ok5 || len(id) != 16 {
+			return nil, fmt.Errorf("table %s: the columns %v have types %s, %s, %s, %s, %s, which cannot be read", t.Name, placeColumns, r.ids.DataType(), r.partitions.DataType(), r.offsets.DataType(), r.indexes.DataType(), r.received.DataType())
 		}
 	}
 	if !content {
@@ -128,7 +139,12 @@ func (r *Reader) Row(i int) Row {
 	offset, _ := value.Int(r.offsets, i)
 	index, _ := value.Int(r.indexes, i)
 	id, _ := value.Bytes(r.ids, i)
-	out := Row{Partition: int32(partition), Offset: offset, Index: int32(index)}
+	received, _ := value.Time(r.received, i)
+	if r.nanos != nil {
+		rest, _ := value.Int(r.nanos, i)
+		received += rest
+	}
+	out := Row{Partition: int32(partition), Offset: offset, Index: int32(index), Received: received}
 	copy(out.ID[:], id)
 	if r.appenders != nil {
 		b := r.scratch[:0]

@@ -16,7 +16,10 @@ import (
 // sortRows is how many rows are sorted in memory (48 bytes each); more go to temporary files.
 const sortRows = 1 << 20
 
-const rowSize = 4 + 8 + 4 + 16 + 8
+const (
+	digestSize = 4 + 8 + 4 + 16 + 8
+	rowSize    = digestSize + 8
+)
 
 // Sorter takes rows in any order and gives them back by place. It is used by one goroutine: Add..., Rows, Next..., Close.
 type Sorter struct {
@@ -47,7 +50,7 @@ func byPlace(a, b Row) int {
 	if c := a.Place().Compare(b.Place()); c != 0 {
 		return c
 	}
-	return cmp.Or(cmp.Compare(a.Hash, b.Hash), slices.Compare(a.ID[:], b.ID[:]))
+	return cmp.Or(cmp.Compare(a.Hash, b.Hash), slices.Compare(a.ID[:], b.ID[:]), cmp.Compare(a.Received, b.Received))
 }
 
 func (s *Sorter) spill() error {
@@ -74,11 +77,11 @@ func (s *Sorter) spill() error {
 	return err
 }
 
-// Digest writes the row to a hash.
+// Digest writes place, id and hash of the row to a hash.
 func (r Row) Digest(h hash.Hash) {
 	var b [rowSize]byte
 	r.encode(&b)
-	_, _ = h.Write(b[:]) // a hash never fails
+	_, _ = h.Write(b[:digestSize]) // a hash never fails
 }
 
 func (r Row) encode(b *[rowSize]byte) {
@@ -87,6 +90,7 @@ func (r Row) encode(b *[rowSize]byte) {
 	binary.LittleEndian.PutUint32(b[12:], uint32(r.Index))
 	copy(b[16:32], r.ID[:])
 	binary.LittleEndian.PutUint64(b[32:], r.Hash)
+	binary.LittleEndian.PutUint64(b[40:], uint64(r.Received))
 }
 
 func (r *Row) decode(b *[rowSize]byte) {
@@ -95,6 +99,7 @@ func (r *Row) decode(b *[rowSize]byte) {
 	r.Index = int32(binary.LittleEndian.Uint32(b[12:]))
 	copy(r.ID[:], b[16:32])
 	r.Hash = binary.LittleEndian.Uint64(b[32:])
+	r.Received = int64(binary.LittleEndian.Uint64(b[40:]))
 }
 
 // Close frees memory and files.
