@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -152,6 +154,22 @@ func TestAuditOfTheAggregatorsOwnRows(t *testing.T) {
 	require.Zero(t, code)
 	require.Contains(t, out, "equal: each event is in each store once, as it was sent\n")
 
+	require.Regexp(t, `WARNING: logs: \d\d\.\d % of \d+ events are copies \(limit 5 %\), \d+ by rule (content|request).* Check: agents send`, out)
+	gateway := httptest.NewServer(http.NotFoundHandler())
+	defer gateway.Close()
+	show, code, err := run(t, "tenant", "show", "acme", "--clickhouse", strings.TrimPrefix(a.hot.URL, "http://"), "--brokers", a.brokers, "--gateway-metrics", gateway.URL)
+	require.NoError(t, err, show)
+	require.Zero(t, code)
+	require.Contains(t, show, "copies in Kafka since ")
+	require.Regexp(t, `logs, rule \w+, of a repeated request: otlp\.logs\.v1/\d/\d+#0 repeats \d+#0, tenant acme`, show)
+	require.Contains(t, show, "WARNING: traces: ")
+	show, _, err = run(t, "tenant", "show", "globex", "--clickhouse", strings.TrimPrefix(a.hot.URL, "http://"), "--brokers", a.brokers, "--gateway-metrics", gateway.URL, "--json")
+	require.NoError(t, err, show)
+	require.Contains(t, show, `{"signal":"logs","events":0,"copies":0,"rules":[]}`)
+
+	erased := filepath.Join(t.TempDir(), "erased.yaml")
+	require.NoError(t, os.WriteFile(erased, []byte("format: 1\nerasures:\n  - {id: a, by: b, at: "+time.Now().Add(time.Hour).Format(time.RFC3339)+", reason: c, tenant: acme, stores: [clickhouse]}\n"), 0o644))
+
 	a.hot.Exec("ALTER TABLE pulsegrid.logs DELETE WHERE event_id = (SELECT min(event_id) FROM pulsegrid.logs) SETTINGS mutations_sync = 2")
 	out, code, err = run(t, a.flags("--certificates", certificates, "--json")...)
 	require.ErrorContains(t, err, "differ")
@@ -169,6 +187,12 @@ func TestAuditOfTheAggregatorsOwnRows(t *testing.T) {
 	file, err := os.ReadFile(filepath.Join(certificates, "certificate-000002.json"))
 	require.NoError(t, err)
 	require.Equal(t, string(file), out, "--json prints what is kept")
+
+	out, code, err = run(t, a.flags("--erased", erased)...)
+	require.NoError(t, err, out)
+	require.Zero(t, code)
+	require.Contains(t, out, "equal: each event is in each store once, as it was sent; 1 rows are missing as declared\n")
+	require.Regexp(t, `a +acme +\S+ +b +c +clickhouse 1\s`, out)
 
 	out, code, err = run(t, a.flags("--stores", "lake")...)
 	require.NoError(t, err, out)
@@ -203,6 +227,9 @@ func TestWrongAuditCommandLines(t *testing.T) {
 		"--kafka-config":      {"--kafka-config", filepath.Join(t.TempDir(), "none.yaml")},
 		"no store to audit":   {"--stores", ""},
 		"max differences -1":  {"--max-differences", "-1"},
+		"copies percent 101":  {"--copies-percent", "101"},
+		"--erased":            {"--erased", filepath.Join(t.TempDir(), "none.yaml")},
+		"format: 0: want 1":   {"--erased", writeFile(t, "erasures: []")},
 		`catalog type "x"`:    {"--catalog-type", "x"},
 		"takes no argument":   nil,
 		"auth::username":      {"--kafka-config", writeFile(t, "auth: {mechanism: plain, password: p}\ntls: {}")},

@@ -12,11 +12,10 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
-// Bounds of Recent.
-const (
-	recentRecords = 50_000   // over all topics
-	recentBytes   = 64 << 20 // of record values
-)
+// bounds of Recent, over all topics.
+type bounds struct{ records, bytes int64 }
+
+var recentBounds = bounds{records: 50_000, bytes: 64 << 20}
 
 // RecentCopies are what Recent has found.
 type RecentCopies struct {
@@ -32,6 +31,10 @@ var errBudget = errors.New("enough")
 // Recent counts the copies among the records that were appended since a time, in no more than a bounded last part of Kafka: of one tenant, or of all.
 // Stores are not read. What repeats an event from before that part is not counted, so there may be more.
 func Recent(ctx context.Context, config Config, since time.Time) (*RecentCopies, error) {
+	return recentWithin(ctx, config, since, recentBounds)
+}
+
+func recentWithin(ctx context.Context, config Config, since time.Time, max bounds) (*RecentCopies, error) {
 	log, err := openKafka(ctx, &config)
 	if err != nil {
 		return nil, err
@@ -60,10 +63,10 @@ func Recent(ctx context.Context, config Config, since time.Time) (*RecentCopies,
 		for _, end := range found[i].ends.Offsets().Sorted() {
 			r := recent{
 				decoder: decoder{t.Signal, config.DefaultTenant}, tenant: config.Tenant, memory: oracle.NewMemory(config.Window), copies: counts[t.Signal],
-				bytes: recentBytes / partitions,
+				bytes: max.bytes / partitions,
 			}
 			first := at(found[i].from, t.Name, end.Partition)
-			if least := end.At - recentRecords/partitions; first < least {
+			if least := end.At - max.records/partitions; first < least {
 				first, out.Partial = least, true
 			}
 			err := log.each(ctx, t.Name, end.Partition, first, end.At-1, r.record)
