@@ -147,14 +147,19 @@ type record struct {
 
 // requestState is what is known of one request: tenant, record key and digest.
 type requestState struct {
-	whole *record // the last record that had all of it
-	parts map[uint32]part
+	whole last
+	parts map[uint32]last // by index
 }
 
-// part is an event of a part of a request.
-type part struct {
-	occurrence
-	request bool // it was decided by the rule `request`
+// last are the last two occurrences that matter, of the whole request or of one event of a part: any, and one that the rule `request` decided on. They
+// differ where a record was sent again under other headers.
+type last struct{ any, request occurrence }
+
+func (l *last) set(o occurrence, request bool) {
+	l.any = o
+	if request {
+		l.request = o
+	}
 }
 
 const stepsOfWindow = 1024
@@ -265,7 +270,8 @@ func (m *Memory) ordinal(q *Request, position int) uint32 {
 	return n
 }
 
-func (m *Memory) within(r *record) bool { return m.now-r.at <= m.window }
+// within tells whether a record is there, and within the window.
+func (m *Memory) within(r *record) bool { return r != nil && m.now-r.at <= m.window }
 
 // find looks for an event by its key, and remembers it.
 func (m *Memory) find(key eventKey, rule Rule, rec *record, position int32) (v Verdict) {
@@ -283,11 +289,10 @@ func (m *Memory) sent(state *requestState, index uint32) bool {
 	if state == nil {
 		return false
 	}
-	if w := state.whole; w != nil && m.within(w) && int(index) < w.events {
+	if w := state.whole.any.record; m.within(w) && int(index) < w.events {
 		return true
 	}
-	p, ok := state.parts[index]
-	return ok && m.within(p.record)
+	return m.within(state.parts[index].any.record)
 }
 
 // earlier is the latest occurrence of the event's index in the same request that the rule `request` remembers, and whether the two have the same
@@ -298,14 +303,14 @@ func (m *Memory) earlier(state *requestState, rec *record, q *Request, position 
 	}
 	index := q.Index(position)
 	content := &q.Events[position].Content
-	if w := state.whole; w != nil && w.request && m.within(w) && int(index) < w.events {
+	if w := state.whole.request.record; m.within(w) && int(index) < w.events {
 		of = occurrence{w, int32(index)}
 		equal = rec.all == w.all && q.Header.Whole || w.contents[index] == *content
 	}
-	if p, ok := state.parts[index]; ok && p.request && m.within(p.record) {
+	if p := state.parts[index].request; m.within(p.record) {
 		same := p.record.contents[p.position] == *content
 		if of.record == nil || same && !equal || same == equal && p.record.offset > of.record.offset {
-			of, equal = p.occurrence, same
+			of, equal = p, same
 		}
 	}
 	return of, equal
@@ -318,14 +323,16 @@ func (m *Memory) keep(key [32]byte, state *requestState, rec *record, q *Request
 		m.requests[key] = state
 	}
 	if q.Header.Whole {
-		state.whole = rec
+		state.whole.set(occurrence{rec, 0}, rec.request)
 		return
 	}
 	if state.parts == nil {
-		state.parts = map[uint32]part{}
+		state.parts = map[uint32]last{}
 	}
 	for i, index := range q.Header.Indexes {
-		state.parts[index] = part{occurrence{rec, int32(i)}, q.rule(i) == ByRequest}
+		l := state.parts[index]
+		l.set(occurrence{rec, int32(i)}, q.rule(i) == ByRequest)
+		state.parts[index] = l
 	}
 }
 
@@ -345,15 +352,12 @@ func (m *Memory) advance(appended time.Time) {
 		}
 	}
 	for key, s := range m.requests {
-		if s.whole != nil && !m.within(s.whole) {
-			s.whole = nil
-		}
-		for index, o := range s.parts {
-			if !m.within(o.record) {
+		for index, l := range s.parts {
+			if !m.within(l.any.record) {
 				delete(s.parts, index)
 			}
 		}
-		if s.whole == nil && len(s.parts) == 0 {
+		if !m.within(s.whole.any.record) && len(s.parts) == 0 {
 			delete(m.requests, key)
 		}
 	}
