@@ -229,16 +229,17 @@ func (r *reader) event(message []byte) error {
 		case f.kind == protowire.Fixed64Type && f.number == r.times[1]:
 			e.Other = f.value
 		case r.signal == signal.Logs && f.number == fieldLogAttributes && f.kind == protowire.BytesType:
-			key, value, err := attribute(f.bytes)
+			key, err := attributeKey(f.bytes)
 			if err != nil {
 				return err
 			}
-			if string(key) == AttrUID && uid == nil {
-				uid = value
+			if uid == nil && string(key) == AttrUID {
+				uid, err = attributeValue(f.bytes)
 			}
-			if r.idAttribute != "" && string(key) == r.idAttribute && declared == nil {
-				declared = value
+			if err == nil && declared == nil && r.idAttribute != "" && string(key) == r.idAttribute {
+				declared, err = attributeValue(f.bytes)
 			}
+			return err
 		}
 		return nil
 	})
@@ -255,19 +256,27 @@ func (r *reader) event(message []byte) error {
 	return nil
 }
 
-// attribute reads a KeyValue. The value is not nil.
-func attribute(message []byte) (key, value []byte, err error) {
-	value = []byte{}
+// attributeKey is the key of a KeyValue.
+func attributeKey(message []byte) (key []byte, err error) {
 	err = each(message, func(f field) error {
 		if f.kind == protowire.BytesType && f.number == 1 {
 			key = f.bytes
 		}
+		return nil
+	})
+	return key, err
+}
+
+// attributeValue is the AnyValue of a KeyValue. It is not nil.
+func attributeValue(message []byte) (value []byte, err error) {
+	value = []byte{}
+	err = each(message, func(f field) error {
 		if f.kind == protowire.BytesType && f.number == 2 {
 			value = append(value, f.bytes...)
 		}
 		return nil
 	})
-	return key, value, err
+	return value, err
 }
 
 // named tells whether an AnyValue names an event: it is set, and no empty text or bytes.
