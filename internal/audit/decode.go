@@ -31,7 +31,7 @@ type decoded struct {
 	origin   lineage.Origin
 	offset   int64
 	readable bool
-	away     []bool // by store: it is in quarantine
+	away     []absence // by store: what of it is in quarantine
 	data     data
 	request  *oracle.Request // of a readable one
 	silent   bool            // of another tenant than asked for: its events occurred, but are not compared

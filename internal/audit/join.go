@@ -24,27 +24,33 @@ func (x *expectation) within(offset int64) bool {
 	return offset >= x.result.First && offset <= x.result.Last
 }
 
-func (x *expectation) record(offset, events int64, readable bool, away []bool) {
-	if !x.within(offset) {
+func (x *expectation) record(d *decoded) {
+	if !x.within(d.offset) {
 		return
 	}
-	if away[x.store] {
+	away := &d.away[x.store]
+	gone := int64(len(away.events))
+	if away.whole {
 		x.result.QuarantinedRecords++
-		x.result.QuarantinedEvents += events
+		gone = int64(d.events())
 	}
+	x.result.QuarantinedEvents += gone
 	if x.ledger != nil {
-		x.ledger.record(offset, events, readable, away[x.store])
+		x.ledger.record(d, gone, away.whole)
 	}
 }
 
+// away tells whether the event is in quarantine instead of the store.
+func (x *expectation) away(e *counted) bool { return e.record.away[x.store].has(e.Index) }
+
 // expects tells whether the store must have a row of e, and adds it up.
 func (x *expectation) expects(e *counted) bool {
-	expected := !e.copy() && !e.record.away[x.store]
+	expected := !e.copy() && !x.away(e)
 	if expected {
 		stored.Add(&x.result.Expected, e.Row)
 	}
 	if x.ledger != nil {
-		x.ledger.event(e, expected, e.record.away[x.store])
+		x.ledger.event(e, expected, x.away(e))
 	}
 	return expected
 }
@@ -119,9 +125,9 @@ func (j *join) rowsAt(e *counted) (rows int64, altered bool, err error) {
 }
 
 // unreadable is a record that nobody can read. It must be in quarantine.
-func (j *join) unreadable(partition int32, offset int64, away []bool) {
-	if j.within(offset) && !away[j.store] {
-		j.differs(certificate.Lost, stored.Row{Partition: partition, Offset: offset, Index: -1}, nil, "the record is not an OTLP request of the topic's signal, and it is not in quarantine")
+func (j *join) unreadable(d *decoded) {
+	if j.within(d.offset) && !d.away[j.store].whole {
+		j.differs(certificate.Lost, stored.Row{Partition: d.origin.Partition, Offset: d.offset, Index: -1}, nil, "the record is not an OTLP request of the topic's signal, and it is not in quarantine")
 	}
 }
 
@@ -140,14 +146,13 @@ func (j *join) event(e *counted) error {
 	if err != nil {
 		return err
 	}
-	away := e.record.away[j.store]
 	switch {
 	case !expected && rows == 0, expected && rows == 1 && !altered:
 		j.ends()
 	case !expected:
 		kind, why := certificate.Doubled, fmt.Sprintf("it is a copy of %d#%d by rule %s, and stored all the same", e.verdict.Of.Offset, e.verdict.Of.Position, e.verdict.Rule)
-		if away {
-			kind, why = certificate.Foreign, "its record is in quarantine, and stored all the same"
+		if j.away(e) {
+			kind, why = certificate.Foreign, "it is in quarantine, and stored all the same"
 		}
 		for range rows {
 			j.differs(kind, e.Row, nil, why)

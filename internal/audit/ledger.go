@@ -102,16 +102,14 @@ func (c *ledgerCheck) reach(offset int64) bool {
 	return c.at < len(c.entries) && c.entries[c.at].First <= offset
 }
 
-func (c *ledgerCheck) record(offset, events int64, readable, away bool) {
-	if !c.reach(offset) {
+// record counts a record of which so many events are in quarantine.
+func (c *ledgerCheck) record(d *decoded, gone int64, whole bool) {
+	if !c.reach(d.offset) {
 		return
 	}
-	if away {
-		c.seen.quarantined += events
-		c.seen.uncounted = c.seen.uncounted || !readable
-	} else {
-		c.seen.events += events
-	}
+	c.seen.quarantined += gone
+	c.seen.events += int64(d.events()) - gone
+	c.seen.uncounted = c.seen.uncounted || whole && !d.readable
 }
 
 func (c *ledgerCheck) event(e *counted, expected, away bool) {

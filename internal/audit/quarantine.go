@@ -2,6 +2,7 @@ package audit
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"strconv"
@@ -10,17 +11,24 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/pulsegrid/pulsegrid/internal/audit/oracle"
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
+	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
 // codeRefused is the code of a record that a store refused: it was decoded, so its events have occurred. Of the others the data path knows
 // no events.
 const codeRefused = "refused"
 
-// quarantined is a record that a group's store does not have.
+// quarantined is a record of the quarantine: what a group's store does not have of a record of ours.
 type quarantined struct {
 	group   string // empty: of any
 	refused bool
+	value   [32]byte // SHA-256
+	object  bool     // the value is elsewhere, since it is too large
+	// Of events that a store named when it refused them: their request, and their contents by index.
+	digest   [16]byte
+	contents map[uint32][32]byte
 }
 
 type origin struct {
@@ -32,26 +40,55 @@ type origin struct {
 // quarantineIndex tells which records are in quarantine.
 type quarantineIndex map[origin][]quarantined
 
-// of tells whether the record is in quarantine for a group, and whether its events nevertheless occurred.
-func (q quarantineIndex) of(topic string, partition int32, offset int64, group string) (in, refused bool) {
-	for _, e := range q[origin{topic, partition, offset}] {
-		if e.group == "" || e.group == group {
-			in, refused = true, refused || e.refused
+// find sets what of a record is in quarantine, by group, and whether the data path has never decoded it. Only what holds the record's value, or the
+// contents of its events, counts: a former topic of the name may have had other records at the same places.
+func (q quarantineIndex) find(d *decoded, rec *kgo.Record, groups []string) {
+	d.away, d.unread = make([]absence, len(groups)), false
+	entries := q[origin{rec.Topic, rec.Partition, rec.Offset}]
+	if len(entries) == 0 {
+		return
+	}
+	value := sha256.Sum256(rec.Value)
+	whole, refused := false, false
+	for _, e := range entries {
+		isWhole := e.object || e.value == value
+		whole, refused = whole || isWhole, refused || e.refused
+		for i, g := range groups {
+			switch {
+			case e.group != "" && e.group != g:
+			case isWhole:
+				d.away[i].whole = true
+			default:
+				d.away[i].some(e, d.request)
+			}
 		}
 	}
-	return in, refused
+	d.unread = whole && !refused
 }
 
-// unread tells whether the data path, as far as the quarantine says, has never decoded the record.
-func (q quarantineIndex) unread(topic string, partition int32, offset int64) bool {
-	entries := q[origin{topic, partition, offset}]
-	for _, e := range entries {
-		if e.refused {
-			return false
+// absence is what of a record a store need not have, since it is in quarantine.
+type absence struct {
+	whole  bool
+	events map[int]bool // by position
+}
+
+// some adds the events that e holds.
+func (a *absence) some(e quarantined, q *oracle.Request) {
+	if q == nil || e.contents == nil || e.digest != q.Header.Digest {
+		return
+	}
+	for i := range q.Events {
+		if content, ok := e.contents[q.Index(i)]; ok && content == q.Events[i].Content {
+			if a.events == nil {
+				a.events = map[int]bool{}
+			}
+			a.events[i] = true
 		}
 	}
-	return len(entries) > 0
 }
+
+// has tells whether the event at a position is in quarantine.
+func (a *absence) has(position int32) bool { return a.whole || a.events[int(position)] }
 
 // readQuarantine reads the quarantine topic from the time when the oldest audited record was appended: a record is quarantined after it was
 // appended, and before the group's offset passes it.
@@ -96,6 +133,7 @@ func readQuarantine(ctx context.Context, log *kafkaLog, topic string, plans []*t
 		err := log.each(ctx, topic, start.Partition, start.At, at(ends, topic, start.Partition)-1, func(r *kgo.Record) error {
 			o, q, ok := quarantineEntry(r)
 			if p := ranges[o.topic][o.partition]; ok && p != nil && o.offset >= p.windowFrom && o.offset <= p.Last {
+				q.part(p.signal, r)
 				index[o] = append(index[o], q)
 			}
 			return nil
@@ -107,8 +145,25 @@ func readQuarantine(ctx context.Context, log *kafkaLog, topic string, plans []*t
 	return index, nil
 }
 
+// part reads the events of a record that are not all of it.
+func (q *quarantined) part(s signal.Signal, r *kgo.Record) {
+	_, rec, _ := decoder{signal: s}.headers(r)
+	if !q.refused || rec.Header == nil {
+		return
+	}
+	request, err := oracle.Read(s, rec)
+	if err != nil || request.Header.Whole {
+		return
+	}
+	q.digest, q.contents = request.Header.Digest, map[uint32][32]byte{}
+	for i, e := range request.Events {
+		q.contents[request.Index(i)] = e.Content
+	}
+}
+
 // quarantineEntry is false for a record that was never in another topic.
 func quarantineEntry(r *kgo.Record) (o origin, q quarantined, ok bool) {
+	q.value = sha256.Sum256(r.Value)
 	var hasPartition, hasOffset bool
 	for _, h := range r.Headers {
 		v := string(h.Value)
@@ -125,6 +180,8 @@ func quarantineEntry(r *kgo.Record) (o origin, q quarantined, ok bool) {
 			q.group = v
 		case envelope.HeaderQuarantineCode:
 			q.refused = v == codeRefused
+		case envelope.HeaderObject:
+			q.object = true
 		}
 	}
 	return o, q, o.topic != "" && hasPartition && hasOffset

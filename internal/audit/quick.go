@@ -137,11 +137,11 @@ func (s *quickSum) compare(pl *plan, got map[stored.Bucket]certificate.Sums) (fi
 
 type quickSink []*quickSum
 
-func (s quickSink) record(_ int32, offset, events int64, readable bool, away []bool) error {
+func (s quickSink) record(d *decoded) error {
 	for _, q := range s {
-		q.record(offset, events, readable, away)
-		if !readable && q.within(offset) && !away[q.store] {
-			q.unreadable = append(q.unreadable, offset)
+		q.record(d)
+		if !d.readable && q.within(d.offset) && !d.away[q.store].whole {
+			q.unreadable = append(q.unreadable, d.offset)
 		}
 	}
 	return nil

@@ -35,8 +35,8 @@ func (e *counted) copy() bool { return e.verdict.Rule != 0 }
 
 // sink takes what a recount finds, in the order of Kafka.
 type sink interface {
-	// record begins a record, readable or not. away is by store; refused records are readable.
-	record(partition int32, offset, events int64, readable bool, away []bool) error
+	// record begins a record, readable or not.
+	record(d *decoded) error
 	event(e *counted) error
 }
 
@@ -108,11 +108,7 @@ func (r *recount) decode(rec *kgo.Record, stamp bool) (*decoded, error) {
 		return nil, err
 	}
 	d.silent = r.Tenant != "" && r.Tenant != d.origin.Tenant
-	for _, g := range r.groups {
-		in, _ := r.quarantine.of(rec.Topic, rec.Partition, rec.Offset, g)
-		d.away = append(d.away, in)
-	}
-	d.unread = r.quarantine.unread(rec.Topic, rec.Partition, rec.Offset)
+	r.quarantine.find(d, rec, r.groups)
 	return d, nil
 }
 
@@ -163,12 +159,12 @@ func (r *recount) one(d *decoded, rows *stored.Reader, n *int) error {
 		r.result.Unreadable++
 	}
 	for _, away := range d.away {
-		if away {
+		if away.whole || away.events != nil {
 			r.result.Quarantined++
 			break
 		}
 	}
-	if err := r.sink.record(r.plan.Partition, d.offset, int64(d.events()), d.readable, d.away); err != nil {
+	if err := r.sink.record(d); err != nil {
 		return err
 	}
 	for i := range d.events() {

@@ -219,6 +219,7 @@ type quarantinedRecord struct {
 	rec    *kgo.Record
 	group  string // empty: both
 	silent bool   // its events never occurred
+	events []int  // just these, by position; nil: all
 }
 
 func (r *rig) storePartition(group string, s signal.Signal, partition int32, quarantined []quarantinedRecord) {
@@ -239,9 +240,10 @@ func (r *rig) storePartition(group string, s signal.Signal, partition int32, qua
 				continue
 			}
 			away, occurs := false, true
+			var named []int
 			for _, q := range quarantined {
 				if q.rec == rec && (q.group == "" || q.group == group) {
-					away, occurs = true, !q.silent
+					away, occurs, named = q.events == nil, !q.silent, q.events
 				}
 			}
 			var drop []int
@@ -252,9 +254,10 @@ func (r *rig) storePartition(group string, s signal.Signal, partition int32, qua
 				e.Quarantined += int64(len(d.events))
 				continue
 			}
-			e.Events += int64(len(d.events))
+			e.Quarantined += int64(len(named))
+			e.Events += int64(len(d.events) - len(named))
 			e.Duplicates += int64(len(drop))
-			d.remove(drop)
+			d.remove(append(drop, named...))
 			require.NoError(r.t, d.appendTo(b))
 		}
 		rows := b.NewRecordBatch()

@@ -202,7 +202,7 @@ func TestQuarantinedRecordsAreExpectedInQuarantineOnly(t *testing.T) {
 		require.Equal(t, certificate.Faults{Lost: 1, Foreign: 3}, totals(c, certificate.Hot).Faults)
 		require.Equal(t, certificate.Faults{}, totals(c, certificate.Lake).Faults)
 		require.Contains(t, shown(c), "clickhouse: lost otlp.logs.v1/0/7: the record is not an OTLP request of the topic's signal, and it is not in quarantine")
-		require.Contains(t, shown(c), "clickhouse: foreign otlp.logs.v1/0/3#0: its record is in quarantine, and stored all the same")
+		require.Contains(t, shown(c), "clickhouse: foreign otlp.logs.v1/0/3#0: it is in quarantine, and stored all the same")
 	}
 }
 

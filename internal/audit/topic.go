@@ -219,14 +219,14 @@ func (t *topicAudit) recount(ctx context.Context, pl *plan, content bool, result
 // joinSink hands what a recount finds to the joins.
 type joinSink []*join
 
-func (s joinSink) record(partition int32, offset, events int64, readable bool, away []bool) error {
+func (s joinSink) record(d *decoded) error {
 	for _, j := range s {
-		j.record(offset, events, readable, away)
-		if !readable {
-			if err := j.until(stored.Place{Partition: partition, Offset: offset, Index: 0}); err != nil {
+		j.record(d)
+		if !d.readable {
+			if err := j.until(stored.Place{Partition: d.origin.Partition, Offset: d.offset, Index: 0}); err != nil {
 				return err
 			}
-			j.unreadable(partition, offset, away)
+			j.unreadable(d)
 		}
 	}
 	return nil
