@@ -49,12 +49,13 @@ func (es epochs) inQuarantine(offset int64) bool {
 	return ok && s.replaced
 }
 
-// take adds a record behind all others.
+// take adds a record: behind all others, or, where a range is cut again, one that is known already. That must not forget what is known
+// behind it: a statement may be made before the records there have come.
 func (es epochs) take(offset int64, epoch int32) epochs {
 	if epoch < 0 {
 		return es
 	}
-	if n := len(es); n > 0 && es[n-1].from <= offset && es[n-1].epoch == epoch && !es[n-1].replaced {
+	if s, ok := es.at(offset); ok && s.epoch == epoch && !s.replaced {
 		return es
 	}
 	return es.set(step{from: offset, epoch: epoch}, -1)

@@ -59,6 +59,8 @@ func TestEpochsKnowEachOffset(t *testing.T) {
 	require.False(t, old.differ(100, 2))
 	require.True(t, old.differ(101, 2), "what comes behind a replacement is one too")
 	require.Nil(t, epochs(nil).take(3, -1))
+	known := epochs{{from: 0, epoch: 0}, {from: 90, epoch: 1}, {from: 126, epoch: 2}}
+	require.Equal(t, known, known.take(120, 1), "a range that is cut again: what lies behind stays known")
 	for _, bad := range []string{"", "5", "5@", "@5", "-1@5", "5@9,6@9", "1@1,2@2,3@3,4@4,5@5,6@6,7@7,8@8,9@9"} {
 		_, err := parseEpochs(bad)
 		require.Error(t, err, bad)
