@@ -112,6 +112,29 @@ esac`
 	require.Contains(t, out, "no such file")
 }
 
+// Guarantee: a pipeline whose components are right one by one and wrong together is invalid, with the fix; variables are this process's.
+func TestValidateTellsPipelinesThatAreComposedWrongly(t *testing.T) {
+	dir := t.TempDir()
+	collector, config := filepath.Join(dir, "collector"), filepath.Join(dir, "c.yaml")
+	require.NoError(t, os.WriteFile(collector, []byte("#!/bin/sh\n"), 0o755))
+	require.NoError(t, os.WriteFile(config, []byte(`
+processors:
+  schema_validation: {policy: {mode: "${env:PULSEGRID_SCHEMA_MODE:-warn}"}}
+exporters:
+  msk: {max_record_bytes: 900000}
+service:
+  pipelines:
+    logs/ingest: {receivers: [ingest], processors: [batch, quarantine, schema_validation], exporters: [msk]}
+`), 0o644))
+	t.Setenv("PULSEGRID_SCHEMA_MODE", "enforce")
+	out, code, err := run(t, "validate", "--collector", collector, config)
+	require.Equal(t, exitFailed, code)
+	require.ErrorContains(t, err, "1 of 1")
+	for _, want := range []string{"processor batch acknowledges", "processor quarantine comes before schema_validation", "max_record_bytes of processor quarantine is 900000, and of exporter msk 900000"} {
+		require.Contains(t, out, "service::pipelines::logs/ingest: "+want)
+	}
+}
+
 func TestQueryPrintsTheAnswerAndMakesErrorsReadable(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Get("default_format") != "CSVWithNames" || r.URL.Query().Get("database") != "pulsegrid" {

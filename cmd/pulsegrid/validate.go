@@ -11,6 +11,14 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"go.opentelemetry.io/collector/confmap"
+	"go.opentelemetry.io/collector/confmap/provider/envprovider"
+	"go.opentelemetry.io/collector/confmap/provider/fileprovider"
+	"go.uber.org/zap"
+
+	"github.com/pulsegrid/pulsegrid/exporter/mskexporter"
+	"github.com/pulsegrid/pulsegrid/internal/composition"
+	"github.com/pulsegrid/pulsegrid/processor/quarantineprocessor"
 )
 
 const collectorName = "pulsegrid-collector"
@@ -19,7 +27,8 @@ func newValidate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "validate CONFIG...",
 		Short: "Check Collector configurations without running them",
-		Long: `Check Collector configurations with the built Collector: every key, every component's own rules, every pipeline.
+		Long: `Check Collector configurations with the built Collector: every key, every component's own rules, every pipeline; and
+whether the components of each pipeline together keep what PulseGrid promises: their order, and that none acknowledges what is only in memory.
 Environment variables are taken from this process, as the Collector would.`,
 		Example: "  pulsegrid validate distributions/gateway/config.yaml distributions/aggregator/config.yaml",
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -75,7 +84,30 @@ func validate(ctx context.Context, binary, path string) (problem string, err err
 	if err != nil {
 		return "", fmt.Errorf("run %s: %w", binary, err)
 	}
-	return "", nil
+	return composed(ctx, path), nil
+}
+
+// composed returns what is wrong with the pipelines as a whole: components that are each right, in a wrong order or with one missing.
+func composed(ctx context.Context, path string) (problem string) {
+	resolver, err := confmap.NewResolver(confmap.ResolverSettings{
+		URIs:              []string{"file:" + path},
+		ProviderFactories: []confmap.ProviderFactory{fileprovider.NewFactory(), envprovider.NewFactory()},
+		DefaultScheme:     "env",
+		ProviderSettings:  confmap.ProviderSettings{Logger: zap.NewNop()},
+	})
+	if err != nil {
+		return err.Error()
+	}
+	conf, err := resolver.Resolve(ctx)
+	if err := errors.Join(err, resolver.Shutdown(ctx)); err != nil {
+		return err.Error()
+	}
+	quarantine := quarantineprocessor.NewFactory().CreateDefaultConfig().(*quarantineprocessor.Config)
+	msk := mskexporter.NewFactory().CreateDefaultConfig().(*mskexporter.Config)
+	if err := composition.Check(conf, composition.Defaults{QuarantineRecordBytes: quarantine.MaxRecordBytes, ExporterRecordBytes: msk.MaxRecordBytes}); err != nil {
+		return err.Error()
+	}
+	return ""
 }
 
 // collectorProblem takes the error out of the Collector's output: it prints it twice, once as a log line.

@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/pulsegrid/pulsegrid/internal/componentmeta"
+	"github.com/pulsegrid/pulsegrid/internal/composition"
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
 	"github.com/pulsegrid/pulsegrid/internal/eventid"
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire"
@@ -23,6 +24,7 @@ import (
 const maxReasons = 3
 
 type quarantineProcessor struct {
+	id        component.ID
 	cfg       *Config
 	next      consumer.Logs
 	telemetry *componentmeta.Telemetry
@@ -36,7 +38,7 @@ type quarantineProcessor struct {
 func newProcessor(set processor.Settings, cfg *Config, next consumer.Logs) (*quarantineProcessor, error) {
 	t := metadata.Telemetry(set.ID, set.TelemetrySettings)
 	p := &quarantineProcessor{
-		cfg: cfg, next: next, telemetry: t,
+		id: set.ID, cfg: cfg, next: next, telemetry: t,
 		events: t.Counter("quarantine_events"), records: t.Counter("quarantine_records"), bytes: t.Counter("quarantine_bytes"), objects: t.Counter("quarantine_objects"),
 	}
 	return p, t.Err()
@@ -68,6 +70,9 @@ func (*quarantineProcessor) Capabilities() consumer.Capabilities {
 
 // ConsumeLogs hands on both parts of each envelope in one call, so that whoever acknowledges the one has the other too. Ordinary log records pass.
 func (p *quarantineProcessor) ConsumeLogs(ctx context.Context, ld plog.Logs) error {
+	if composition.Walking(ctx) {
+		return p.next.ConsumeLogs(composition.Pass(ctx, composition.Step{ID: p.id.String(), MaxRecordBytes: p.cfg.MaxRecordBytes}), ld)
+	}
 	if !envelope.Is(ld) {
 		return p.next.ConsumeLogs(ctx, ld)
 	}

@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/pdata/plog"
 
+	"github.com/pulsegrid/pulsegrid/internal/composition"
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
 	"github.com/pulsegrid/pulsegrid/internal/schema"
 )
@@ -20,6 +21,9 @@ type logs struct {
 }
 
 func (l *logs) ConsumeLogs(ctx context.Context, ld plog.Logs) error {
+	if composition.Walking(ctx) {
+		return l.next.ConsumeLogs(composition.Pass(ctx, l.step()), ld)
+	}
 	if !envelope.Is(ld) {
 		return l.decoded(ctx, ld)
 	}

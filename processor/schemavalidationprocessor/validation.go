@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/pulsegrid/pulsegrid/internal/componentmeta"
+	"github.com/pulsegrid/pulsegrid/internal/composition"
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
 	"github.com/pulsegrid/pulsegrid/internal/schema"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
@@ -22,6 +23,7 @@ const maxReasons = 3
 
 // validation is what the processors of the three signals share.
 type validation struct {
+	id       component.ID
 	cfg      *Config
 	source   schema.Source   // nil: limits only
 	policies schema.Policies // nil: one policy for all
@@ -38,7 +40,7 @@ type validation struct {
 func newValidation(set processor.Settings, cfg *Config) (*validation, error) {
 	t := metadata.Telemetry(set.ID, set.TelemetrySettings)
 	v := &validation{
-		cfg: cfg, telemetry: t,
+		id: set.ID, cfg: cfg, telemetry: t,
 		events: t.Counter("schema_validation_events"), without: t.Counter("schema_validation_events_without_schema"),
 		violations: t.Counter("schema_validation_violations"), drops: t.Counter("schema_validation_dropped_events"),
 		duration: t.Histogram("schema_validation_duration"), plain: t.With(),
@@ -72,6 +74,11 @@ func (v *validation) Start(_ context.Context, host component.Host) error {
 		v.policies = policies
 	}
 	return nil
+}
+
+// step is what a walk is told.
+func (v *validation) step() composition.Step {
+	return composition.Step{ID: v.id.String(), Enforces: v.cfg.Policy.Mode == schema.Enforce || v.policies != nil}
 }
 
 func (v *validation) Shutdown(context.Context) error {

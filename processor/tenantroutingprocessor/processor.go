@@ -19,6 +19,7 @@ import (
 	"go.opentelemetry.io/collector/processor"
 	"google.golang.org/grpc/codes"
 
+	"github.com/pulsegrid/pulsegrid/internal/composition"
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
 	"github.com/pulsegrid/pulsegrid/internal/eventid"
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
@@ -73,6 +74,9 @@ func (*routing) Capabilities() consumer.Capabilities { return consumer.Capabilit
 
 // ConsumeLogs routes envelopes of any signal, or ordinary log records.
 func (p *routing) ConsumeLogs(ctx context.Context, ld plog.Logs) error {
+	if composition.Walking(ctx) {
+		return p.next.logs.ConsumeLogs(ctx, ld)
+	}
 	if envelope.Is(ld) {
 		routed, err := p.envelopes(ctx, ld)
 		if err != nil {

@@ -98,6 +98,9 @@ func (r *ingestReceiver) Start(ctx context.Context, host component.Host) error {
 		return r.startErr
 	}
 	r.started, r.host = true, host
+	if r.startErr = r.compose(ctx); r.startErr != nil {
+		return r.startErr
+	}
 	if r.cfg.Protocols.GRPC.HasValue() {
 		if err := r.startGRPC(ctx); err != nil {
 			r.startErr = fmt.Errorf("protocols::grpc: %w", err)
