@@ -24,6 +24,7 @@ const (
 	verifyBackoffMin = 250 * time.Millisecond
 	verifyBackoffMax = 10 * time.Second
 	verifyTimeout    = 15 * time.Second // of one try
+	minAnswer        = 100 * time.Millisecond
 )
 
 // client is what the exporters of one configured component share: the Kafka client, the room in its buffer, the topics' state,
@@ -36,14 +37,20 @@ type client struct {
 	metrics  *metrics
 	room     *semaphore.Weighted // of max_buffered_bytes
 	buffered atomic.Int64        // bytes that wait for acknowledgement
-	ready    atomic.Bool         // topics are verified
+	ready    atomic.Bool         // all topics are verified
+	router   *router
+	lanes    *lanes
+	// unverified says what is wrong with topics, by name; nil: none has been looked at.
+	unverified atomic.Pointer[map[string]error]
 
 	// Set by connect, before ready.
-	kafka *kgo.Client
+	kafka *producer
 	// splicer passes agents' zstd frames on; nil where the configuration says not to.
 	splicer *splicer
-	// spillway sends requests around Kafka while it does not take them; nil where there is no spill.
+	// spillway sends requests around Kafka while it does not take them, and back gives them back; nil where there is no spill.
 	spillway *spillway
+	back     *producer
+	ids      topicIDs
 	alive    context.Context // ends when the client closes; then nothing is waited for
 	kill     context.CancelCauseFunc
 	work     sync.WaitGroup // of prepare
@@ -73,7 +80,10 @@ func clientOf(set exporter.Settings, cfg *Config) (*client, error) {
 	defer clients.Unlock()
 	c, ok := clients.of[cfg]
 	if !ok {
-		c = &client{cfg: cfg, log: set.Logger, room: semaphore.NewWeighted(cfg.MaxBufferedBytes), prepared: make(chan struct{})}
+		c = &client{
+			cfg: cfg, log: set.Logger, room: semaphore.NewWeighted(cfg.MaxBufferedBytes), prepared: make(chan struct{}),
+			ids: topicIDs{of: map[string][16]byte{}}, router: newRouter(&cfg.Topics), lanes: newLanes(max(1, cfg.MaxBufferedBytes/2)),
+		}
 		if id, ok := set.Resource.Attributes().Get("service.instance.id"); ok {
 			c.gateway = []byte(id.AsString())
 		}
@@ -131,43 +141,78 @@ func (c *client) join(ctx context.Context, host component.Host) error {
 
 // connect is called with mu held.
 func (c *client) connect(ctx context.Context) error {
-	opts, err := c.cfg.Options(ctx, c.log)
-	if err != nil {
-		return err
-	}
-	opts = append(opts,
-		kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.ProducerBatchMaxBytes(int32(c.cfg.MaxRecordBytes)),
-		kgo.ProducerLinger(c.cfg.Linger),
-		kgo.RecordPartitioner(c.cfg.Topics.partitioner()),
-		// The bound is room, which whole requests pass; here it would cut them in pieces.
-		kgo.MaxBufferedRecords(math.MaxInt32),
-		// Records are given up by their context, after timeout; this is for a client that does not come to look at it.
-		kgo.RecordDeliveryTimeout(c.cfg.Timeout),
-		kgo.ProduceRequestTimeout(min(10*time.Second, c.cfg.Timeout)),
-		// A frozen broker must not hold a request beyond its timeout. Its outcome is then unknown, and said to be.
-		kgo.AllowIdempotentProduceCancellation(),
-	)
 	compression, err := c.compression()
 	if err != nil {
 		return fmt.Errorf("compression: %w", err)
 	}
-	kc, err := kgo.NewClient(append(opts, compression)...)
+	opts, err := c.options(ctx, compression)
 	if err != nil {
-		return fmt.Errorf("kafka client: %w", err)
+		return err
 	}
-	c.kafka = kc
+	dial := func() (*kgo.Client, error) {
+		kc, err := kgo.NewClient(opts...)
+		if err != nil {
+			return nil, fmt.Errorf("kafka client: %w", err)
+		}
+		return kc, nil
+	}
+	p, err := newProducer(dial)
+	if err != nil {
+		return err
+	}
 	c.alive, c.kill = context.WithCancelCause(context.Background())
 	if c.cfg.Spill.URL != "" {
-		if c.spillway, err = newSpillway(ctx, c); err != nil {
-			kc.Close()
-			c.kafka = nil
-			return fmt.Errorf("spill: %w", err)
+		if err := c.connectSpill(ctx, dial); err != nil {
+			p.close()
+			return err
 		}
 		c.work.Go(func() { c.spillway.run(c.alive) })
+		c.work.Go(func() { c.spillway.adopt(c.alive) })
 	}
+	c.kafka = p
 	c.work.Go(c.prepare)
 	return nil
+}
+
+func (c *client) connectSpill(ctx context.Context, dial func() (*kgo.Client, error)) (err error) {
+	p, err := newProducer(dial)
+	if err != nil {
+		return err
+	}
+	if c.spillway, err = newSpillway(ctx, c, &giveBack{client: c, kafka: p, wait: c.cfg.Spill.After}); err != nil {
+		p.close()
+		return fmt.Errorf("spill: %w", err)
+	}
+	c.back = p
+	return nil
+}
+
+// options are those of a Kafka client that produces.
+func (c *client) options(ctx context.Context, compression kgo.Opt) ([]kgo.Opt, error) {
+	opts, err := c.cfg.Options(ctx, c.log)
+	if err != nil {
+		return nil, err
+	}
+	// A broker answers for all partitions of a request together, and waits so long for the replicas of each. Where what is late is spilled,
+	// a partition whose replicas hang must not make the others late.
+	answer := min(10*time.Second, c.cfg.Timeout)
+	if c.cfg.Spill.URL != "" {
+		answer = max(minAnswer, min(answer, c.cfg.Spill.After/2))
+	}
+	return append(opts,
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.ProducerBatchMaxBytes(int32(c.cfg.MaxRecordBytes)),
+		kgo.ProducerLinger(c.cfg.Linger),
+		kgo.RecordPartitioner(c.router),
+		// The bound is room, which whole requests pass; here it would cut them in pieces.
+		kgo.MaxBufferedRecords(math.MaxInt32),
+		// Records are given up by their context, after timeout; this is for a client that does not come to look at it.
+		kgo.RecordDeliveryTimeout(c.cfg.Timeout),
+		kgo.ProduceRequestTimeout(answer),
+		// A frozen broker must not hold a request beyond its timeout. Its outcome is then unknown, and said to be.
+		kgo.AllowIdempotentProduceCancellation(),
+		compression,
+	), nil
 }
 
 // compression of batches: with zstd, agents' frames are passed on.
@@ -203,13 +248,22 @@ func (c *client) prepare() {
 func (c *client) tryPrepare() bool {
 	ctx, cancel := context.WithTimeout(c.alive, verifyTimeout)
 	defer cancel()
-	mismatches, err := kafka.EnsureTopics(ctx, c.kafka, c.cfg.Topics.Manage, c.cfg.specs())
+	mismatches, err := kafka.EnsureTopics(ctx, c.kafka.client(), c.cfg.Topics.Manage, c.cfg.specs())
 	if c.alive.Err() != nil {
 		return true
+	}
+	c.ids.asking.Lock()
+	c.learn(ctx)
+	c.ids.asking.Unlock()
+	if c.spillway != nil {
+		c.spillway.look(ctx)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {
+		if bad, all := kafka.BadTopics(err); !all {
+			c.unverified.Store(&bad)
+		}
 		// Told once for each cause, not at each try.
 		if c.lastErr == nil || c.lastErr.Error() != err.Error() {
 			c.log.Error("Kafka's topics cannot be verified, trying again", zap.Error(err))
@@ -222,6 +276,7 @@ func (c *client) tryPrepare() bool {
 		c.log.Warn("topic differs from topics::*", zap.Stringer("mismatch", m))
 	}
 	c.lastErr = nil
+	c.unverified.Store(&map[string]error{})
 	c.ready.Store(true)
 	close(c.prepared)
 	c.log.Info("Kafka's topics are verified")
@@ -229,6 +284,21 @@ func (c *client) tryPrepare() bool {
 	return true
 }
 
+// usable says why nothing may be sent to a topic; nil: it may.
+func (c *client) usable(topic string) error {
+	bad := c.unverified.Load()
+	if bad == nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.unreadyCause()
+	}
+	return (*bad)[topic]
+}
+
+// anyUsable tells whether something may be sent to some topic.
+func (c *client) anyUsable() bool { return c.unverified.Load() != nil }
+
+// unreadyCause is called with mu held.
 func (c *client) unreadyCause() error {
 	if c.lastErr != nil {
 		return c.lastErr
@@ -243,7 +313,7 @@ func (c *client) enter() (leave func(), err error) {
 	switch {
 	case c.closing:
 		return nil, retryable(reasonUnready, retryAfterFull, "%w", errClosing)
-	case c.spillway == nil && !c.ready.Load():
+	case c.kafka == nil:
 		return nil, retryable(reasonUnready, retryAfterOutage, "kafka is not ready, nothing was sent: %w", c.unreadyCause())
 	}
 	c.inflight.Add(1)
@@ -298,7 +368,10 @@ func (c *client) leave(ctx context.Context) error {
 		err = fmt.Errorf("requests in flight were given up: %w", ctx.Err())
 	}
 	c.kill(errClosing)
-	c.kafka.Close()
+	c.kafka.close()
+	if c.back != nil {
+		c.back.close()
+	}
 	c.work.Wait()
 	<-done
 	if c.spillway != nil {

@@ -59,7 +59,8 @@ type Config struct {
 	// Linger is how long a batch waits for more records. Default and zero: not at all; requests in flight fill batches anyway.
 	Linger time.Duration `mapstructure:"linger"`
 	// MaxBufferedBytes bounds what waits for acknowledgement, of all requests together. Default 67108864 (64 MiB); at least
-	// max_record_bytes. A single request larger than that waits until it is alone.
+	// max_record_bytes. A single partition has half of it at most, and so has what is spilled. A single request larger than that waits
+	// until it is alone.
 	MaxBufferedBytes int64 `mapstructure:"max_buffered_bytes"`
 	// MaxWait is how long a request waits for room in the buffer before it is refused as retryable. Default 2s; zero: not at all.
 	MaxWait time.Duration `mapstructure:"max_wait"`
@@ -82,18 +83,20 @@ type SpillConfig struct {
 	// Gateway names this gateway's objects. One that stays the same when the gateway starts again (a pod's name) lets it go on at once;
 	// the objects of a name that is gone are adopted by another gateway after a minute. Default: the Collector's service.instance.id.
 	Gateway string `mapstructure:"gateway"`
-	// After is how long a request waits for Kafka before it is spilled. Default 3s; 100ms to timeout. Once one has, all are spilled at
-	// once until everything that was spilled is in Kafka, so that a source's requests keep their order.
+	// After is how long a record waits for Kafka before it is spilled. Default 3s; 100ms to timeout. Once one has, all records for its
+	// partition are spilled at once until everything that was spilled of it is in Kafka, so that a source's requests keep their order.
+	// Brokers are asked to answer within half of it.
 	After time.Duration `mapstructure:"after"`
 	// MaxObjectBytes close an object, before compression. Default 8388608 (8 MiB); at least 65536.
 	MaxObjectBytes int `mapstructure:"max_object_bytes"`
 	// MaxLatency is how long a request waits for others to share its object. Default 100ms; zero: an object a request.
 	MaxLatency time.Duration `mapstructure:"max_latency"`
-	// MaxBytes of all gateways' objects; beyond them requests are refused as retryable. Default 68719476736 (64 GiB); above zero.
+	// MaxBytes of all gateways' objects; beyond them requests that would be spilled are refused as retryable. A partition may have as
+	// much of it as all leave free: one alone half. Default 68719476736 (64 GiB); above zero.
 	MaxBytes int64 `mapstructure:"max_bytes"`
-	// MaxAge of the oldest object; beyond it requests are refused as retryable. Default 24h; above zero.
+	// MaxAge of a partition's oldest object; beyond it requests for the partition are refused as retryable. Default 24h; above zero.
 	MaxAge time.Duration `mapstructure:"max_age"`
-	// ProbeInterval is the time between two tries at giving back the oldest object. Default 2s; above zero.
+	// ProbeInterval is the time between two tries at giving back a partition's oldest record. Default 2s; above zero.
 	ProbeInterval time.Duration `mapstructure:"probe_interval"`
 }
 

@@ -29,6 +29,7 @@ const (
 	reasonInvalid       = "invalid"
 	reasonKafka         = "kafka"
 	reasonSpill         = "spill"
+	reasonComposition   = "composition"
 )
 
 // failure is a request that was not acknowledged as a whole.

@@ -17,6 +17,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 
+	"github.com/pulsegrid/pulsegrid/internal/composition"
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire"
@@ -25,6 +26,7 @@ import (
 
 // mskExporter is one pipeline's end. The work is done by the client that it shares with the other pipelines of its component.
 type mskExporter struct {
+	id     component.ID
 	client *client
 	start  sync.Once
 	stop   sync.Once
@@ -35,7 +37,7 @@ func newExporter(set exporter.Settings, cfg *Config) (*mskExporter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &mskExporter{client: c}, nil
+	return &mskExporter{id: set.ID, client: c}, nil
 }
 
 // Start connects, unless another pipeline's exporter of the component has.
@@ -57,6 +59,10 @@ func (*mskExporter) Capabilities() consumer.Capabilities {
 
 // ConsumeLogs writes envelopes of any signal, or ordinary log records.
 func (e *mskExporter) ConsumeLogs(ctx context.Context, ld plog.Logs) error {
+	if composition.Walking(ctx) {
+		composition.End(ctx, composition.Step{ID: e.id.String(), MaxRecordBytes: e.client.cfg.MaxRecordBytes})
+		return nil
+	}
 	if envelope.Is(ld) {
 		return e.client.deliver(ctx, func() ([]envelope.Envelope, error) { return envelope.All(ld) })
 	}

@@ -234,7 +234,7 @@ func frozen(t *testing.T, k *kafkatest.Cluster) {
 	}
 	require.Eventually(t, func() bool { mu.Lock(); defer mu.Unlock(); return full > 0 }, 10*time.Second, 10*time.Millisecond)
 	require.LessOrEqual(t, r.value("msk_exporter_buffered_bytes"), int64(limit))
-	require.LessOrEqual(t, r.logs.client.kafka.BufferedProduceBytes(), int64(limit))
+	require.LessOrEqual(t, r.logs.client.kafka.client().BufferedProduceBytes(), int64(limit))
 	wg.Wait()
 	require.Less(t, time.Since(began), 20*time.Second, "a frozen broker holds a caller no longer than timeout, and what it takes to notice")
 	require.LessOrEqual(t, unknown*len(e.Body), limit)

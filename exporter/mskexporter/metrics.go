@@ -48,7 +48,7 @@ func newMetrics(id component.ID, set component.TelemetrySettings, buffered, read
 }
 
 // observeSpill adds the gauges of a spill.
-func (m *metrics) observeSpill(backlog func() spill.Backlog, spilling func() bool) error {
+func (m *metrics) observeSpill(backlog func() spill.Backlog, spilling func() int) error {
 	m.telemetry.Gauge("msk_exporter_spill_backlog_bytes", func(record func(int64, ...attribute.KeyValue)) { record(backlog().Bytes) })
 	m.telemetry.Gauge("msk_exporter_spill_backlog_age", func(record func(int64, ...attribute.KeyValue)) {
 		if oldest := backlog().Oldest; oldest.IsZero() {
@@ -58,12 +58,9 @@ func (m *metrics) observeSpill(backlog func() spill.Backlog, spilling func() boo
 		}
 	})
 	m.telemetry.Gauge("msk_exporter_spilling", func(record func(int64, ...attribute.KeyValue)) {
-		if spilling() {
-			record(1)
-		} else {
-			record(0)
-		}
+		record(min(1, int64(spilling())))
 	})
+	m.telemetry.Gauge("msk_exporter_spilling_partitions", func(record func(int64, ...attribute.KeyValue)) { record(int64(spilling())) })
 	return m.telemetry.Err()
 }
 

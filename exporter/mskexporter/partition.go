@@ -1,6 +1,8 @@
 package mskexporter
 
 import (
+	"sync"
+
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/zeebo/xxh3"
 
@@ -12,32 +14,76 @@ import (
 // ones: the aggregator takes all partitions at an equal pace (docs/decisions/0029).
 const overflowShards = 2
 
-// partitioner chooses by the key, as the client does by default; in an overflow topic by the tenant, and among its shards by the key. Both are functions of the
-// record, so that a request and its retries share a partition.
-type partitioner struct {
-	kgo.Partitioner                 // of other topics
-	overflow        map[string]bool // topics
+// router gives records their partitions: by the key, as Kafka's own clients do; in an overflow topic by the tenant, and among its shards by the key. Both are
+// functions of the record and of the number of partitions, so that a request and its retries share a partition. It is asked before a record is produced, because
+// what can be done with it depends on its partition; the Kafka client asks it again, and hears the same. It is safe for concurrent use.
+type router struct {
+	overflow map[string]bool // topics
+
+	mu     sync.RWMutex
+	counts map[string]int // guarded by mu; of partitions, by topic
 }
 
-func (c *TopicsConfig) partitioner() kgo.Partitioner {
-	p := partitioner{kgo.UniformBytesPartitioner(64<<10, true, true, nil), map[string]bool{}}
+func newRouter(c *TopicsConfig) *router {
+	r := &router{overflow: map[string]bool{}, counts: map[string]int{}}
 	if c.Overflow {
 		for _, s := range signal.All {
 			for _, class := range append([]string{""}, c.Classes...) {
-				p.overflow[c.nameOf(envelope.Envelope{Signal: s, Lane: envelope.LaneOverflow, TopicClass: class})] = true
+				r.overflow[c.nameOf(envelope.Envelope{Signal: s, Lane: envelope.LaneOverflow, TopicClass: class})] = true
 			}
 		}
 	}
-	return p
+	return r
 }
 
-var byTenant = kgo.BasicConsistentPartitioner(func(string) func(*kgo.Record, int) int { return overflowPartition })
+// learn is told how many partitions a topic has.
+func (r *router) learn(topic string, n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.counts[topic] = n
+}
 
-func (p partitioner) ForTopic(topic string) kgo.TopicPartitioner {
-	if p.overflow[topic] {
-		return byTenant.ForTopic(topic)
+// count is how many partitions a topic has, as last heard; zero: nobody knows.
+func (r *router) count(topic string) int {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.counts[topic]
+}
+
+// partition is that of a record in a topic of n partitions. It is a function of the two.
+func (r *router) partition(rec *kgo.Record, n int) int32 {
+	switch {
+	case r.overflow[rec.Topic]:
+		return int32(overflowPartition(rec, n))
+	case rec.Key == nil: // of an earlier version, from the spill
+		return int32(xxh3.Hash(rec.Value) % uint64(n))
 	}
-	return p.Partitioner.ForTopic(topic)
+	return int32(byKey.Partition(rec, n))
+}
+
+// byKey is Kafka's own function of the key, murmur2.
+var byKey = kgo.StickyKeyPartitioner(nil).ForTopic("")
+
+// ForTopic makes router a kgo.Partitioner.
+func (r *router) ForTopic(topic string) kgo.TopicPartitioner { return topicRouter{r, topic} }
+
+// topicRouter is asked by the Kafka client, which knows how many partitions a topic has now.
+type topicRouter struct {
+	*router
+	topic string
+}
+
+// RequiresConsistency has the client count partitions without a leader, too.
+func (topicRouter) RequiresConsistency(*kgo.Record) bool { return true }
+
+func (t topicRouter) Partition(rec *kgo.Record, n int) int {
+	if t.count(t.topic) != n {
+		t.learn(t.topic, n)
+	}
+	if p := int(rec.Partition); p >= 0 && p < n {
+		return p
+	}
+	return int(t.partition(rec, n))
 }
 
 // overflowPartition is one of the tenant's shards, of which there are fewer only where the topic has fewer partitions.

@@ -7,11 +7,14 @@ import (
 	"sync"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.opentelemetry.io/otel/attribute"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
 	"github.com/pulsegrid/pulsegrid/internal/kafka"
+	"github.com/pulsegrid/pulsegrid/internal/spill"
 )
 
 // deliver writes what make returns and returns nil when Kafka holds all of it. It never returns before the fate of every record
@@ -41,6 +44,10 @@ func (c *client) tryDeliver(ctx context.Context, envelopes func() ([]envelope.En
 	}
 	var records []record
 	for _, e := range es {
+		if len(e.Findings) > 0 && e.Lane != envelope.LaneQuarantine {
+			forgetFrames(records)
+			return retryable(reasonComposition, retryAfterOutage, "%s request of tenant %q has events that are to be quarantined, and nothing has taken them out; nothing was sent, an operator must put processor quarantine behind schema_validation in this pipeline", e.Signal, e.Tenant)
+		}
 		rs, err := c.records(e, envelope.Frame(ctx, e.Body))
 		if err != nil {
 			forgetFrames(records)
@@ -55,15 +62,41 @@ func (c *client) tryDeliver(ctx context.Context, envelopes func() ([]envelope.En
 		return nil
 	}
 	defer forgetFrames(records)
-	release, err := c.admit(ctx, records)
+	to, err := c.assign(records)
 	if err != nil {
 		return err
 	}
-	defer release()
-	if c.spillway != nil {
-		return c.spillway.deliver(records)
+	room, err := c.admit(ctx, records, to)
+	if err != nil {
+		return err
 	}
-	return c.produce(records, c.cfg.Timeout)
+	defer room.release()
+	if c.spillway != nil {
+		return c.spillway.deliver(ctx, records, to, room)
+	}
+	out := c.produce(records, c.cfg.Timeout)
+	c.observe(out.worst)
+	return out.err(len(records))
+}
+
+// assign gives each record its partition and returns their lanes. Without a spill it refuses what is for a topic that is not verified.
+func (c *client) assign(records []record) ([]*lane, error) {
+	to := make([]*lane, len(records))
+	for i := range records {
+		r := &records[i]
+		topic := r.kafka.Topic
+		if c.spillway == nil {
+			if err := c.usable(topic); err != nil {
+				return nil, retryable(reasonUnready, retryAfterOutage, "kafka is not ready, nothing was sent: %w", err)
+			}
+		}
+		r.kafka.Partition = spill.Anywhere
+		if n := c.router.count(topic); n > 0 {
+			r.kafka.Partition = c.router.partition(r.kafka, n)
+		}
+		to[i] = c.lanes.get(topic, r.kafka.Partition)
+	}
+	return to, nil
 }
 
 // forgetFrames is for records whose fate is known, or that will not be sent.
@@ -75,30 +108,63 @@ func forgetFrames(records []record) {
 	}
 }
 
+// room is what a request has of the buffer.
+type room struct {
+	bytes  int64
+	detour bool // of the part for what goes to the store, too
+	taken  []func()
+}
+
+func (r *room) release() {
+	for _, release := range r.taken {
+		release()
+	}
+}
+
+func (r *room) take(ctx context.Context, of *semaphore.Weighted, n int64) error {
+	if err := of.Acquire(ctx, n); err != nil {
+		return err
+	}
+	r.taken = append(r.taken, func() { of.Release(n) })
+	return nil
+}
+
 // admit waits for room for all of the records at once: a request is either in flight as a whole or not at all, so a refusal
-// here means that nothing of it was sent.
-func (c *client) admit(ctx context.Context, records []record) (release func(), err error) {
-	var total int64
+// here means that nothing of it was sent. A lane has half of the buffer at most, and so has what goes to the store: one that is
+// stuck, and a store that is, leave room to the others.
+func (c *client) admit(ctx context.Context, records []record, to []*lane) (*room, error) {
+	r := &room{}
+	of := make(map[*lane]int64, 1)
 	for i := range records {
-		total += records[i].size()
+		n := records[i].size()
+		r.bytes += n
+		of[to[i]] += n
 	}
-	// More than there will ever be takes all there is.
-	take := min(total, c.cfg.MaxBufferedBytes)
-	if !c.room.TryAcquire(take) {
-		wait, cancel := context.WithTimeout(ctx, c.maxWait())
-		defer cancel()
-		if err := c.room.Acquire(wait, take); err != nil {
-			if ctx.Err() != nil {
-				return nil, retryable(reasonCancelled, retryAfterFull, "the caller left while %d bytes waited for room in the buffer; nothing was sent: %w", total, context.Cause(ctx))
+	wait, cancel := context.WithTimeout(ctx, c.maxWait())
+	defer cancel()
+	err := func() error {
+		for _, l := range distinct(to) {
+			if err := r.take(wait, l.room, min(of[l], c.lanes.perLane)); err != nil { // more than there will ever be takes all there is
+				return fmt.Errorf("topic %s, partition %d has half of the buffer: %w", l.topic, l.partition, err)
 			}
-			return nil, retryable(reasonBufferFull, retryAfterFull, "no room for %d bytes within max_wait %v: %d of max_buffered_bytes %d wait for Kafka; nothing was sent", total, c.cfg.MaxWait, c.buffered.Load(), c.cfg.MaxBufferedBytes)
 		}
+		if c.spillway != nil && c.lanes.any(to) {
+			if err := c.spillway.takeRoom(wait, r); err != nil {
+				return err
+			}
+		}
+		return r.take(wait, c.room, min(r.bytes, c.cfg.MaxBufferedBytes))
+	}()
+	if err == nil {
+		c.buffered.Add(r.bytes)
+		r.taken = append(r.taken, func() { c.buffered.Add(-r.bytes) })
+		return r, nil
 	}
-	c.buffered.Add(total)
-	return func() {
-		c.buffered.Add(-total)
-		c.room.Release(take)
-	}, nil
+	r.release()
+	if ctx.Err() != nil {
+		return nil, retryable(reasonCancelled, retryAfterFull, "the caller left while %d bytes waited for room in the buffer; nothing was sent: %w", r.bytes, context.Cause(ctx))
+	}
+	return nil, retryable(reasonBufferFull, retryAfterFull, "no room for %d bytes within max_wait %v: %d of max_buffered_bytes %d wait for Kafka; nothing was sent: %w", r.bytes, c.cfg.MaxWait, c.buffered.Load(), c.cfg.MaxBufferedBytes, err)
 }
 
 // maxWait: when Kafka stops answering, the buffer is full of requests that are spilled a moment later.
@@ -109,71 +175,91 @@ func (c *client) maxWait() time.Duration {
 	return c.cfg.MaxWait
 }
 
-// delivery collects what became of a request's records.
-type delivery struct {
+// outcome collects what became of records.
+type outcome struct {
 	pending sync.WaitGroup
 
-	mu     sync.Mutex
-	stored int
-	worst  *failure
+	mu      sync.Mutex
+	stored  int               // guarded by mu
+	worst   *failure          // guarded by mu
+	refused map[*record]error // guarded by mu; for good
+	lost    bool              // guarded by mu; a broker did not know a topic by its id
+}
+
+// err is the worst that became of a request of so many records.
+func (o *outcome) err(of int) error {
+	if o.worst == nil {
+		return nil
+	}
+	if o.stored > 0 {
+		if o.worst.class == kafka.Retryable {
+			o.worst.class = kafka.Unknown
+		}
+		o.worst.err = fmt.Errorf("%w (%d of the request's %d records are stored)", o.worst.err, o.stored, of)
+	}
+	return o.worst
 }
 
 var errTimeout = errors.New("no acknowledgement within timeout")
 
 // produce sends the records and waits, at most so long, until each is acknowledged, refused or given up. The caller's context plays no
 // part: cancelling a record fails every record behind it in its partition, other callers' included.
-func (c *client) produce(records []record, wait time.Duration) error {
+func (c *client) produce(records []record, wait time.Duration) *outcome {
 	ctx, cancel := context.WithCancelCause(c.alive)
 	defer cancel(nil)
 	timer := time.AfterFunc(wait, func() { cancel(errTimeout) })
 	defer timer.Stop()
-	var d delivery
-	d.pending.Add(len(records))
+	kc := c.kafka.client()
+	o := &outcome{}
+	o.pending.Add(len(records))
 	for i := range records {
 		r := &records[i]
-		c.kafka.Produce(ctx, r.kafka, func(_ *kgo.Record, err error) {
-			defer d.pending.Done()
+		kc.Produce(ctx, r.kafka, func(_ *kgo.Record, err error) {
+			defer o.pending.Done()
 			if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
 				err = cause
 			}
-			d.done(r, err)
+			o.done(r, err)
 		})
 	}
-	d.pending.Wait()
+	o.pending.Wait()
 	c.metrics.acknowledged(records)
-	c.observe(d.worst)
-	if d.worst == nil {
-		return nil
+	if o.lost {
+		c.lost()
 	}
-	if d.stored > 0 {
-		if d.worst.class == kafka.Retryable {
-			d.worst.class = kafka.Unknown
-		}
-		d.worst.err = fmt.Errorf("%w (%d of the request's %d records are stored)", d.worst.err, d.stored, len(records))
-	}
-	return d.worst
+	return o
 }
 
 // done is called once a record, by the Kafka client.
-func (d *delivery) done(r *record, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+func (o *outcome) done(r *record, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if err == nil {
 		r.stored = true
-		d.stored++
+		o.stored++
 		return
+	}
+	if errors.Is(err, kerr.UnknownTopicID) {
+		o.lost = true
 	}
 	class := kafka.Classify(err)
 	if class == kafka.Permanent && !kafka.IsTooLarge(err) {
 		class = kafka.Retryable // rights, topics, credentials: ours to mend, and a sender that is told no drops its data
 		err = fmt.Errorf("refused until an operator mends it: %w", err)
 	}
-	if d.worst != nil && urgency[class] <= urgency[d.worst.class] {
+	err = fmt.Errorf("topic %s, tenant %q, %d events: %w", r.kafka.Topic, r.tenant, r.events, err)
+	if class == kafka.Permanent {
+		if o.refused == nil {
+			o.refused = map[*record]error{}
+		}
+		o.refused[r] = err
+	}
+	if o.worst != nil && urgency[class] <= urgency[o.worst.class] {
 		return
 	}
-	d.worst = &failure{class: class, reason: reasonKafka, err: fmt.Errorf("topic %s, tenant %q, %d events: %w", r.kafka.Topic, r.tenant, r.events, err)}
+	o.worst = &failure{class: class, reason: reasonKafka, err: err}
 	if class != kafka.Permanent {
-		d.worst.after = retryAfterOutage
+		o.worst.after = retryAfterOutage
 	}
 }
 

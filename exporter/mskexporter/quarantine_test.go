@@ -7,6 +7,7 @@ import (
 	"go.opentelemetry.io/collector/consumer/consumererror"
 
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
+	"github.com/pulsegrid/pulsegrid/internal/kafka"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -42,4 +43,20 @@ func TestWhatIsQuarantinedGoesToItsTopicWithWhy(t *testing.T) {
 	require.True(t, consumererror.IsPermanent(err), err)
 	require.ErrorContains(t, err, "max_record_bytes")
 	require.Len(t, readAll(t, brokers, signal.QuarantineTopic), 1)
+}
+
+// Guarantees: events that are to be quarantined never reach the topics that stores take for good; their sender keeps them, since it is an operator who
+// must mend the pipeline.
+func TestFindingsThatNobodyTookOutAreRefusedAsRetryable(t *testing.T) {
+	for _, lane := range []string{"", envelope.LaneFast, envelope.LaneOverflow} {
+		k := fake(t)
+		r := newRig(t, k.ListenAddrs(), nil)
+		e := request(signal.Logs, "t1", "a", 5)
+		e.Lane, e.Findings = lane, []byte("[]")
+		f := requireRetryable(t, r.send(request(signal.Traces, "t1", "a", 5), e))
+		require.ErrorContains(t, f, "put processor quarantine behind schema_validation")
+		require.Equal(t, kafka.Retryable, f.class)
+		require.EqualValues(t, 1, r.value("msk_exporter_failures", "reason=composition"))
+		require.Zero(t, stored(k, "otlp.logs.v1")+stored(k, "otlp.traces.v1"))
+	}
 }

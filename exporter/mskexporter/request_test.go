@@ -185,9 +185,10 @@ func TestRequestsWithoutASourceAreSpreadAndTheirRetriesMeet(t *testing.T) {
 		records, err := c.records(e, nil)
 		require.NoError(t, err)
 		out := map[int]bool{}
-		p := c.cfg.Topics.partitioner().ForTopic(topic) // of another run
+		p := newRouter(&c.cfg.Topics) // of another run
 		for _, r := range records {
-			out[p.(kgo.TopicBackupPartitioner).PartitionByBackup(r.kafka, partitions, nil)] = true
+			require.Equal(t, topic, r.kafka.Topic)
+			out[int(p.partition(r.kafka, partitions))] = true
 		}
 		return out
 	}

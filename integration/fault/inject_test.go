@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -318,6 +321,68 @@ func (r *run) kafkaAwayKillGateway() error {
 	r.shortly()
 	return errors.Join(r.someSpilled(), g.Start(startTimeout))
 }
+
+// partitionUnderMinInSync leaves one partition of metrics a single replica, which is fewer than it needs, and gives it the others back
+// later. Only what is for this partition may go to the object store. No gateway is started again meanwhile: it would find a topic with fewer
+// replicas than it must have, and hold back all of it.
+func (r *run) partitionUnderMinInSync() error {
+	ctx, cancel := context.WithTimeout(context.Background(), scaled(belowFor)+2*startTimeout)
+	defer cancel()
+	topic := signal.Metrics.Topic()
+	topics, err := r.admin.ListTopics(ctx, topic)
+	if err != nil {
+		return err
+	}
+	p, ok := topics[topic].Partitions[0]
+	if !ok {
+		return fmt.Errorf("topic %s has no partition 0: %w", topic, topics.Error())
+	}
+	replicas := func(on ...int32) error {
+		var req kadm.AlterPartitionAssignmentsReq
+		req.Assign(topic, p.Partition, on)
+		done, err := r.admin.AlterPartitionAssignments(ctx, req)
+		return errors.Join(err, done.Error())
+	}
+	if err := replicas(p.Leader); err != nil {
+		return fmt.Errorf("taking the replicas of %s/0: %w", topic, err)
+	}
+	time.Sleep(scaled(belowFor))
+	// A machine that is busy with other things may have let another partition wait for a moment.
+	only := r.onlyOneSpills()
+	for deadline := time.Now().Add(freshTimeout); only != nil && time.Now().Before(deadline); only = r.onlyOneSpills() {
+		time.Sleep(500 * time.Millisecond)
+	}
+	return errors.Join(only, r.someSpilled(), replicas(p.Replicas...))
+}
+
+// onlyOneSpills makes sure that requests for a single partition go to the object store, and at one gateway at least.
+func (r *run) onlyOneSpills() error {
+	most := 0
+	for _, g := range r.Gateways {
+		text, err := rig.Scrape(strings.TrimSuffix(strings.TrimPrefix(g.MetricsURL(), "http://"), "/metrics"))
+		if err != nil {
+			return err
+		}
+		m := spillingPartitions.FindStringSubmatch(text)
+		if m == nil {
+			return fmt.Errorf("%s does not tell how many partitions it spills", g.Name)
+		}
+		n, err := strconv.Atoi(m[1])
+		if err != nil {
+			return err
+		}
+		if n > 1 {
+			return fmt.Errorf("%s spills %d partitions, want at most one", g.Name, n)
+		}
+		most = max(most, n)
+	}
+	if most == 0 {
+		return errors.New("no gateway spills a partition")
+	}
+	return nil
+}
+
+var spillingPartitions = regexp.MustCompile(`(?m)^otelcol_msk_exporter_spilling_partitions(?:\{.*\})? (\d+)$`)
 
 func (r *run) latencyAndResets() error {
 	links := r.Links.Matching("", "")

@@ -73,7 +73,6 @@ type run struct {
 	rng     *rand.Rand
 	service string
 	started time.Time
-	fleet   *agents.Fleet
 	admin   *kadm.Client // client's
 	fresh   *freshness
 }
@@ -92,7 +91,11 @@ func newRun(t *testing.T, k *kind, name string) *run {
 
 func inject(t *testing.T, f fault) {
 	t.Logf("seed %d; again: go test ./integration/fault -run 'TestFault/%s$' -args -seed %d -scale %v", *seed, f.name, *seed, *scale)
-	r := newRun(t, plain, f.name)
+	k := plain
+	if f.many > 0 {
+		k = guarded
+	}
+	r := newRun(t, k, f.name)
 	r.fault = f
 	r.judged(outcome.Run{Fault: f.name, Does: f.does}, func(out *outcome.Run) {
 		requests, err := r.underLoad(out)
@@ -156,7 +159,15 @@ func (r *run) underLoad(out *outcome.Run) ([]*agents.Request, error) {
 	if r.fault.agents != nil {
 		r.fault.agents(&o)
 	}
-	r.fleet = agents.Start(o)
+	fleets := []*agents.Fleet{}
+	for i := range max(1, r.fault.many) {
+		one := o
+		if r.fault.many > 0 {
+			one.Key, one.First = apiKeys[quietTenant(i)], i*numbersEach
+			one.Rate, one.Events = o.Rate/r.fault.many, o.Events/r.fault.many
+		}
+		fleets = append(fleets, agents.Start(one))
+	}
 	r.fresh = watchFreshness(r.Rig, r.service)
 	defer r.fresh.stop()
 	// A random time, so that faults meet blocks and commits at every stage.
@@ -170,9 +181,9 @@ func (r *run) underLoad(out *outcome.Run) ([]*agents.Request, error) {
 	if faultErr == nil {
 		faultErr = r.fresh.wait(settled, freshTimeout)
 	}
-	requests, err := r.fleet.Stop()
+	requests := r.stop(fleets...)
 	out.HotLongest = r.fresh.longest().Seconds()
-	return requests, errors.Join(faultErr, err)
+	return requests, faultErr
 }
 
 // waitQuiet waits until both groups have committed everything that is in Kafka, and then a little for whoever comes late.

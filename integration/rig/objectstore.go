@@ -125,8 +125,8 @@ func (o *ObjectStore) Behave() int64 {
 	return o.hurt.Swap(0)
 }
 
-// spilled is the name of an object of requests, when it was closed and its number: the spill's leases have other names.
-var spilled = regexp.MustCompile(`^[0-9]{13}-[0-9]+$`)
+// spilled is the name of an object of requests, when it was closed, its number and its lanes: the spill's leases have other names.
+var spilled = regexp.MustCompile(`^v2-[0-9]{13}-[0-9]+(-many|(-[0-9a-f]{8})+)$`)
 
 // Spilled is how many objects wait for Kafka.
 func (o *ObjectStore) Spilled() (n int, err error) {

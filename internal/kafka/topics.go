@@ -84,8 +84,39 @@ func (m Mismatch) String() string {
 // existing one with a fatal mismatch. Other errors are the connection's or the broker's.
 var ErrTopic = errors.New("topic is not as it must be")
 
+// TopicError is what is wrong with one topic.
+type TopicError struct {
+	Topic string
+	Err   error
+}
+
+func (e *TopicError) Error() string { return e.Err.Error() }
+
+func (e *TopicError) Unwrap() error { return e.Err }
+
+// BadTopics returns what is wrong with which topics, of an error of EnsureTopics. all says that nothing is known of any.
+func BadTopics(err error) (bad map[string]error, all bool) {
+	bad = map[string]error{}
+	var walk func(error)
+	walk = func(err error) {
+		if t, ok := err.(*TopicError); ok { //nolint:errorlint // the tree of joined errors is walked here
+			bad[t.Topic] = errors.Join(bad[t.Topic], t.Err)
+		} else if many, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the same
+			for _, e := range many.Unwrap() {
+				walk(e)
+			}
+		} else {
+			all = true
+		}
+	}
+	if err != nil {
+		walk(err)
+	}
+	return bad, all
+}
+
 // EnsureTopics creates the missing topics (policy create) and compares the others with their specs, in one round of requests.
-// It alters nothing that exists. It returns every mismatch; fatal ones are also in the error.
+// It alters nothing that exists. It returns every mismatch; fatal ones are also in the error. What is wrong with one topic is a TopicError.
 func EnsureTopics(ctx context.Context, client *kgo.Client, policy ManagePolicy, specs []TopicSpec) ([]Mismatch, error) {
 	if policy == ManageOff || len(specs) == 0 {
 		return nil, nil
@@ -108,13 +139,13 @@ func EnsureTopics(ctx context.Context, client *kgo.Client, policy ManagePolicy, 
 		case errors.Is(d.Err, kerr.UnknownTopicOrPartition):
 			exists, err := create(ctx, adm, policy, s)
 			if err != nil {
-				errs = append(errs, err)
+				errs = append(errs, &TopicError{s.Name, err})
 			}
 			if exists {
 				existing = append(existing, s)
 			}
 		case d.Err != nil:
-			errs = append(errs, fmt.Errorf("topic %s: %w", s.Name, d.Err))
+			errs = append(errs, &TopicError{s.Name, fmt.Errorf("topic %s: %w", s.Name, d.Err)})
 		default:
 			existing = append(existing, s)
 		}
@@ -166,17 +197,17 @@ func verify(ctx context.Context, adm *kadm.Client, specs []TopicSpec) ([]Mismatc
 	for _, s := range specs {
 		config, err := configs.On(s.Name, nil)
 		if err = errors.Join(err, config.Err, details[s.Name].Err); err != nil {
-			errs = append(errs, fmt.Errorf("describing topic %s: %w", s.Name, err))
+			errs = append(errs, &TopicError{s.Name, fmt.Errorf("describing topic %s: %w", s.Name, err)})
 			continue
 		}
 		if len(details[s.Name].Partitions) == 0 { // made a moment ago; the broker that was asked has not heard of its partitions
-			errs = append(errs, fmt.Errorf("describing topic %s: its partitions are not known yet", s.Name))
+			errs = append(errs, &TopicError{s.Name, fmt.Errorf("describing topic %s: its partitions are not known yet", s.Name)})
 			continue
 		}
 		for _, m := range compare(s, details[s.Name], config) {
 			all = append(all, m)
 			if m.Fatal {
-				errs = append(errs, fmt.Errorf("%w: %s", ErrTopic, m))
+				errs = append(errs, &TopicError{s.Name, fmt.Errorf("%w: %s", ErrTopic, m)})
 			}
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"math"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -13,15 +14,22 @@ import (
 
 // Record is a Kafka record as it is to be produced.
 type Record struct {
-	Topic   string
-	Key     []byte // nil: no key
-	Headers []kgo.RecordHeader
-	Value   []byte
+	Topic     string
+	Partition int32  // Anywhere: not known
+	Key       []byte // nil: no key
+	Headers   []kgo.RecordHeader
+	Value     []byte
 }
 
+func (r *Record) lane() Lane { return LaneOf(r.Topic, r.Partition) }
+
 // magic begins an object. What follows is one zstd stream of records, each preceded by its length and followed by its CRC-32C, and of
-// a length of zero behind the last: an object that was cut off is not taken for a short one.
-const magic = "PGSPILL1"
+// a length of zero behind the last: an object that was cut off is not taken for a short one. Records of the first format have no
+// partition; it is read for as long as an upgrade may find such objects.
+const (
+	magic   = "PGSPILL2"
+	magicV1 = "PGSPILL1"
+)
 
 // maxEncodedRecord bounds one record of an object that is read: far above what Kafka takes, far below what would hurt.
 const maxEncodedRecord = 128 << 20
@@ -35,9 +43,10 @@ func appendBytes(b, v []byte) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(v))), v...)
 }
 
-// appendRecord writes topic, key (length + 1; 0 is none), value, headers.
+// appendRecord writes topic, partition (+ 1; 0 is Anywhere), key (length + 1; 0 is none), value, headers.
 func appendRecord(b []byte, r Record) []byte {
 	b = appendBytes(b, []byte(r.Topic))
+	b = binary.AppendUvarint(b, uint64(r.Partition+1))
 	if r.Key == nil {
 		b = append(b, 0)
 	} else {
@@ -86,9 +95,17 @@ func (r *reader) take(n uint64) []byte {
 	return v
 }
 
-func decodeRecord(b []byte) (rec Record, ok bool) {
+func decodeRecord(b []byte, v1 bool) (rec Record, ok bool) {
 	r := reader{b: b}
 	rec.Topic = string(r.take(r.uvarint()))
+	rec.Partition = Anywhere
+	if !v1 {
+		p := r.uvarint()
+		if p > math.MaxInt32 {
+			return rec, false
+		}
+		rec.Partition = int32(p) - 1
+	}
 	if n := r.uvarint(); n > 0 {
 		rec.Key = r.take(n - 1)
 	}
@@ -139,6 +156,7 @@ func (e *encoder) close() error {
 
 // decoder reads an object, record by record, so that an object's expansion is never held as a whole.
 type decoder struct {
+	v1    bool
 	store *storeReader
 	zstd  *zstd.Decoder
 	one   [1]byte
@@ -152,7 +170,7 @@ func newDecoder(r io.Reader) (*decoder, error) {
 		}
 		return nil, err
 	}
-	if string(head) != magic {
+	if string(head) != magic && string(head) != magicV1 {
 		return nil, fmt.Errorf("%w: it begins with %q", ErrDamaged, head)
 	}
 	store := &storeReader{r: r}
@@ -160,7 +178,7 @@ func newDecoder(r io.Reader) (*decoder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &decoder{store: store, zstd: z}, nil
+	return &decoder{v1: string(head) == magicV1, store: store, zstd: z}, nil
 }
 
 func (d *decoder) close() { d.zstd.Close() }
@@ -191,7 +209,7 @@ func (d *decoder) next() (Record, error) {
 	if crc32.Checksum(body, castagnoli) != sum {
 		return Record{}, fmt.Errorf("%w: a record's checksum is wrong", ErrDamaged)
 	}
-	rec, ok := decodeRecord(body)
+	rec, ok := decodeRecord(body, d.v1)
 	if !ok {
 		return Record{}, fmt.Errorf("%w: a record's fields do not fill it", ErrDamaged)
 	}

@@ -44,24 +44,83 @@ func rec(n int) Record {
 	}
 }
 
-// collector is a produce that keeps what it is given, and fails as long as broken says so.
+// collector is a sink that keeps what it is given. A record for which broken returns an error is not taken, nor are those behind it in its
+// lane and batch.
 type collector struct {
 	mu     sync.Mutex
 	got    []Record
-	broken func(batch []Record) error
+	tried  int // records
+	broken func(Record) error
+	batch  func([]Record)
+	count  int32 // partitions of each topic, for records that have none; zero: not known
 }
 
-func (c *collector) produce(_ context.Context, rs []Record) error {
+func (c *collector) Route(r *Record) {
+	if r.Partition == Anywhere && c.count > 0 {
+		r.Partition = int32(len(r.Value)) % c.count
+	}
+}
+
+func (c *collector) Produce(_ context.Context, rs []Record) []error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.broken != nil {
-		if err := c.broken(rs); err != nil {
-			return err
+	if c.batch != nil {
+		c.batch(rs)
+	}
+	errs := make([]error, len(rs))
+	failed := map[Lane]error{}
+	for i, r := range rs {
+		c.tried++
+		if errs[i] = failed[r.lane()]; errs[i] == nil && c.broken != nil {
+			errs[i] = c.broken(r)
+		}
+		if errs[i] == nil {
+			c.got = append(c.got, r)
+		} else if !errors.Is(errs[i], ErrRefused) {
+			failed[r.lane()] = errs[i]
 		}
 	}
-	c.got = append(c.got, rs...)
-	return nil
+	return errs
 }
+
+// all drains until nothing waits.
+func (c *collector) all(t *testing.T, s *Spool) {
+	t.Helper()
+	for range 10 {
+		_, err := s.Drain(t.Context(), c)
+		require.NoError(t, err)
+	}
+	require.Zero(t, s.Backlog())
+}
+
+// in is rec of a partition.
+func in(partition int32, n int) Record {
+	r := rec(n)
+	r.Partition = partition
+	return r
+}
+
+// of returns the values of a partition's records in the order in which they were taken.
+func (c *collector) of(partition int32) (out []string) {
+	for _, r := range c.got {
+		if r.Partition == partition {
+			out = append(out, string(r.Value))
+		}
+	}
+	return out
+}
+
+// dead are the partitions that do not take records.
+func dead(partitions ...int32) func(Record) error {
+	return func(r Record) error {
+		if slices.Contains(partitions, r.Partition) {
+			return errNoLeader
+		}
+		return nil
+	}
+}
+
+var errNoLeader = errors.New("no leader")
 
 func encoded(t testing.TB, rs ...Record) []byte {
 	t.Helper()
@@ -161,7 +220,7 @@ func TestManyRequestsShareAnObjectAndEachIsStoredWhenPutReturns(t *testing.T) {
 	require.Positive(t, objects)
 	require.Less(t, objects, 100, "requests did not share objects")
 	var c collector
-	d, err := s.Drain(t.Context(), "gw", 0, c.produce)
+	d, err := s.Drain(t.Context(), &c)
 	require.NoError(t, err)
 	require.Equal(t, Drained{Objects: objects, Records: 200}, d)
 	require.Len(t, c.got, 200)
@@ -178,11 +237,12 @@ func TestRecordsComeBackInTheOrderInWhichTheyWereAcknowledged(t *testing.T) {
 		want = append(want, rec(i))
 	}
 	var c collector
-	_, err := s.Drain(t.Context(), "gw", 0, c.produce)
+	_, err := s.Drain(t.Context(), &c)
 	require.NoError(t, err)
 	require.Equal(t, want, c.got)
 }
 
+// Guarantee: what was taken does not come again, what was not stays in its order.
 func TestWhatCouldNotBeProducedStaysAndComesAgain(t *testing.T) {
 	cfg := testConfig(dir(t), "gw")
 	cfg.MaxLatency = 0
@@ -190,23 +250,18 @@ func TestWhatCouldNotBeProducedStaysAndComesAgain(t *testing.T) {
 	for i := range 5 {
 		require.NoError(t, s.Put(t.Context(), []Record{rec(i)}))
 	}
-	down := errors.New("no leader")
-	c := collector{broken: func(batch []Record) error {
-		for _, r := range batch {
-			if string(r.Value) == "value 2" {
-				return down
-			}
+	c := collector{broken: func(r Record) error {
+		if string(r.Value) == "value 2" {
+			return errNoLeader
 		}
 		return nil
 	}}
-	d, err := s.Drain(t.Context(), "gw", 0, c.produce)
-	require.ErrorIs(t, err, down)
-	require.Equal(t, []Record{rec(0)}, c.got, "the probe")
-	require.Equal(t, Drained{Objects: 1, Records: 1}, d)
-	require.Equal(t, 4, s.Backlog().Objects)
-	c.broken = nil
-	_, err = s.Drain(t.Context(), "gw", 0, c.produce)
+	_, err := s.Drain(t.Context(), &c)
 	require.NoError(t, err)
+	require.Equal(t, []Record{rec(0), rec(1)}, c.got)
+	require.True(t, s.Blocked(LaneOf("otlp.logs.v1", 0)))
+	c.broken = nil
+	c.all(t, s)
 	require.Equal(t, []Record{rec(0), rec(1), rec(2), rec(3), rec(4)}, c.got)
 }
 
@@ -216,21 +271,20 @@ func TestManyObjectsAreDrainedTogetherAndALargeOneInParts(t *testing.T) {
 	cfg.MaxLatency = 0
 	s := open(t, cfg)
 	batches := 0
-	c := collector{broken: func(batch []Record) error {
+	c := collector{batch: func(batch []Record) {
 		size := 0
 		for _, r := range batch[:len(batch)-1] {
 			size += r.size()
 		}
 		require.Less(t, size, drainBatchBytes)
 		batches++
-		return nil
 	}}
 	var want []Record
 	for i := range 100 {
 		require.NoError(t, s.Put(t.Context(), []Record{rec(i)}))
 		want = append(want, rec(i))
 	}
-	d, err := s.Drain(t.Context(), "gw", 0, c.produce)
+	d, err := s.Drain(t.Context(), &c)
 	require.NoError(t, err)
 	require.Equal(t, Drained{Objects: 100, Records: 100}, d)
 	require.Equal(t, want, c.got)
@@ -240,35 +294,10 @@ func TestManyObjectsAreDrainedTogetherAndALargeOneInParts(t *testing.T) {
 	large.Value = make([]byte, drainBatchBytes/3)
 	require.NoError(t, s.Put(t.Context(), slices.Repeat([]Record{large}, 10)))
 	batches = 0
-	d, err = s.Drain(t.Context(), "gw", 0, c.produce)
+	d, err = s.Drain(t.Context(), &c)
 	require.NoError(t, err)
 	require.Equal(t, Drained{Objects: 1, Records: 10}, d)
 	require.Equal(t, 4, batches)
-}
-
-// Guarantee: of objects that are read together, those that are in Kafka do not come again because a later one fails.
-func TestWhatIsProducedBeforeAFailureIsDeletedWithItsObject(t *testing.T) {
-	cfg := testConfig(dir(t), "gw")
-	cfg.MaxLatency = 0
-	s := open(t, cfg)
-	large := rec(7)
-	large.Value = make([]byte, drainBatchBytes)
-	for _, r := range []Record{rec(0), large, rec(2)} {
-		require.NoError(t, s.Put(t.Context(), []Record{r}))
-	}
-	down := errors.New("no leader")
-	c := collector{broken: func(batch []Record) error {
-		if string(batch[0].Value) == "value 2" {
-			return down
-		}
-		return nil
-	}}
-	_, err := s.Drain(t.Context(), "gw", 0, c.produce)
-	require.ErrorIs(t, err, down)
-	c.broken = nil
-	_, err = s.Drain(t.Context(), "gw", 0, c.produce)
-	require.NoError(t, err)
-	require.Equal(t, []Record{rec(0), large, rec(2)}, c.got)
 }
 
 func TestADamagedObjectIsKeptAsideAndHoldsNothingUp(t *testing.T) {
@@ -278,7 +307,7 @@ func TestADamagedObjectIsKeptAsideAndHoldsNothingUp(t *testing.T) {
 	require.NoError(t, s.Put(t.Context(), []Record{rec(0)}))
 	require.NoError(t, s.bucket.WriteAll(t.Context(), fmt.Sprintf("gw/%013d-00000000", time.Now().Add(-time.Hour).UnixMilli()), []byte("not ours"), nil))
 	var c collector
-	d, err := s.Drain(t.Context(), "gw", 0, c.produce)
+	d, err := s.Drain(t.Context(), &c)
 	require.NoError(t, err)
 	require.Equal(t, Drained{Objects: 1, Records: 1, Bad: 1}, d)
 	kept, err := filepath.Glob(filepath.Join(s.cfg.URL[len("file://"):], "bad", "gw", "*"))
@@ -288,23 +317,23 @@ func TestADamagedObjectIsKeptAsideAndHoldsNothingUp(t *testing.T) {
 
 func TestADeadGatewaysObjectsAreAdoptedWhenItsLeaseHasEndedAndNotBefore(t *testing.T) {
 	url := dir(t)
-	dead := open(t, testConfig(url, "dead"))
-	require.NoError(t, dead.Put(t.Context(), []Record{rec(1)}))
+	first := open(t, testConfig(url, "dead"))
+	require.NoError(t, first.Put(t.Context(), []Record{rec(1)}))
 
 	other := open(t, testConfig(url, "alive"))
 	var c collector
-	d, err := other.Adopt(t.Context(), c.produce)
+	d, err := other.Adopt(t.Context(), &c)
 	require.NoError(t, err)
 	require.Zero(t, d, "its lease has not ended")
 
 	other.now = func() time.Time { return time.Now().Add(2 * leaseLasts) }
-	d, err = other.Adopt(t.Context(), c.produce)
+	d, err = other.Adopt(t.Context(), &c)
 	require.NoError(t, err)
 	require.Equal(t, Drained{Objects: 1, Records: 1}, d)
 	require.Equal(t, []Record{rec(1)}, c.got)
 
-	dead.now = other.now
-	d, err = dead.Drain(t.Context(), "dead", 0, c.produce)
+	first.now = other.now
+	d, err = first.Drain(t.Context(), &c)
 	require.NoError(t, err)
 	require.Zero(t, d, "it was drained by another")
 }
@@ -337,15 +366,14 @@ func TestTheAgeOfTheBacklogIsThatOfItsOldestObject(t *testing.T) {
 		require.NoError(t, s.Put(t.Context(), []Record{rec(i)}))
 	}
 	require.Equal(t, begin, s.Backlog().Oldest)
-	stop := errors.New("no leader")
-	c := collector{broken: func(batch []Record) error {
-		if string(batch[0].Value) == "value 1" {
-			return stop
+	c := collector{broken: func(r Record) error {
+		if string(r.Value) == "value 1" {
+			return errNoLeader
 		}
 		return nil
 	}}
-	_, err := s.Drain(t.Context(), "gw", 0, c.produce)
-	require.ErrorIs(t, err, stop)
+	_, err := s.sweep(t.Context(), s.own, "gw", map[Lane]struct{}{}, &c)
+	require.NoError(t, err)
 	require.Equal(t, begin.Add(time.Minute), s.Backlog().Oldest)
 	_, err = s.Look(t.Context())
 	require.NoError(t, err)
@@ -365,7 +393,7 @@ func TestPutFailsWhereTheStoreDoesAndWorksAgainAfterwards(t *testing.T) {
 	srv.Restart()
 	require.NoError(t, s.Put(t.Context(), []Record{rec(3)}))
 	var c collector
-	_, err = s.Drain(t.Context(), "gw", 0, c.produce)
+	_, err = s.Drain(t.Context(), &c)
 	require.NoError(t, err)
 	require.Equal(t, []Record{rec(1), rec(3)}, c.got)
 }

@@ -31,38 +31,44 @@ type Config struct {
 }
 
 const (
-	putTimeout    = 30 * time.Second // of one object
-	uploads       = 4                // objects on their way at a time
-	sequenceWidth = 8
+	putTimeout = 30 * time.Second // of one object
+	uploads    = 4                // objects on their way at a time
 )
-
-// ErrFull: what waits in the store has reached its bound of bytes or age. Nothing was kept.
-var ErrFull = errors.New("the spill has reached its bound")
 
 var gatewayName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,128}$`)
 
-// Spool is one gateway's part of the spill. It is safe for concurrent use.
+// Spool is one gateway's part of the spill. It is safe for concurrent use, but for Drain and Adopt: each is called by one goroutine at a
+// time. Locks are taken in the order mu, index.mu, othersMu.
 type Spool struct {
-	cfg     Config
-	bucket  *blob.Bucket
-	now     func() time.Time
-	backlog backlog
-	sent    chan struct{} // of capacity uploads: places for objects on their way
-	wg      sync.WaitGroup
+	cfg    Config
+	bucket *blob.Bucket
+	now    func() time.Time
+	sent   chan struct{} // of capacity uploads: places for objects on their way
+	wg     sync.WaitGroup
 
-	next atomic.Int64 // sequence of the next object
+	next   atomic.Int64 // sequence of the next object
+	own    *index
+	listed atomic.Bool // own is what the store has
+	stale  atomic.Bool // but for an object of which it is not known whether it was stored
+
+	othersMu sync.Mutex
+	others   summary // guarded by othersMu
+
+	lanes blockedLanes
 
 	leasesMu sync.Mutex
 	leases   map[string]lease // guarded by leasesMu; those that this process holds, by gateway
 
 	mu     sync.Mutex
-	open   *object // guarded by mu; nil: none
-	closed bool    // guarded by mu
+	open   *object              // guarded by mu; nil: none
+	flying map[*object]struct{} // guarded by mu; with the open one, those that are not durable yet
+	closed bool                 // guarded by mu
 }
 
 // object is one that is being filled.
 type object struct {
 	records []Record
+	lanes   map[Lane]int64 // bytes before compression; guarded by Spool.mu until it is sent
 	bytes   int
 	done    chan struct{} // closed when it is durable, or failed
 	err     error         // set before done is closed
@@ -78,14 +84,19 @@ func Open(ctx context.Context, cfg Config) (*Spool, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Spool{cfg: cfg, bucket: b, now: time.Now, sent: make(chan struct{}, uploads), leases: map[string]lease{}}, nil
+	return &Spool{
+		cfg: cfg, bucket: b, now: time.Now, sent: make(chan struct{}, uploads), own: newIndex(),
+		lanes: newBlockedLanes(), leases: map[string]lease{}, flying: map[*object]struct{}{},
+	}, nil
 }
 
 // Put returns nil when the store has acknowledged an object that holds the records. Any error but ErrFull leaves open whether it has;
 // the records may then come out of Drain nevertheless. The records' memory is the caller's again when Put has returned.
 func (s *Spool) Put(ctx context.Context, records []Record) error {
-	if err := s.backlog.full(s.cfg, s.now()); err != nil {
-		return err
+	for i := range records {
+		if err := s.full(records[i].lane()); err != nil {
+			return fmt.Errorf("topic %s, partition %d: %w", records[i].Topic, records[i].Partition, err)
+		}
 	}
 	o, err := s.join(records)
 	if err != nil {
@@ -107,14 +118,17 @@ func (s *Spool) join(records []Record) (*object, error) {
 		return nil, errors.New("the spool is closed")
 	}
 	if s.open == nil {
-		o := &object{done: make(chan struct{})}
+		o := &object{lanes: map[Lane]int64{}, done: make(chan struct{})}
 		o.timer = time.AfterFunc(s.cfg.MaxLatency, func() { s.close(o) })
 		s.open = o
+		s.flying[o] = struct{}{}
 	}
 	o := s.open
 	o.records = append(o.records, records...)
 	for i := range records {
-		o.bytes += records[i].size()
+		n := records[i].size()
+		o.bytes += n
+		o.lanes[records[i].lane()] += int64(n)
 	}
 	if o.bytes >= s.cfg.MaxObjectBytes {
 		s.send(o)
@@ -131,8 +145,8 @@ func (s *Spool) close(o *object) {
 	}
 }
 
-// Flush closes the open object and waits until nothing is on its way any more.
-func (s *Spool) Flush() {
+// flush closes the open object and waits until nothing is on its way any more.
+func (s *Spool) flush() {
 	s.mu.Lock()
 	if s.open != nil {
 		s.send(s.open)
@@ -145,18 +159,21 @@ func (s *Spool) Flush() {
 func (s *Spool) send(o *object) {
 	o.timer.Stop()
 	s.open = nil
-	name := fmt.Sprintf("%s/%013d-%0*d", s.cfg.Gateway, s.now().UnixMilli(), sequenceWidth, s.next.Add(1))
+	at, sequence := s.now(), s.next.Add(1)
 	s.wg.Add(1)
 	go func() {
 		defer s.wg.Done()
 		s.sent <- struct{}{}
 		defer func() { <-s.sent }()
-		o.err = s.upload(name, o)
+		o.err = s.upload(at, sequence, o)
+		s.mu.Lock()
+		delete(s.flying, o)
+		s.mu.Unlock()
 		close(o.done)
 	}()
 }
 
-func (s *Spool) upload(name string, o *object) error {
+func (s *Spool) upload(at time.Time, sequence int64, o *object) error {
 	var buf bytes.Buffer
 	enc, err := newEncoder(&buf)
 	if err != nil {
@@ -176,10 +193,22 @@ func (s *Spool) upload(name string, o *object) error {
 	if err := s.lead(ctx, s.cfg.Gateway); err != nil {
 		return fmt.Errorf("lease: %w", err)
 	}
-	if err := s.bucket.WriteAll(ctx, name, buf.Bytes(), nil); err != nil {
+	lanes := shares(o.lanes, int64(buf.Len()))
+	return s.write(ctx, s.own, objectName(s.cfg.Gateway, at, sequence, lanes), buf.Bytes(), lanes)
+}
+
+// write stores an object and takes it into the index.
+func (s *Spool) write(ctx context.Context, x *index, name string, body []byte, lanes []share) error {
+	if err := s.bucket.WriteAll(ctx, name, body, nil); err != nil {
+		s.stale.Store(true) // perhaps it is there
 		return err
 	}
-	s.backlog.added(name, int64(buf.Len()))
+	p, _ := parse(name)
+	e := &entry{name: name, position: p.position, at: p.at, bytes: int64(len(body))}
+	if p.lanes != nil {
+		e.lanes = lanes
+	}
+	x.add(e, lanes)
 	return nil
 }
 
@@ -188,6 +217,6 @@ func (s *Spool) Close() error {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
-	s.Flush()
+	s.flush()
 	return s.bucket.Close()
 }
