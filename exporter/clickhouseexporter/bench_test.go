@@ -108,6 +108,30 @@ func BenchmarkExactness(b *testing.B) {
 	}
 }
 
+// BenchmarkFsync: how long a block takes, in turn in two engines, without and with fsync, rollups and ledger included. The disk decides.
+//
+//	go test -run - -bench Fsync -benchtime 20x -count 6 ./exporter/clickhouseexporter
+func BenchmarkFsync(b *testing.B) {
+	for _, rows := range []int{1000, 20_000} {
+		b.Run(strconv.Itoa(rows), func(b *testing.B) {
+			without := newBenchSide(b, signal.Logs, func(c *Config) { c.Fsync = false }, true)
+			with := newBenchSide(b, signal.Logs, func(*Config) {}, true)
+			request := otlptest.Realistic(signal.Logs, 2, rows)
+			var took [2]time.Duration
+			for b.Loop() {
+				for i, side := range []*benchSide{without, with} {
+					begun := time.Now()
+					side.insert(b, request)
+					took[i] += time.Since(begun)
+				}
+			}
+			b.ReportMetric(float64(took[0].Milliseconds())/float64(b.N), "without-ms/block")
+			b.ReportMetric(float64(took[1].Milliseconds())/float64(b.N), "with-ms/block")
+			b.ReportMetric(float64(took[1])/float64(took[0]), "ratio")
+		})
+	}
+}
+
 // benchSide is an exporter and its engine.
 type benchSide struct {
 	e      *chExporter

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"regexp"
 	"strconv"
@@ -28,6 +29,7 @@ type client struct {
 	base     url.URL
 	username string
 	password string
+	dialed   atomic.Uint64 // connections made
 }
 
 func newClient(ctx context.Context, cfg *Config, host component.Host, set component.TelemetrySettings) (*client, error) {
@@ -83,6 +85,11 @@ func (c *client) do(ctx context.Context, settings map[string]string, b *body) ([
 		params.Set(k, v)
 	}
 	u.RawQuery = params.Encode()
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(conn httptrace.GotConnInfo) {
+		if !conn.Reused {
+			c.dialed.Add(1)
+		}
+	}})
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), b)
 	if err != nil {
 		return nil, &storeError{class: retryable, code: codeOther, cause: err}

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"reflect"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -96,8 +97,16 @@ type Config struct {
 	DeduplicationPeriod time.Duration `mapstructure:"deduplication_period"`
 
 	// BeyondWindow says what becomes of a block that an earlier try may have stored so long ago that the table no longer recognises
-	// it: refuse (default) or compare.
+	// it: compare (default) or refuse.
 	BeyondWindow BeyondWindow `mapstructure:"beyond_window"`
+
+	// Fsync makes ClickHouse write an insert's parts through to the disk before it answers (fsync_after_insert, fsync_part_directory), so that
+	// a power cut removes nothing that was acknowledged. Default true. SharedMergeTree does so by itself.
+	Fsync bool `mapstructure:"fsync"`
+
+	// InsertQuorum is how many replicas must have an insert before it is acknowledged, where engine is one of the Replicated family: auto
+	// (default; a majority) or a number; 0: the one that was asked.
+	InsertQuorum string `mapstructure:"insert_quorum"`
 
 	// Ledger writes an entry for each block into the table `ledger`. Default true. False is for data that does not come in blocks
 	// (from another receiver than msk): a block is then not stored, since it could not be redone safely.
@@ -116,6 +125,7 @@ const (
 	defaultDedupWindow   = columns.DefaultDedupWindow
 	defaultDedupPeriod   = columns.DefaultDedupSeconds * time.Second
 	defaultMaxInserts    = 4
+	quorumAuto           = "auto"
 
 	retentionDaysMax = 36_500
 	maxInsertsMax    = 256
@@ -143,7 +153,9 @@ func createDefaultConfig() component.Config {
 		RollupRetentionDays:  RollupRetention{Seconds10: 60, Minute: 180, Hour: 800},
 		DeduplicationWindow:  defaultDedupWindow,
 		DeduplicationPeriod:  defaultDedupPeriod,
-		BeyondWindow:         BeyondRefuse,
+		BeyondWindow:         BeyondCompare,
+		Fsync:                true,
+		InsertQuorum:         quorumAuto,
 		Ledger:               true,
 		MaxConcurrentInserts: defaultMaxInserts,
 	}
@@ -230,6 +242,9 @@ func (c *Config) Validate() error {
 	default:
 		bad("beyond_window %q: want refuse or compare", c.BeyondWindow)
 	}
+	if n, err := strconv.Atoi(c.InsertQuorum); c.InsertQuorum != quorumAuto && (err != nil || n < 0) {
+		bad("insert_quorum %q: want auto or a number of replicas", c.InsertQuorum)
+	}
 	if c.MaxConcurrentInserts < 1 || c.MaxConcurrentInserts > maxInsertsMax {
 		bad("max_concurrent_inserts %d: want 1 to %d", c.MaxConcurrentInserts, maxInsertsMax)
 	}
@@ -247,3 +262,10 @@ func (c *Config) rollupDays(r columns.Rollup) int {
 
 // ledgerName is the table of the entries.
 func (c *Config) ledgerName() string { return ledger.NameFor(c.Rows) }
+
+// quorum adds to an INSERT's settings how many replicas must have it.
+func (c *Config) quorum(settings map[string]string) {
+	if strings.HasPrefix(c.Engine, "Replicated") && c.InsertQuorum != "0" {
+		settings["insert_quorum"] = c.InsertQuorum
+	}
+}

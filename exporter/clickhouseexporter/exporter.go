@@ -68,6 +68,11 @@ type chExporter struct {
 	once    sync.Once // Shutdown
 
 	unhealthy atomic.Bool // the last status reported is an error
+
+	views   views
+	trouble atomic.Uint64 // counts failures after which ClickHouse may be another, or restored
+	count   counted
+	servers servers
 }
 
 // place is what one insert at a time needs, reused.
@@ -218,6 +223,7 @@ func (e *chExporter) consume(ctx context.Context, events int, fill func(*columns
 	if err != nil {
 		return e.explain(ctx, events, err)
 	}
+	news := e.servers.news.Load()
 	entries, err := e.store(ctx, p, events, fill)
 	e.places <- p
 	// The order is the contract: rows, then their entry, then the caller may commit.
@@ -227,8 +233,10 @@ func (e *chExporter) consume(ctx context.Context, events int, fill func(*columns
 			err = notInLedger(err)
 		} else {
 			failpoint.Hit("clickhouse-ledgered")
+			err = e.sameServer(ctx, news)
 		}
 	}
+	e.remember(ctx, entries, err)
 	e.report(err)
 	if err != nil {
 		return e.explain(ctx, events, err)
@@ -262,7 +270,30 @@ func (e *chExporter) store(ctx context.Context, p *place, events int, fill func(
 	if err != nil {
 		return nil, err
 	}
-	var entries []ledger.Entry
+	entries, err := e.insertPieces(ctx, p, todo)
+	var se *storeError
+	if errors.As(err, &se) && se.class == permanent {
+		if b, ok := block.FromContext(ctx); ok {
+			return e.settle(ctx, p, b, events, fill, err)
+		}
+	}
+	return entries, err
+}
+
+// insertPieces inserts what is not stored yet. Entries of rows that were found stored without one go first: whoever goes on after a
+// crash between here and there cuts the block as it was cut here.
+func (e *chExporter) insertPieces(ctx context.Context, p *place, todo []piece) (entries []ledger.Entry, err error) {
+	var found []ledger.Entry
+	inserts := false
+	for i := range todo {
+		if todo[i].isStored {
+			found = append(found, todo[i].entry)
+		}
+		inserts = inserts || todo[i].rows != nil
+	}
+	if inserts && len(found) > 0 {
+		err = e.ledger.write(ctx, found)
+	}
 	for i := range todo {
 		if err == nil {
 			err = e.insertPiece(ctx, p, &todo[i])
@@ -273,6 +304,27 @@ func (e *chExporter) store(ctx context.Context, p *place, events int, fill func(
 		}
 	}
 	return entries, err
+}
+
+// remember tells the block's view how the call ended.
+func (e *chExporter) remember(ctx context.Context, entries []ledger.Entry, err error) {
+	var se *storeError
+	if errors.As(err, &se) && ctx.Err() == nil && (se.code == codeNetwork || se.code == codeHTTP || se.class == badSchema) {
+		e.trouble.Add(1)
+	}
+	b, ok := block.FromContext(ctx)
+	if !ok {
+		return
+	}
+	v, lockErr := e.views.enter(ctx, b)
+	if lockErr != nil {
+		return // a view that lacks entries sends their blocks again, under their tokens
+	}
+	defer v.leave()
+	v.ended(b, err)
+	if err == nil {
+		v.add(entries)
+	}
 }
 
 // build makes the call's rows a record batch, which the caller releases; nil where there are none.
@@ -308,8 +360,16 @@ func (e *chExporter) plan(ctx context.Context, rec arrow.RecordBatch) (todo []pi
 		return nil, &storeError{class: retryable, code: codeOther, cause: errors.New("ledger is false, but the data comes in blocks"),
 			hint: "set ledger: true: a block without an entry cannot be redone safely"}
 	}
+	v, err := e.views.enter(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	defer v.leave()
 	err = e.onGoodTables(ctx, func() error {
-		todo, err = e.pieces(ctx, b, rec, time.Now())
+		todo, err = e.pieces(ctx, v, b, rec, time.Now())
+		if _, back := errors.AsType[*block.ResumeError](err); err != nil && !back {
+			e.tel.failed(err)
+		}
 		return err
 	})
 	return todo, err
@@ -345,11 +405,22 @@ func (e *chExporter) insertPiece(ctx context.Context, p *place, piece *piece) er
 	e.tel.encoded(time.Since(begun))
 	places := lineageOf(piece.rows)
 	defer places.release()
+	want := piece.toVerify()
 	piece.release() // the payload holds them now
 	if piece.hasEntry {
 		failpoint.Hit("clickhouse-inserting")
 	}
-	err := e.onGoodTables(ctx, func() error { return e.send(ctx, p, b, piece.token) })
+	insert := func(token string) error {
+		return e.onGoodTables(ctx, func() error { return e.send(ctx, p, b, token) })
+	}
+	err := insert(piece.token)
+	if err == nil && len(want) > 0 {
+		var has bool
+		if has, err = e.verify(ctx, piece.block, want, first); err == nil && !has {
+			// The token names exactly these rows: the block's own is remembered for rows that somebody has deleted.
+			err = insert(fmt.Sprintf("%s/compared/%d/%x", piece.token, piece.entry.Rows, piece.entry.IDSum))
+		}
+	}
 	return places.locate(err)
 }
 
@@ -377,7 +448,7 @@ func (e *chExporter) send(ctx context.Context, p *place, b *batch, token string)
 		payload = newZstdBody(b.payload)
 	}
 	begun := time.Now()
-	err := e.client.insert(ctx, insertSettings(token), payload)
+	err := e.client.insert(ctx, e.insertSettings(token), payload)
 	e.tel.inserted(b, time.Since(begun), err)
 	if err != nil && !payload.closed.Load() || cap(p.payload) > payloadKeepMax {
 		p.payload = nil // net/http may still read it, or it is too large to keep
@@ -386,8 +457,9 @@ func (e *chExporter) send(ctx context.Context, p *place, b *batch, token string)
 }
 
 // insertSettings keep a call one block of ClickHouse, whatever the server's or the user's profile says.
-func insertSettings(token string) map[string]string {
+func (e *chExporter) insertSettings(token string) map[string]string {
 	s := columns.InsertSettings(token)
+	e.cfg.quorum(s)
 	s["max_insert_block_size"] = maxRows
 	s["min_insert_block_size_rows"] = maxRows
 	s["min_insert_block_size_bytes"] = "0"
@@ -428,6 +500,9 @@ func (e *chExporter) explain(ctx context.Context, events int, err error) error {
 	if errors.As(err, &se) {
 		cl, code = se.class, se.code
 	}
+	if _, back := errors.AsType[*block.ResumeError](err); back {
+		cl = retryable
+	}
 	what := fmt.Sprintf("ClickHouse table %s.%s, %d events%s", e.cfg.Database, e.table.Name, events, of)
 	switch cl {
 	case permanent:
@@ -443,6 +518,9 @@ func (e *chExporter) explain(ctx context.Context, events int, err error) error {
 func (e *chExporter) report(err error) {
 	var se *storeError
 	if errors.As(err, &se) && se.class == permanent {
+		return
+	}
+	if _, back := errors.AsType[*block.ResumeError](err); back {
 		return
 	}
 	if bad := err != nil; e.unhealthy.Swap(bad) != bad {

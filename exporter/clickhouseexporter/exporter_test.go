@@ -122,7 +122,7 @@ func TestEqualDataWithoutABlockIsStoredEachTime(t *testing.T) {
 
 func TestABlockOfManyDaysAndManyRowsIsOneToken(t *testing.T) {
 	ch := clickhousetest.Start(t)
-	r := start(t, signal.Logs, config(ch.URL, func(c *Config) { c.RetentionDays = 0 }))
+	r := start(t, signal.Logs, config(ch.URL, func(c *Config) { c.RetentionDays, c.ClientConfig.Timeout = 0, 2*time.Minute })) // 150 parts are written through to the disk
 	ld := plog.NewLogs()
 	var blk block.Block
 	for day := range 150 { // more than max_partitions_per_insert_block's default of 100

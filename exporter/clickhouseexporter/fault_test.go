@@ -36,6 +36,17 @@ func fake(t *testing.T, handler http.HandlerFunc) string {
 	return srv.URL
 }
 
+// toInserts answers INSERTs of rows with handler, and questions like a server that has nothing.
+func toInserts(handler http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Has("insert_deduplication_token") {
+			handler(w, r)
+			return
+		}
+		_, _ = io.WriteString(w, `{"server": "one", "start": 1, "entries": 0, "next": 0, "holes": 0, "hole": 0, "strange": 0}`)
+	}
+}
+
 // inserting passes everything on to a real engine, but INSERTs of rows to handler, which may call next.
 func inserting(t *testing.T, ch *clickhousetest.Server, handler func(w http.ResponseWriter, r *http.Request, next http.Handler)) string {
 	return passing(t, ch, func(r *http.Request) bool { return r.URL.Query().Has("insert_deduplication_token") }, handler)
@@ -197,7 +208,7 @@ func TestAnswersAreSortedByWhatTheCallerShouldDo(t *testing.T) {
 		}, false, "outcome unknown", "network"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := start(t, signal.Logs, config(fake(t, tc.answer), mode(SchemaOff)))
+			r := start(t, signal.Logs, config(fake(t, toInserts(tc.answer)), mode(SchemaOff)))
 			err := r.consumeLogs(t, 10, 7)
 			require.ErrorContains(t, err, tc.want)
 			require.ErrorContains(t, err, "otlp.logs.v1/3/7-7")

@@ -104,7 +104,9 @@ func (e *chExporter) insertEntries(ctx context.Context, entries []ledger.Entry) 
 		return &storeError{class: unknown, code: codeBuild, cause: fmt.Errorf("encode the entries: %w", err)}
 	}
 	err := e.onGoodTables(ctx, func() error {
-		return e.client.insert(ctx, map[string]string{"async_insert": "0"}, newBody(e.ledgerInsert, payload))
+		settings := map[string]string{"async_insert": "0"}
+		e.cfg.quorum(settings)
+		return e.client.insert(ctx, settings, newBody(e.ledgerInsert, payload))
 	})
 	e.tel.ledgerWritten(len(entries), time.Since(begun), err)
 	var se *storeError

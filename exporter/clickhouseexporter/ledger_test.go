@@ -205,5 +205,5 @@ func TestALedgerThatVanishesIsMadeAgain(t *testing.T) {
 	ch.Exec("DROP TABLE pulsegrid.ledger SYNC")
 	require.NoError(t, r.deliver(t, 10, 1, redone(time.Second)), "the lookup meets it first")
 	require.EqualValues(t, 20, ch.QueryInt("SELECT count() FROM pulsegrid.logs"))
-	require.True(t, strings.HasPrefix(ch.Query("SELECT engine_full FROM system.tables WHERE name = 'ledger'"), "ReplacingMergeTree(written_time) ORDER BY (kafka_topic, kafka_partition, first_offset, last_offset) TTL toDateTime(written_time) + toIntervalDay(30)"))
+	require.True(t, strings.HasPrefix(ch.Query("SELECT engine_full FROM system.tables WHERE name = 'ledger'"), "ReplacingMergeTree(written_time) ORDER BY (kafka_topic, kafka_partition, first_offset, last_offset, topic_id) TTL toDateTime(written_time) + toIntervalDay(30)"))
 }

@@ -3,7 +3,7 @@ package clickhouseexporter
 import (
 	"context"
 	"fmt"
-	"strconv"
+	"sync"
 	"time"
 
 	"github.com/apache/arrow-go/v18/arrow"
@@ -13,6 +13,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/block"
 	"github.com/pulsegrid/pulsegrid/internal/columns"
 	"github.com/pulsegrid/pulsegrid/internal/ledger"
+	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
 const (
@@ -27,17 +28,19 @@ const (
 	// slotsPerBlock is what a block takes of a table's deduplication window: a slot for each day that its rows lie in, which are two
 	// around midnight and one otherwise.
 	slotsPerBlock = 2
-	// entriesMax bounds the ledger entries that one block's range may overlap.
-	entriesMax = 20_000
+	// countAge is how old a count of stored blocks may be.
+	countAge = 2 * time.Second
 )
 
 // Outcomes of a block that may have been stored before: values of a metric attribute.
 const (
-	redoKnown    = "known"    // the ledger has it
-	redoToken    = "token"    // inserted under its name, which the table recognises if it has it
-	redoPartly   = "partly"   // the ledger has a part of it, the rest was inserted
-	redoCompared = "compared" // beyond the window, compared with the table
-	redoRefused  = "refused"  // beyond the window
+	redoKnown    = "known"     // the ledger has it
+	redoToken    = "token"     // inserted under its name, which the table recognises if it has it
+	redoPartly   = "partly"    // the ledger has a part of it, the rest was inserted
+	redoCompared = "compared"  // beyond the window, or cut in another way: compared with the table
+	redoRefused  = "refused"   // beyond the window
+	redoSentBack = "sent_back" // ClickHouse lacks what comes before it
+	redoSettled  = "settled"   // a later try was refused, and an earlier one had stored it
 )
 
 // piece is a part of a block that is to be stored: its rows by an INSERT of their own, and an entry in the ledger.
@@ -45,7 +48,10 @@ type piece struct {
 	rows     arrow.RecordBatch // the piece owns them; nil: there is nothing to insert
 	token    string
 	entry    ledger.Entry
-	hasEntry bool // false: the rows did not come in a block
+	hasEntry bool        // false: the rows did not come in a block
+	block    block.Block // whose range is the piece's
+	isStored bool        // the table has its rows, the ledger lacks the entry
+	compared bool        // rows were looked for in the table
 }
 
 func (p *piece) release() {
@@ -58,37 +64,39 @@ func (p *piece) release() {
 // extent is a range of offsets, both inclusive.
 type extent struct{ first, last int64 }
 
-type entryRow struct {
-	First       int64 `json:"first_offset"`
-	Last        int64 `json:"last_offset"`
-	Events      int64 `json:"events"`
-	Duplicates  int64 `json:"duplicates"`
-	Quarantined int64 `json:"quarantined"`
-}
-
-// pieces says what of a block is to be stored. Mostly that is the block. One that may have been stored before is looked up in the
-// ledger, which has an entry for whatever is stored: what it has is left out. For the rest the ledger knows nothing, and rows may
-// have been stored just before a crash. Then the deduplication token decides, which is the same as then, as long as the table
-// remembers it; after that, beyond_window.
-func (e *chExporter) pieces(ctx context.Context, b block.Block, rec arrow.RecordBatch, now time.Time) ([]piece, error) {
-	if !mayBeStored(b, now) {
+// pieces says what of a block is to be stored. Mostly that is the block. Where the partition's view says that it may be stored, the
+// ledger comes first: what it has is left out. The rest may have been stored just before a crash:
+//
+//	under the same name, by this worker or one whose begun blocks the group knew -> the deduplication token decides, as long as
+//	                                                                                the table remembers it; after that, beyond_window
+//	cut in another way, by a worker that nobody knows of                         -> its rows are compared with the table's
+func (e *chExporter) pieces(ctx context.Context, v *view, b block.Block, rec arrow.RecordBatch, now time.Time) ([]piece, error) {
+	again := mayBeStored(b, now)
+	if err := e.look(ctx, v, b, rec, again); err != nil {
+		return nil, err
+	}
+	other := !b.Redo && b.First < v.clear
+	if !again && !other {
 		return []piece{e.whole(b, rec, now)}, nil
 	}
-	have, err := e.entriesOf(ctx, b)
+	have, err := e.entriesOf(ctx, v, b)
 	if err != nil {
-		return nil, notStored("look the block up in table "+e.schema.name(e.cfg.ledgerName()), err)
+		return nil, err
 	}
-	left := uncovered(extent{b.First, b.Last}, have)
+	left := uncovered(extentOf(b), have)
 	if len(left) == 0 {
 		e.tel.redone(redoKnown)
 		return nil, nil
 	}
-	beyond, err := e.beyondWindow(ctx, b, now)
-	if err != nil {
-		return nil, err
+	beyond := ""
+	if !other {
+		if beyond, err = e.beyondWindow(ctx, b, now); err != nil {
+			return nil, err
+		}
 	}
-	var out []piece
 	switch {
+	case other:
+		e.tel.redone(redoCompared)
 	case len(have) == 0 && beyond == "":
 		e.tel.redone(redoToken)
 		return []piece{e.whole(b, rec, now)}, nil
@@ -100,6 +108,18 @@ func (e *chExporter) pieces(ctx context.Context, b block.Block, rec arrow.Record
 	default:
 		e.tel.redone(redoCompared)
 	}
+	return e.parts(ctx, v, b, left, have, rec, now, other || beyond != "")
+}
+
+// parts are the pieces of b at the extents that the ledger lacks.
+func (e *chExporter) parts(ctx context.Context, v *view, b block.Block, left []extent, have []entryRow, rec arrow.RecordBatch, now time.Time, compare bool) (out []piece, err error) {
+	defer func() {
+		if err != nil {
+			for i := range out {
+				out[i].release()
+			}
+		}
+	}()
 	rest := ledger.Of(b, 0, 0, now)
 	for _, h := range have {
 		if h.First >= b.First && h.Last <= b.Last {
@@ -107,17 +127,29 @@ func (e *chExporter) pieces(ctx context.Context, b block.Block, rec arrow.Record
 		}
 	}
 	for i, x := range left {
-		p, err := e.part(ctx, b, x, i == len(left)-1, rec, &rest, beyond != "")
-		if err != nil {
-			for _, done := range out {
-				done.release()
+		runs, lacks := []run{{extent: x}}, func(int) bool { return true }
+		if compare && rec != nil {
+			stored, err := e.storedRows(ctx, v, b, x, rec)
+			if err != nil {
+				return out, err
 			}
-			return nil, err
+			runs, lacks = runsOf(x, rec, stored), func(row int) bool { return !stored(row) }
 		}
-		out = append(out, p)
+		for j, r := range runs {
+			last := i == len(left)-1 && j == len(runs)-1
+			p, err := e.part(b, r, last, rec, lacks, &rest)
+			if err != nil {
+				return out, err
+			}
+			p.compared = compare
+			out = append(out, p)
+		}
 	}
 	return out, nil
 }
+
+// extentOf is a block's range.
+func extentOf(b block.Block) extent { return extent{b.First, b.Last} }
 
 // mayBeStored: an owner before this one, or this one before it was frozen, may have inserted the block.
 func mayBeStored(b block.Block, now time.Time) bool {
@@ -126,35 +158,33 @@ func mayBeStored(b block.Block, now time.Time) bool {
 
 // whole is the block as it came.
 func (e *chExporter) whole(b block.Block, rec arrow.RecordBatch, now time.Time) piece {
-	p := piece{token: b.String(), entry: ledger.Of(b, 0, 0, now), hasEntry: true}
+	p := piece{block: b, token: b.Name(), entry: ledger.Of(b, 0, 0, now), hasEntry: true}
 	if rec != nil {
 		rec.Retain()
 		p.rows = rec
-		p.entry.Rows, p.entry.IDSum = sums(rec)
+		p.entry.Rows, p.entry.IDSum = sums(rec, func(int) bool { return true })
 	}
 	return p
 }
 
-// part is what of a block lies in x. Its name is that of the half that a refused block was divided into, if x is one: so is its token.
-// The last part has all events that do not say where they lie, and what is left of the block's account: where duplicates lay that
-// were removed is not known here.
-func (e *chExporter) part(ctx context.Context, b block.Block, x extent, last bool, rec arrow.RecordBatch, rest *ledger.Entry, compare bool) (piece, error) {
+// part is the piece of b within r. Its name is that of the half that a refused block was divided into, if r is one: so is its token.
+// The last part has all events that do not say where they lie, and the rest of the block's account: where duplicates lay that were
+// removed is not known here. lacks says which rows the table lacks.
+func (e *chExporter) part(b block.Block, r run, last bool, rec arrow.RecordBatch, lacks func(row int) bool, rest *ledger.Entry) (piece, error) {
 	name := b
-	name.First, name.Last = x.first, x.last
-	p := piece{token: name.String(), entry: *rest, hasEntry: true}
-	p.entry.First, p.entry.Last = x.first, x.last
+	name.First, name.Last = r.first, r.last
+	p := piece{block: name, token: name.Name(), entry: *rest, hasEntry: true, isStored: r.stored}
+	p.entry.First, p.entry.Last = r.first, r.last
 	if rec != nil {
-		mine := func(offset int64) bool {
-			return offset >= x.first && offset <= x.last || last && (offset < b.First || offset > b.Last)
+		offsets := columnOf[*array.Int64](rec, "kafka_offset").Int64Values()
+		mine := func(row int) bool {
+			o := offsets[row]
+			return o >= r.first && o <= r.last || last && (o < b.First || o > b.Last)
 		}
-		var err error
-		if p.rows, err = selectRows(e.mem, rec, mine); err != nil {
-			return piece{}, err
-		}
-		p.entry.Rows, p.entry.IDSum = sums(p.rows)
-		if compare && p.rows != nil {
-			if err := e.withoutStored(ctx, &p, rec, mine); err != nil {
-				p.release()
+		p.entry.Rows, p.entry.IDSum = sums(rec, mine)
+		if !r.stored {
+			var err error
+			if p.rows, err = selectRows(e.mem, rec, func(row int) bool { return mine(row) && lacks(row) }); err != nil {
 				return piece{}, err
 			}
 		}
@@ -168,47 +198,12 @@ func (e *chExporter) part(ctx context.Context, b block.Block, x extent, last boo
 	return p, nil
 }
 
-// withoutStored takes the records out of p that the table holds. A record's rows lie in one day, so they were stored together or not at
-// all. The token names exactly what is left: the block's own may still be remembered for rows that somebody has deleted since.
-func (e *chExporter) withoutStored(ctx context.Context, p *piece, rec arrow.RecordBatch, mine func(int64) bool) error {
-	oldest, newest := receivedRange(p.rows)
-	found, err := rows[struct {
-		Offsets []int64 `json:"offsets"`
-	}](ctx, e.client, "SELECT arraySort(groupUniqArray(kafka_offset)) AS offsets FROM "+e.schema.quoted(e.table.Name)+
-		" WHERE kafka_topic = {topic:String} AND kafka_partition = {partition:Int32} AND kafka_offset BETWEEN {first:Int64} AND {last:Int64}"+
-		" AND ingest_time BETWEEN fromUnixTimestamp64Nano({oldest:Int64}) AND fromUnixTimestamp64Nano({newest:Int64})", map[string]string{
-		"topic": p.entry.Topic, "partition": decimal(int64(p.entry.Partition)), "first": decimal(p.entry.First), "last": decimal(p.entry.Last),
-		"oldest": decimal(oldest), "newest": decimal(newest),
-	})
-	if err != nil {
-		return notStored("look for the block's rows in table "+e.schema.name(e.table.Name), err)
+// toVerify are the sums of what the table must have after the piece's INSERT; nil: the INSERT's answer is enough.
+func (p *piece) toVerify() map[int64]sum {
+	if !p.compared || p.rows == nil {
+		return nil
 	}
-	stored := map[int64]bool{}
-	for _, row := range found {
-		for _, o := range row.Offsets {
-			stored[o] = true
-		}
-	}
-	p.release()
-	if p.rows, err = selectRows(e.mem, rec, func(offset int64) bool { return mine(offset) && !stored[offset] }); err != nil {
-		return err
-	}
-	n, sum := sums(p.rows)
-	p.token += fmt.Sprintf("/compared/%d/%x", n, sum)
-	return nil
-}
-
-// entriesOf are the ledger's entries that overlap b, in order.
-func (e *chExporter) entriesOf(ctx context.Context, b block.Block) ([]entryRow, error) {
-	found, err := rows[entryRow](ctx, e.client, "SELECT first_offset, last_offset, events, duplicates, quarantined FROM "+e.schema.quoted(e.cfg.ledgerName())+" FINAL"+
-		" WHERE kafka_topic = {topic:String} AND kafka_partition = {partition:Int32} AND first_offset <= {last:Int64} AND last_offset >= {first:Int64}"+
-		" ORDER BY first_offset, last_offset LIMIT "+decimal(entriesMax+1), map[string]string{
-		"topic": b.Topic, "partition": decimal(int64(b.Partition)), "first": decimal(b.First), "last": decimal(b.Last),
-	})
-	if err == nil && len(found) > entriesMax {
-		err = fmt.Errorf("more than %d entries overlap it: look what writes them", entriesMax)
-	}
-	return found, err
+	return recordSums(p.rows, extentOf(p.block))
 }
 
 // uncovered is what of x no entry covers, in order. The entries are in order.
@@ -236,17 +231,42 @@ func (e *chExporter) beyondWindow(ctx context.Context, b block.Block, now time.T
 		return fmt.Sprintf("it was first tried at %s, and deduplication_period is %v (less %v for clocks that differ)",
 			b.Intended.UTC().Format(time.RFC3339), e.cfg.DeduplicationPeriod, clockSkew), nil
 	}
-	found, err := rows[struct {
-		N int `json:"n"`
-	}](ctx, e.client, "SELECT count() AS n FROM "+e.schema.quoted(e.cfg.ledgerName())+" WHERE signal = {signal:String} AND written_time >= fromUnixTimestamp64Milli({since:Int64})",
-		map[string]string{"signal": b.Signal.String(), "since": decimal(b.Intended.Add(-countSkew).UnixMilli())})
+	since, err := e.storedSince(ctx, b.Signal, b.Intended.Add(-countSkew))
 	if err != nil {
 		return "", notStored("count the entries of table "+e.schema.name(e.cfg.ledgerName()), err)
 	}
-	if since := found[0].N; since*slotsPerBlock >= e.cfg.DeduplicationWindow {
+	if since*slotsPerBlock >= e.cfg.DeduplicationWindow {
 		return fmt.Sprintf("%d blocks were stored since, which may take %d places each of deduplication_window %d", since, slotsPerBlock, e.cfg.DeduplicationWindow), nil
 	}
 	return "", nil
+}
+
+// counted is a count of entries, for blocks that ask the same soon after.
+type counted struct {
+	mu    sync.Mutex
+	since time.Time
+	at    time.Time
+	n     int
+}
+
+// storedSince counts the blocks of the table, of all partitions: so its deduplication window does.
+func (e *chExporter) storedSince(ctx context.Context, s signal.Signal, since time.Time) (int, error) {
+	c := &e.count
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.since.Equal(since) && time.Since(c.at) < countAge {
+		return c.n, nil
+	}
+	at := time.Now()
+	found, err := rows[struct {
+		N int `json:"n"`
+	}](ctx, e.client, "SELECT count() AS n FROM "+e.schema.quoted(e.cfg.ledgerName())+" WHERE signal = {signal:String} AND written_time >= fromUnixTimestamp64Milli({since:Int64})",
+		map[string]string{"signal": s.String(), "since": decimal(since.UnixMilli())})
+	if err != nil {
+		return 0, err
+	}
+	c.since, c.at, c.n = since, at, found[0].N
+	return c.n, nil
 }
 
 func (e *chExporter) adviceBeyond(b block.Block) string {
@@ -257,19 +277,19 @@ func (e *chExporter) adviceBeyond(b block.Block) string {
 		b, e.schema.name(e.table.Name))
 }
 
-// selectRows are the rows whose offsets are wanted, as one batch that the caller releases; nil where there are none. One: ClickHouse
+// selectRows are the rows that are wanted, as one batch that the caller releases; nil where there are none. One: ClickHouse
 // takes the same rows in two batches for another insert than the same rows in one, whatever their token.
-func selectRows(mem memory.Allocator, rec arrow.RecordBatch, want func(offset int64) bool) (arrow.RecordBatch, error) {
+func selectRows(mem memory.Allocator, rec arrow.RecordBatch, want func(row int) bool) (arrow.RecordBatch, error) {
 	var runs []arrow.RecordBatch
 	defer func() {
 		for _, r := range runs {
 			r.Release()
 		}
 	}()
-	offsets := columnOf[*array.Int64](rec, "kafka_offset").Int64Values()
-	for from := 0; from < len(offsets); {
+	n := int(rec.NumRows())
+	for from := 0; from < n; {
 		to := from
-		for to < len(offsets) && want(offsets[to]) {
+		for to < n && want(to) {
 			to++
 		}
 		if to > from {
@@ -284,9 +304,9 @@ func selectRows(mem memory.Allocator, rec arrow.RecordBatch, want func(offset in
 		runs[0].Retain()
 		return runs[0], nil
 	}
-	var n int64
+	var selected int64
 	for _, r := range runs {
-		n += r.NumRows()
+		selected += r.NumRows()
 	}
 	cols := make([]arrow.Array, 0, rec.NumCols())
 	defer func() {
@@ -305,23 +325,20 @@ func selectRows(mem memory.Allocator, rec arrow.RecordBatch, want func(offset in
 		}
 		cols = append(cols, c)
 	}
-	return array.NewRecordBatch(rec.Schema(), cols, n), nil
+	return array.NewRecordBatch(rec.Schema(), cols, selected), nil
 }
 
-// sums are the number of rows and the sum of their event ids.
-func sums(rec arrow.RecordBatch) (n int64, idSum uint64) {
-	if rec == nil {
-		return 0, 0
-	}
+// sums are the number of some rows and the sum of their event ids.
+func sums(rec arrow.RecordBatch, of func(row int) bool) (n int64, idSum uint64) {
 	ids := columnOf[*array.FixedSizeBinary](rec, "event_id")
-	for i := range ids.Len() {
-		idSum += ledger.IDSum(ids.Value(i))
+	for row := range ids.Len() {
+		if of(row) {
+			n, idSum = n+1, idSum+ledger.IDSum(ids.Value(row))
+		}
 	}
-	return rec.NumRows(), idSum
+	return n, idSum
 }
 
 func columnOf[A arrow.Array](rec arrow.RecordBatch, name string) A {
 	return rec.Column(rec.Schema().FieldIndices(name)[0]).(A)
 }
-
-func decimal(n int64) string { return strconv.FormatInt(n, 10) }

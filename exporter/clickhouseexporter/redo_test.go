@@ -21,8 +21,10 @@ import (
 
 // redone makes a block one that an earlier owner decided so long ago.
 func redone(ago time.Duration) func(*block.Block) {
-	return func(b *block.Block) { b.Redo, b.Intended = true, time.Now().Add(-ago) }
+	return func(b *block.Block) { b.Redo, b.Intended, b.Worker = true, time.Now().Add(-ago), workers.Add(1) }
 }
+
+var workers atomic.Uint64
 
 // deliver delivers n logs in a block that begins at first, ten events a record.
 func (r *rig) deliver(t *testing.T, n int, first int64, change ...func(*block.Block)) error {
@@ -31,6 +33,12 @@ func (r *rig) deliver(t *testing.T, n int, first int64, change ...func(*block.Bl
 	b.Intended, b.Account = time.Now(), &block.Account{}
 	for _, c := range change {
 		c(&b)
+	}
+	lineage.StampResource(ld.ResourceLogs().At(0).Resource().Attributes(), lineage.Origin{Tenant: "acme", Source: "s", Received: received, Topic: b.Topic, Partition: b.Partition})
+	for _, lr := range ld.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().All() {
+		ev, _ := lineage.ReadEvent(lr.Attributes())
+		ev.ID[7] = b.TopicID[0] // another topic has other events
+		lineage.StampEvent(lr.Attributes(), ev)
 	}
 	return r.ConsumeLogs(block.NewContext(t.Context(), b), ld)
 }
@@ -154,7 +162,7 @@ func shuffled(n int, first int64) (plog.Logs, block.Block) {
 func TestABlockBeyondTheWindowWaitsForAnOperator(t *testing.T) {
 	ch := clickhousetest.Start(t)
 	small := func(c *Config) {
-		c.MaxConcurrentInserts, c.DeduplicationWindow, c.DeduplicationPeriod = 1, 10, time.Hour
+		c.MaxConcurrentInserts, c.DeduplicationWindow, c.DeduplicationPeriod, c.BeyondWindow = 1, 10, time.Hour, BeyondRefuse
 	}
 	r := start(t, signal.Logs, config(ch.URL, small))
 
@@ -181,6 +189,7 @@ func TestCompareStoresExactlyWhatTheTableLacks(t *testing.T) {
 	ch := clickhousetest.Start(t)
 	compare := func(c *Config) { c.BeyondWindow = BeyondCompare }
 	r := start(t, signal.Logs, config(ch.URL, compare))
+	before := start(t, signal.Logs, config(ch.URL)) // an earlier owner
 	old := redone(10_000 * time.Hour)
 
 	for name, tc := range map[string]struct {
@@ -188,10 +197,10 @@ func TestCompareStoresExactlyWhatTheTableLacks(t *testing.T) {
 		before func()
 	}{
 		"nothing of it": {100, func() {}},
-		"all of it":     {200, func() { require.NoError(t, r.deliver(t, 100, 200)) }},
-		"some records":  {300, func() { require.NoError(t, r.deliver(t, 30, 300)); require.NoError(t, r.deliver(t, 20, 305)) }},
+		"all of it":     {200, func() { require.NoError(t, before.deliver(t, 100, 200)) }},
+		"some records":  {300, func() { require.NoError(t, before.deliver(t, 30, 300)); require.NoError(t, before.deliver(t, 20, 305)) }},
 		"deleted by hand": {400, func() {
-			require.NoError(t, r.deliver(t, 100, 400)) // its token is remembered
+			require.NoError(t, before.deliver(t, 100, 400)) // its token is remembered
 			ch.Exec("ALTER TABLE pulsegrid.logs DELETE WHERE kafka_offset BETWEEN 400 AND 409 SETTINGS mutations_sync = 1")
 		}},
 	} {
@@ -205,7 +214,8 @@ func TestCompareStoresExactlyWhatTheTableLacks(t *testing.T) {
 			where := fmt.Sprintf(" WHERE kafka_offset BETWEEN %d AND %d", tc.first, last)
 			require.EqualValues(t, 100, ch.QueryInt("SELECT count() FROM pulsegrid.logs"+where))
 			require.EqualValues(t, 100, ch.QueryInt("SELECT uniqExact(kafka_offset, event_index) FROM pulsegrid.logs"+where))
-			require.Equal(t, fmt.Sprintf("%d\t%d\t100", tc.first, last), ch.Query(fmt.Sprintf("SELECT first_offset, last_offset, rows FROM pulsegrid.ledger FINAL WHERE first_offset = %d", tc.first)))
+			require.Equal(t, fmt.Sprintf("%d\t%d\t100", tc.first, last), ch.Query(fmt.Sprintf("SELECT min(first_offset), max(last_offset), sum(rows) FROM pulsegrid.ledger FINAL WHERE first_offset BETWEEN %d AND %d", tc.first, last)))
+			require.EqualValues(t, 10, ch.QueryInt(fmt.Sprintf("SELECT sum(last_offset - first_offset + 1) FROM pulsegrid.ledger FINAL WHERE first_offset BETWEEN %d AND %d", tc.first, last)), "entries tile the block")
 		})
 	}
 	require.EqualValues(t, 4, r.sum(t, "clickhouse_redone_blocks", "redo="+redoCompared))

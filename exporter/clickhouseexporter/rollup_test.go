@@ -135,9 +135,10 @@ func TestWildClocksMakeNoPartitionsAndDoNotWrapAround(t *testing.T) {
 
 func TestReplicatedTablesNeedBothWindows(t *testing.T) {
 	cfg := createDefaultConfig().(*Config)
+	cfg.Fsync = false
 	full := "ReplicatedMergeTree('/x', 'y') ORDER BY time SETTINGS replicated_deduplication_window_seconds = 604800, replicated_deduplication_window = 10000, index_granularity = 8192"
 	var got []string
-	for _, w := range windowSettings("ReplicatedMergeTree", cfg) {
+	for _, w := range tableSettings("ReplicatedMergeTree", cfg) {
 		have, ok := w.in(full)
 		require.True(t, ok, w.name)
 		if have < w.least {
@@ -145,15 +146,15 @@ func TestReplicatedTablesNeedBothWindows(t *testing.T) {
 		}
 	}
 	require.Equal(t, []string{"replicated_deduplication_window by deduplication_window"}, got)
-	_, ok := windowSettings("SharedMergeTree", cfg)[1].in("SharedMergeTree ORDER BY time")
+	_, ok := tableSettings("SharedMergeTree", cfg)[1].in("SharedMergeTree ORDER BY time")
 	require.False(t, ok)
-	require.Len(t, windowSettings("MergeTree", cfg), 1)
+	require.Len(t, tableSettings("MergeTree", cfg), 1)
 
 	tables, _ := wantedTables(&Config{Database: "d", Engine: "ReplicatedMergeTree", DeduplicationWindow: 500, DeduplicationPeriod: 48 * time.Hour, Rollups: true, Ledger: true}, columns.Spans)
 	require.Len(t, tables, 5)
 	for _, table := range tables {
 		ddl := strings.Join(table.create, ";")
 		require.Contains(t, ddl, "ENGINE = Replicated", table.name)
-		require.Equal(t, table.window, strings.Contains(ddl, "replicated_deduplication_window_seconds = 172800, replicated_deduplication_window = 500"), table.name)
+		require.Equal(t, table.promises, strings.Contains(ddl, "replicated_deduplication_window_seconds = 172800, replicated_deduplication_window = 500"), table.name)
 	}
 }

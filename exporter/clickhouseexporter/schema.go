@@ -163,12 +163,13 @@ func (s *schema) describe(ctx context.Context, t wantedTable) (map[string]string
 // know are somebody's own; they get their defaults.
 func (s *schema) checkColumns(ctx context.Context, t wantedTable, have map[string]string) error {
 	var wrong, missing, adds []string
-	after := ""
+	after, newKey := "", false
 	for _, c := range t.columns {
 		switch typ, ok := have[c.Name]; {
 		case !ok:
 			missing = append(missing, c.Name+" "+c.Type)
 			adds = append(adds, "ADD COLUMN IF NOT EXISTS "+c.DDL+after)
+			newKey = newKey || strings.Contains(t.key, c.Name)
 		case typ != c.Type:
 			wrong = append(wrong, fmt.Sprintf("column %s has type %s, want %s", c.Name, typ, c.Type))
 		}
@@ -183,8 +184,11 @@ func (s *schema) checkColumns(ctx context.Context, t wantedTable, have map[strin
 	if !t.extensible {
 		return mismatch("it lacks column %s: move the table and its view away, so that schema: create makes them anew", strings.Join(missing, ", column "))
 	}
+	if newKey {
+		adds = append(adds, "MODIFY ORDER BY "+t.key)
+	}
 	if s.cfg.Schema != SchemaCreate {
-		return mismatch("it lacks column %s: add it, or set schema: create", strings.Join(missing, ", column "))
+		return mismatch("it lacks column %s: ALTER TABLE %s %s, or set schema: create", strings.Join(missing, ", column "), s.name(t.name), strings.Join(adds, ", "))
 	}
 	if err := s.alter(ctx, t, strings.Join(adds, ", ")); err != nil {
 		return fmt.Errorf("add column %s: %w", strings.Join(missing, ", column "), err)
@@ -210,33 +214,44 @@ func (s *schema) checkEngine(ctx context.Context, t wantedTable) error {
 	if !strings.HasSuffix(found[0].Engine, t.engine) {
 		return mismatch("engine is %s, want one of the %s family (schema: off inserts into any table)", found[0].Engine, t.engine)
 	}
-	if t.window {
-		if err := s.checkWindow(ctx, t, found[0]); err != nil {
+	if t.promises {
+		if err := s.checkSettings(ctx, t, found[0]); err != nil {
 			return err
 		}
 	}
 	return s.checkTTL(ctx, t, found[0])
 }
 
-// windowSetting is a setting that says how long a table recognises inserts that come again.
-type windowSetting struct {
+// tableSetting is a table's setting that what is promised rests on.
+type tableSetting struct {
 	name, key string // in ClickHouse, in the config
 	least     int
+	below     string // what happens below that
 }
 
-// windowSettings are those that the engine goes by.
-func windowSettings(engine string, cfg *Config) []windowSetting {
-	if !columns.Replicated(engine) {
-		return []windowSetting{{"non_replicated_deduplication_window", "deduplication_window", cfg.DeduplicationWindow}}
+const (
+	belowWindow = "a block that comes again may be stored twice"
+	belowFsync  = "a power cut may remove what has been acknowledged"
+)
+
+// tableSettings are those that the engine goes by.
+func tableSettings(engine string, cfg *Config) (out []tableSetting) {
+	if columns.Replicated(engine) {
+		out = []tableSetting{
+			{"replicated_deduplication_window", "deduplication_window", cfg.DeduplicationWindow, belowWindow},
+			{"replicated_deduplication_window_seconds", "deduplication_period", int(cfg.DeduplicationPeriod.Seconds()), belowWindow},
+		}
+	} else {
+		out = []tableSetting{{"non_replicated_deduplication_window", "deduplication_window", cfg.DeduplicationWindow, belowWindow}}
 	}
-	return []windowSetting{
-		{"replicated_deduplication_window", "deduplication_window", cfg.DeduplicationWindow},
-		{"replicated_deduplication_window_seconds", "deduplication_period", int(cfg.DeduplicationPeriod.Seconds())},
+	if cfg.Fsync && !strings.HasPrefix(engine, "Shared") {
+		out = append(out, tableSetting{"fsync_after_insert", "fsync", 1, belowFsync}, tableSetting{"fsync_part_directory", "fsync", 1, belowFsync})
 	}
+	return out
 }
 
 // in is the setting's value in a table's engine clause; false where the server's default applies.
-func (w windowSetting) in(engineFull string) (int, bool) {
+func (w tableSetting) in(engineFull string) (int, bool) {
 	m := regexp.MustCompile(`\b` + w.name + ` = (\d+)`).FindStringSubmatch(engineFull)
 	if m == nil {
 		return 0, false
@@ -245,10 +260,10 @@ func (w windowSetting) in(engineFull string) (int, bool) {
 	return n, err == nil
 }
 
-// checkWindow: unless a table or the server says otherwise, a plain MergeTree forgets every token at once, and a replicated one
+// checkSettings: unless a table or the server says otherwise, a plain MergeTree forgets every token at once, and a replicated one
 // after an hour. A table that remembers more than it must is left as it is.
-func (s *schema) checkWindow(ctx context.Context, t wantedTable, row tableRow) error {
-	for _, w := range windowSettings(row.Engine, s.cfg) {
+func (s *schema) checkSettings(ctx context.Context, t wantedTable, row tableRow) error {
+	for _, w := range tableSettings(row.Engine, s.cfg) {
 		have, ok := w.in(row.Full)
 		if !ok {
 			var err error
@@ -261,13 +276,13 @@ func (s *schema) checkWindow(ctx context.Context, t wantedTable, row tableRow) e
 		}
 		change := fmt.Sprintf("MODIFY SETTING %s = %d", w.name, w.least)
 		if s.cfg.Schema != SchemaCreate {
-			return mismatch("%s is %d, %s needs at least %d; below that a block that comes again may be stored twice: ALTER TABLE %s %s, or set schema: create",
-				w.name, have, w.key, w.least, s.name(t.name), change)
+			return mismatch("%s is %d, %s needs at least %d; below that %s: ALTER TABLE %s %s, or set schema: create",
+				w.name, have, w.key, w.least, w.below, s.name(t.name), change)
 		}
 		if err := s.alter(ctx, t, change); err != nil {
 			return fmt.Errorf("%s: %w", change, err)
 		}
-		s.logger.Info("set the deduplication window of the table", zap.String("table", s.name(t.name)), zap.String("setting", w.name), zap.Int("from", have), zap.Int("value", w.least))
+		s.logger.Info("changed a setting of the table", zap.String("table", s.name(t.name)), zap.String("setting", w.name), zap.Int("from", have), zap.Int("value", w.least))
 	}
 	return nil
 }

@@ -160,3 +160,73 @@ func TestAWrongPasswordIsSaidClearlyAndGoesOnOnceMended(t *testing.T) {
 	require.False(t, consumererror.IsPermanent(err))
 	require.ErrorContains(t, err, "check username, password and the user's rights")
 }
+
+// ledgerBefore is the ledger as the version before made it.
+const ledgerBefore = `CREATE TABLE pulsegrid.ledger (kafka_topic LowCardinality(String), kafka_partition Int32, first_offset Int64, last_offset Int64, signal LowCardinality(String),
+	events Int64, duplicates Int64, quarantined Int64, rows Int64, id_sum UInt64, written_time DateTime64(3, 'UTC'))
+	ENGINE = ReplacingMergeTree(written_time) ORDER BY (kafka_topic, kafka_partition, first_offset, last_offset) TTL toDateTime(written_time) + toIntervalDay(30)`
+
+func TestALedgerOfTheVersionBeforeGetsTopicIDs(t *testing.T) {
+	ch := clickhousetest.Start(t)
+	start(t, signal.Logs, config(ch.URL))
+	ch.Exec("DROP TABLE pulsegrid.ledger SYNC")
+	ch.Exec(ledgerBefore)
+	ch.Exec("INSERT INTO pulsegrid.ledger SELECT 'otlp.logs.v1', 3, 0, 9, 'logs', 1, 0, 0, 1, 1, now()")
+
+	verify := start(t, signal.Logs, config(ch.URL, mode(SchemaVerify)))
+	require.ErrorContains(t, verify.schema.last, "table pulsegrid.ledger: it lacks column topic_id LowCardinality(String): ALTER TABLE pulsegrid.ledger ADD COLUMN IF NOT EXISTS `topic_id`")
+	require.ErrorContains(t, verify.schema.last, "MODIFY ORDER BY (kafka_topic, kafka_partition, first_offset, last_offset, topic_id), or set schema: create")
+
+	r := start(t, signal.Logs, config(ch.URL))
+	require.NoError(t, r.schema.last)
+	require.Equal(t, "kafka_topic, kafka_partition, first_offset, last_offset, topic_id", ch.Query("SELECT sorting_key FROM system.tables WHERE database = 'pulsegrid' AND name = 'ledger'"))
+	r.worker(10).takeAll(t, 10, 30, 10)
+	require.EqualValues(t, 3, ch.QueryInt("SELECT count() FROM pulsegrid.ledger"))
+	require.NoError(t, start(t, signal.Logs, config(ch.URL, mode(SchemaVerify))).schema.last)
+}
+
+// Columns that somebody has added, or a newer exporter during a rolling upgrade, are left to their defaults.
+func TestColumnsThatTheExporterDoesNotKnowStopNothing(t *testing.T) {
+	ch := clickhousetest.Start(t)
+	r := start(t, signal.Logs, config(ch.URL))
+	w := r.worker(0)
+	w.takeAll(t, 0, 10, 10)
+	for _, table := range []string{"logs", "logs_10s", "ledger"} {
+		ch.Exec("ALTER TABLE pulsegrid." + table + " ADD COLUMN note String, ADD COLUMN added DateTime DEFAULT now() FIRST")
+	}
+	w.takeAll(t, 10, 20, 10)
+	for _, how := range []SchemaMode{SchemaCreate, SchemaVerify, SchemaOff} {
+		w := start(t, signal.Logs, config(ch.URL, mode(how))).worker(w.oldest)
+		require.NoError(t, w.take(t, w.oldest, w.oldest+9), how)
+	}
+	require.EqualValues(t, 300, ch.QueryInt("SELECT count() FROM pulsegrid.logs"))
+	require.EqualValues(t, 300, ch.QueryInt("SELECT sum(count) FROM pulsegrid.logs_1h"))
+	require.EqualValues(t, 300, ch.QueryInt("SELECT sum(rows) FROM pulsegrid.ledger FINAL"))
+}
+
+func TestTablesKeepOverAPowerCutWhatTheyHaveTaken(t *testing.T) {
+	ch := clickhousetest.Start(t)
+	start(t, signal.Logs, config(ch.URL, func(c *Config) { c.Fsync = false }))
+	for _, table := range []string{"logs", "logs_10s", "logs_1m", "logs_1h"} {
+		require.NotContains(t, engineOf(ch, table), "fsync", table)
+	}
+	verify := start(t, signal.Logs, config(ch.URL, mode(SchemaVerify)))
+	require.ErrorContains(t, verify.schema.last, "table pulsegrid.logs: fsync_after_insert is 0, fsync needs at least 1; below that a power cut may remove what has been acknowledged: "+
+		"ALTER TABLE pulsegrid.logs MODIFY SETTING fsync_after_insert = 1, or set schema: create")
+	require.NoError(t, start(t, signal.Logs, config(ch.URL)).schema.last)
+	for _, table := range []string{"logs", "logs_10s", "logs_1m", "logs_1h"} {
+		require.Contains(t, engineOf(ch, table), "fsync_after_insert = 1, fsync_part_directory = 1", table)
+	}
+	require.NotContains(t, engineOf(ch, "ledger"), "fsync", "an entry that is lost is found again: the receiver is sent back, and the rows are compared")
+}
+
+func TestReplicatedTablesAreGivenAQuorum(t *testing.T) {
+	for engine, want := range map[string]string{"": "", "ReplicatedMergeTree": "auto", "ReplicatedMergeTree('/x', 'y')": "auto", "SharedMergeTree": ""} {
+		cfg := createDefaultConfig().(*Config)
+		cfg.Engine = engine
+		e := &chExporter{cfg: cfg}
+		require.Equal(t, want, e.insertSettings("token")["insert_quorum"], engine)
+		cfg.InsertQuorum = "0"
+		require.NotContains(t, e.insertSettings("token"), "insert_quorum")
+	}
+}

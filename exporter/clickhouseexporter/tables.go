@@ -2,6 +2,7 @@ package clickhouseexporter
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/pulsegrid/pulsegrid/internal/columns"
 	"github.com/pulsegrid/pulsegrid/internal/ledger"
@@ -17,8 +18,9 @@ type wantedTable struct {
 	create     []string // statements, each of which may be run again
 	columns    []columns.ClickHouseColumn
 	extensible bool   // columns that it lacks may be added
+	key        string // its sorting key, which a column that it lacks may be part of; empty: not looked at
 	engine     string // how the name of its engine ends
-	window     bool   // it must recognise inserts that come again
+	promises   bool   // it must recognise inserts that come again, and keep what it has taken
 	ttlFrom    string // expression that its retention counts from
 	ttlDays    int    // 0: for ever
 	ttlKey     string // key of the config that says so
@@ -35,9 +37,10 @@ func wantedTables(cfg *Config, t *columns.Table) ([]wantedTable, []wantedView) {
 	options := columns.DDLOptions{
 		Database: cfg.Database, Cluster: cfg.Cluster, Engine: cfg.Engine, TTLDays: cfg.RetentionDays,
 		DedupWindow: cfg.DeduplicationWindow, DedupSeconds: int(cfg.DeduplicationPeriod.Seconds()),
+		Fsync: cfg.Fsync && !strings.HasPrefix(cfg.Engine, "Shared"),
 	}
 	tables := []wantedTable{{
-		name: t.Name, create: t.ClickHouseDDL(options), columns: t.ClickHouseColumns(), extensible: true, engine: "MergeTree", window: true,
+		name: t.Name, create: t.ClickHouseDDL(options), columns: t.ClickHouseColumns(), extensible: true, engine: "MergeTree", promises: true,
 		ttlFrom: "toDateTime(ingest_time)", ttlDays: cfg.RetentionDays, ttlKey: "retention_days",
 	}}
 	var views []wantedView
@@ -46,7 +49,7 @@ func wantedTables(cfg *Config, t *columns.Table) ([]wantedTable, []wantedView) {
 			o := options
 			o.TTLDays = cfg.rollupDays(r)
 			tables = append(tables, wantedTable{
-				name: r.Name, create: []string{r.TableDDL(o)}, columns: r.ClickHouseColumns(), engine: "AggregatingMergeTree", window: true,
+				name: r.Name, create: []string{r.TableDDL(o)}, columns: r.ClickHouseColumns(), engine: "AggregatingMergeTree", promises: true,
 				ttlFrom: "ingest_date", ttlDays: o.TTLDays, ttlKey: "rollup_retention_days", unless: "rollups",
 			})
 			views = append(views, wantedView{name: r.View, create: r.ViewDDL(o), definition: r.Definition()})
@@ -59,7 +62,7 @@ func wantedTables(cfg *Config, t *columns.Table) ([]wantedTable, []wantedView) {
 			o.TTLDays = max(o.TTLDays, ledgerDaysMin)
 		}
 		tables = append(tables, wantedTable{
-			name: cfg.ledgerName(), create: []string{ledger.ClickHouseDDL(cfg.ledgerName(), o)}, columns: ledger.ClickHouseColumns(), extensible: true, engine: "ReplacingMergeTree",
+			name: cfg.ledgerName(), create: []string{ledger.ClickHouseDDL(cfg.ledgerName(), o)}, columns: ledger.ClickHouseColumns(), extensible: true, key: ledger.ClickHouseKey, engine: "ReplacingMergeTree",
 			ttlFrom: "toDateTime(written_time)", ttlDays: o.TTLDays, ttlKey: "retention_days", unless: "ledger",
 		})
 	}

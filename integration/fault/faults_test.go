@@ -61,8 +61,10 @@ func allFaults() []fault {
 		{name: "objects-silent-after-the-work", does: "for 1 minute the object store does every fifth write, and never answers", short: true, inject: objects(rig.NeverAnswers, 0.2, true)},
 		{name: "objects-silent", does: "for 1 minute the object store neither does nor answers every fifth request", inject: objects(rig.AnswersNothing, 0.2, false)},
 		{name: "objects-refusing", does: "for 1 minute the object store takes no connection", inject: (*run).objectsRefusing},
+		{name: "clickhouse-restored", does: "ClickHouse's disk is put back, under load, to what it was when the fault began", inject: (*run).clickHouseRestored},
 
 		// Who owns a partition.
+		{name: "offsets-reset", does: "while no aggregator runs, the offsets of both groups are moved by hand, each partition's to its start, to anything before, or to the end of the log", inject: (*run).offsetsReset},
 		{name: "rebalance-storm", does: "for 1 minute a third aggregator joins and leaves every 2 s, one time in four by SIGKILL", inject: (*run).rebalanceStorm},
 		{name: "zombie", does: "an aggregator is frozen (SIGSTOP) at any moment for longer than its session, and goes on", inject: (*run).zombie},
 		{name: "two-owners", does: "an aggregator loses Kafka but not the stores, which it reaches slowly: it delivers what it has while the other takes its partitions over", inject: (*run).twoOwners},

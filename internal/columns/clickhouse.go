@@ -26,6 +26,8 @@ type DDLOptions struct {
 	DedupWindow int
 	// DedupSeconds is for how long a replicated table remembers them; 0: DefaultDedupSeconds. Other tables know no time.
 	DedupSeconds int
+	// Fsync makes an insert return only when its parts are on the disk.
+	Fsync bool
 }
 
 const (
@@ -69,19 +71,19 @@ func (t *Table) ClickHouseDDL(o DDLOptions) []string {
 	}
 	// min_level_for_wide_part: fresh parts are compact, so an insert writes few files.
 	// merge_selector_base: fewer, larger merges.
-	fmt.Fprintf(&b, "SETTINGS ttl_only_drop_parts = 1, min_level_for_wide_part = 1, merge_selector_base = 16, %s", o.window())
+	fmt.Fprintf(&b, "SETTINGS ttl_only_drop_parts = 1, min_level_for_wide_part = 1, merge_selector_base = 16, %s", o.promises())
 	return append(stmts, b.String())
 }
 
 // ClickHouseColumn is a column of any of the tables: its type as ClickHouse tells it, and its declaration.
-type ClickHouseColumn struct{ Name, Type, DDL string }
+type ClickHouseColumn struct{ Name, Type, Doc, DDL string }
 
 // NewClickHouseColumn declares a column. Empty codec: that of most columns.
 func NewClickHouseColumn(name, typ, doc, codec string) ClickHouseColumn {
 	if codec == "" {
 		codec = codecDefault
 	}
-	return ClickHouseColumn{Name: name, Type: typ, DDL: fmt.Sprintf("%s %s COMMENT %s CODEC(%s)", quoteIdent(name), typ, quoteText(doc), codec)}
+	return ClickHouseColumn{Name: name, Type: typ, Doc: doc, DDL: fmt.Sprintf("%s %s COMMENT %s CODEC(%s)", quoteIdent(name), typ, quoteText(doc), codec)}
 }
 
 // ClickHouseColumns are the table's columns in ClickHouse, in their order.
@@ -103,8 +105,8 @@ func (o DDLOptions) onCluster() string {
 	return " ON CLUSTER " + quoteIdent(o.Cluster)
 }
 
-// window is the setting that makes a table recognise inserts that come again.
-func (o DDLOptions) window() string {
+// promises are the settings that make a table recognise inserts that come again, and keep those that it has taken.
+func (o DDLOptions) promises() string {
 	blocks, seconds := o.DedupWindow, o.DedupSeconds
 	if blocks == 0 {
 		blocks = DefaultDedupWindow
@@ -112,10 +114,14 @@ func (o DDLOptions) window() string {
 	if seconds == 0 {
 		seconds = DefaultDedupSeconds
 	}
-	if !Replicated(o.Engine) {
-		return fmt.Sprintf("non_replicated_deduplication_window = %d", blocks)
+	settings := fmt.Sprintf("non_replicated_deduplication_window = %d", blocks)
+	if Replicated(o.Engine) {
+		settings = fmt.Sprintf("replicated_deduplication_window_seconds = %d, replicated_deduplication_window = %d", seconds, blocks)
 	}
-	return fmt.Sprintf("replicated_deduplication_window_seconds = %d, replicated_deduplication_window = %d", seconds, blocks)
+	if o.Fsync {
+		settings += ", fsync_after_insert = 1, fsync_part_directory = 1"
+	}
+	return settings
 }
 
 // Replicated tells whether an engine of the MergeTree family keeps its insert tokens in Keeper.

@@ -223,7 +223,7 @@ func (r Rollup) TableDDL(o DDLOptions) string {
 	if o.TTLDays > 0 {
 		fmt.Fprintf(&b, "TTL ingest_date + INTERVAL %d DAY\n", o.TTLDays)
 	}
-	fmt.Fprintf(&b, "SETTINGS ttl_only_drop_parts = 1, %s", o.window())
+	fmt.Fprintf(&b, "SETTINGS ttl_only_drop_parts = 1, %s", o.promises())
 	return b.String()
 }
 

@@ -47,18 +47,27 @@ type Entry struct {
 	Rows        int64     // rows that the store has of the block
 	IDSum       uint64    // IDSum over the rows' event ids
 	Written     time.Time // when the entry was made; milliseconds count
+	TopicID     block.TopicID
 }
 
 // Of begins the entry of a block that a store has taken.
 func Of(b block.Block, rows int64, idSum uint64, now time.Time) Entry {
 	e := Entry{
 		Topic: b.Topic, Partition: b.Partition, First: b.First, Last: b.Last, Signal: b.Signal,
-		Events: int64(b.Events), Rows: rows, IDSum: idSum, Written: now,
+		Events: int64(b.Events), Rows: rows, IDSum: idSum, Written: now, TopicID: b.TopicID,
 	}
 	if b.Account != nil {
 		e.Duplicates, e.Quarantined = b.Account.Duplicates.Load(), b.Account.Quarantined.Load()
 	}
 	return e
+}
+
+// topicID is the value of the column topic_id.
+func (e Entry) topicID() string {
+	if e.TopicID == (block.TopicID{}) {
+		return ""
+	}
+	return e.TopicID.String()
 }
 
 // IDSum is what an event id adds to a sum: its first eight bytes, little endian. Sums are modulo 2^64. In ClickHouse:
@@ -69,7 +78,7 @@ func IDSum(id []byte) uint64 { return binary.LittleEndian.Uint64(id) }
 type column struct {
 	name, doc  string
 	clickhouse string
-	iceberg    iceberg.PrimitiveType
+	iceberg    iceberg.PrimitiveType // nil: the lake does not have it
 	arrow      arrow.DataType
 }
 
@@ -85,6 +94,7 @@ var fields = []column{
 	{"rows", "rows that the table of the signal has of the block", "Int64", iceberg.PrimitiveTypes.Int64, arrow.PrimitiveTypes.Int64},
 	{"id_sum", "sum modulo 2^64 of the first eight bytes, little endian, of event_id over the rows; in Iceberg as two's complement", "UInt64", iceberg.PrimitiveTypes.Int64, arrow.PrimitiveTypes.Uint64},
 	{"written_time", "when the entry was made", "DateTime64(3, 'UTC')", iceberg.PrimitiveTypes.TimestampTz, &arrow.TimestampType{Unit: arrow.Millisecond, TimeZone: "UTC"}},
+	{"topic_id", "Kafka's id of the topic, as its tools print it: a topic that was deleted and made anew under its name has another one; empty: not known", "LowCardinality(String)", nil, arrow.BinaryTypes.String},
 }
 
 // ArrowSchema is the schema of NewRecordBatch. ClickHouse takes such a batch as it is (ArrowStream); Iceberg wants id_sum as an int64
@@ -104,15 +114,17 @@ func NewRecordBatch(mem memory.Allocator, entries []Entry) arrow.RecordBatch {
 
 // IcebergSchema is the schema to create the table with.
 func IcebergSchema() *iceberg.Schema {
-	out := make([]iceberg.NestedField, len(fields))
+	var out []iceberg.NestedField
 	for i, c := range fields {
-		out[i] = iceberg.NestedField{ID: i + 1, Name: c.name, Type: c.iceberg, Required: true, Doc: c.doc}
+		if c.iceberg != nil {
+			out = append(out, iceberg.NestedField{ID: i + 1, Name: c.name, Type: c.iceberg, Required: true, Doc: c.doc})
+		}
 	}
 	return iceberg.NewSchema(0, out...)
 }
 
 // NewIcebergBatch makes one row of each entry with the given schema, which is the loaded table's as Arrow (its field ids are in the
-// fields' metadata): the columns of IcebergSchema in that order. The caller releases it.
+// fields' metadata). A column that is not of IcebergSchema is null: it must be optional. The caller releases it.
 func NewIcebergBatch(mem memory.Allocator, sc *arrow.Schema, entries []Entry) arrow.RecordBatch {
 	return newBatch(mem, sc, entries)
 }
@@ -121,28 +133,43 @@ func newBatch(mem memory.Allocator, sc *arrow.Schema, entries []Entry) arrow.Rec
 	b := array.NewRecordBuilder(mem, sc)
 	defer b.Release()
 	for _, e := range entries {
-		for i, v := range []any{e.Topic, e.Partition, e.First, e.Last, e.Signal.String(), e.Events, e.Duplicates, e.Quarantined, e.Rows, e.IDSum, e.Written} {
-			switch f := b.Field(i).(type) {
-			case *array.StringBuilder:
-				f.Append(v.(string))
-			case *array.LargeStringBuilder:
-				f.Append(v.(string))
-			case *array.Int32Builder:
-				f.Append(v.(int32))
-			case *array.Int64Builder:
-				if sum, ok := v.(uint64); ok {
-					f.Append(int64(sum))
-				} else {
-					f.Append(v.(int64))
-				}
-			case *array.Uint64Builder:
-				f.Append(v.(uint64))
-			case *array.TimestampBuilder:
-				f.AppendTime(v.(time.Time))
-			}
+		values := map[string]any{
+			"kafka_topic": e.Topic, "kafka_partition": e.Partition, "first_offset": e.First, "last_offset": e.Last, "signal": e.Signal.String(),
+			"events": e.Events, "duplicates": e.Duplicates, "quarantined": e.Quarantined, "rows": e.Rows, "id_sum": e.IDSum, "written_time": e.Written,
+			"topic_id": e.topicID(),
+		}
+		for i, f := range sc.Fields() {
+			appendValue(b.Field(i), values[f.Name])
 		}
 	}
 	return b.NewRecordBatch()
+}
+
+func appendValue(to array.Builder, v any) {
+	if v == nil { // not a column of ours
+		to.AppendNull()
+		return
+	}
+	switch f := to.(type) {
+	case *array.StringBuilder:
+		f.Append(v.(string))
+	case *array.LargeStringBuilder:
+		f.Append(v.(string))
+	case *array.Int32Builder:
+		f.Append(v.(int32))
+	case *array.Int64Builder:
+		if sum, ok := v.(uint64); ok {
+			f.Append(int64(sum))
+		} else {
+			f.Append(v.(int64))
+		}
+	case *array.Uint64Builder:
+		f.Append(v.(uint64))
+	case *array.TimestampBuilder:
+		f.AppendTime(v.(time.Time))
+	default:
+		panic(fmt.Sprintf("ledger: no value of type %s", to.Type())) // the definition is at fault
+	}
 }
 
 // ClickHouseDDL returns the statement that creates the table. Entries that are written twice become one when parts merge: read the
@@ -154,13 +181,17 @@ func ClickHouseDDL(name string, o columns.DDLOptions) string {
 		fmt.Fprintf(&b, "    %s,\n", c.DDL)
 	}
 	// An owner that redoes a block asks how many entries are younger than the block.
-	fmt.Fprintf(&b, "    INDEX idx_written written_time TYPE minmax GRANULARITY 1\n)\nENGINE = %s\nORDER BY (kafka_topic, kafka_partition, first_offset, last_offset)",
-		columns.EngineOf("Replacing", o.Engine, "written_time"))
+	b.WriteString("    INDEX idx_written written_time TYPE minmax GRANULARITY 1,\n    INDEX idx_last last_offset TYPE minmax GRANULARITY 1\n)\n")
+	fmt.Fprintf(&b, "ENGINE = %s\nORDER BY %s", columns.EngineOf("Replacing", o.Engine, "written_time"), ClickHouseKey)
 	if o.TTLDays > 0 {
 		fmt.Fprintf(&b, "\nTTL toDateTime(written_time) + INTERVAL %d DAY", o.TTLDays)
 	}
 	return b.String()
 }
+
+// ClickHouseKey is the key by which entries that are written twice become one. An older table that gets the column topic_id gets it
+// into its key with the same ALTER; later that is not possible.
+const ClickHouseKey = "(kafka_topic, kafka_partition, first_offset, last_offset, topic_id)"
 
 // ClickHouseColumns are the table's columns in ClickHouse, in their order.
 func ClickHouseColumns() []columns.ClickHouseColumn {

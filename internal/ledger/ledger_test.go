@@ -10,6 +10,7 @@ import (
 
 	"github.com/apache/arrow-go/v18/arrow/array"
 	"github.com/apache/arrow-go/v18/arrow/memory"
+	"github.com/apache/iceberg-go"
 	"github.com/apache/iceberg-go/table"
 	"github.com/stretchr/testify/require"
 
@@ -20,7 +21,7 @@ import (
 )
 
 func entry() ledger.Entry {
-	b := block.Block{Topic: "otlp.logs.v1", Partition: 3, First: 10, Last: 19, Signal: signal.Logs, Events: 100, Account: &block.Account{}}
+	b := block.Block{Topic: "otlp.logs.v1", TopicID: block.TopicID{1, 2}, Partition: 3, First: 10, Last: 19, Signal: signal.Logs, Events: 100, Account: &block.Account{}}
 	b.Account.Duplicates.Add(7)
 	b.Account.Quarantined.Add(2)
 	return ledger.Of(b, 93, 1<<63+5, time.UnixMilli(1_700_000_000_123))
@@ -29,12 +30,12 @@ func entry() ledger.Entry {
 func TestBatchOfBothStoresHoldsTheEntry(t *testing.T) {
 	mem := memory.NewCheckedAllocator(memory.NewGoAllocator())
 	defer mem.AssertSize(t, 0)
-	iceberg, err := table.SchemaToArrowSchema(ledger.IcebergSchema(), nil, true, false)
+	lakeSchema, err := table.SchemaToArrowSchema(ledger.IcebergSchema(), nil, true, false)
 	require.NoError(t, err)
 
 	hot := ledger.NewRecordBatch(mem, []ledger.Entry{entry()})
 	defer hot.Release()
-	lake := ledger.NewIcebergBatch(mem, iceberg, []ledger.Entry{entry()})
+	lake := ledger.NewIcebergBatch(mem, lakeSchema, []ledger.Entry{entry()})
 	defer lake.Release()
 
 	want := []string{"otlp.logs.v1", "3", "10", "19", "logs", "100", "7", "2", "93"}
@@ -46,6 +47,33 @@ func TestBatchOfBothStoresHoldsTheEntry(t *testing.T) {
 	require.Equal(t, int64(-1<<63+5), lake.Column(9).(*array.Int64).Value(0), "two's complement")
 	require.Equal(t, "2023-11-14T22:13:20.123Z", hot.Column(10).ValueStr(0))
 	require.True(t, strings.HasPrefix(lake.Column(10).ValueStr(0), "2023-11-14T22:13:20.123"), lake.Column(10).ValueStr(0))
+	require.Equal(t, "AQIAAAAAAAAAAAAAAAAAAA", hot.Column(11).ValueStr(0))
+}
+
+func TestATopicWithoutAnIDIsAnEmptyText(t *testing.T) {
+	e := entry()
+	e.TopicID = block.TopicID{}
+	b := ledger.NewRecordBatch(memory.NewGoAllocator(), []ledger.Entry{e})
+	defer b.Release()
+	require.Equal(t, "", b.Column(11).(*array.String).Value(0))
+}
+
+func TestColumnsThatAreNotOursAreNull(t *testing.T) {
+	mem := memory.NewCheckedAllocator(memory.NewGoAllocator())
+	defer mem.AssertSize(t, 0)
+	fields := ledger.IcebergSchema().Fields()
+	n := len(fields) + 1
+	added := append([]iceberg.NestedField{
+		{ID: n, Name: "note", Type: iceberg.PrimitiveTypes.String},
+		{ID: n + 1, Name: "tags", Type: &iceberg.MapType{KeyID: n + 2, KeyType: iceberg.PrimitiveTypes.String, ValueID: n + 3, ValueType: iceberg.PrimitiveTypes.Int32}},
+	}, fields...)
+	sc, err := table.SchemaToArrowSchema(iceberg.NewSchema(1, added...), nil, true, false)
+	require.NoError(t, err)
+	b := ledger.NewIcebergBatch(mem, sc, []ledger.Entry{entry(), entry()})
+	defer b.Release()
+	require.Equal(t, 2, b.Column(0).NullN())
+	require.Equal(t, 2, b.Column(1).NullN())
+	require.Equal(t, "otlp.logs.v1", b.Column(2).ValueStr(1))
 }
 
 func TestClickHouseDDLReplacesEntriesWrittenTwice(t *testing.T) {
@@ -53,7 +81,7 @@ func TestClickHouseDDLReplacesEntriesWrittenTwice(t *testing.T) {
 	require.Contains(t, ddl, "CREATE TABLE IF NOT EXISTS `pulsegrid`.`ledger` ON CLUSTER `c`")
 	require.Contains(t, ddl, "ENGINE = ReplicatedReplacingMergeTree('/t/{table}', '{replica}', written_time)")
 	require.Contains(t, ddl, "TTL toDateTime(written_time) + INTERVAL 30 DAY")
-	require.Contains(t, ddl, "ORDER BY (kafka_topic, kafka_partition, first_offset, last_offset)")
+	require.Contains(t, ddl, "ORDER BY (kafka_topic, kafka_partition, first_offset, last_offset, topic_id)", "entries of two topics of one name are not one")
 }
 
 var update = flag.Bool("update", false, "write the generated part of docs/formats/ledger.md")
@@ -72,10 +100,12 @@ func TestDocsListTheColumns(t *testing.T) {
 	require.True(t, ok)
 
 	part := "\n| column | ClickHouse | Iceberg (field id) | meaning |\n|---|---|---|---|\n"
-	fields := ledger.IcebergSchema().Fields()
-	for i, c := range ledger.ClickHouseColumns() {
-		require.Equal(t, c.Name, fields[i].Name)
-		part += fmt.Sprintf("| `%s` | `%s` | %s (%d) | %s |\n", c.Name, c.Type, fields[i].Type, fields[i].ID, fields[i].Doc)
+	for _, c := range ledger.ClickHouseColumns() {
+		lake := "-"
+		if f, ok := ledger.IcebergSchema().FindFieldByName(c.Name); ok {
+			lake = fmt.Sprintf("%s (%d)", f.Type, f.ID)
+		}
+		part += fmt.Sprintf("| `%s` | `%s` | %s | %s |\n", c.Name, c.Type, lake, c.Doc)
 	}
 	want := head + begin + part + "\n" + end + tail
 	if *update {
