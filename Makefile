@@ -66,7 +66,7 @@ $(LINT):
 
 .PHONY: tools
 tools: ## Install every part that the tests run against
-	tools/install.sh ocb clickhouse kafka iceberg telemetrygen versitygw python
+	tools/install.sh ocb clickhouse kafka iceberg telemetrygen versitygw python clients
 
 .PHONY: test
 test: tools build check lint ## What CI runs: tools, build, gofmt, vet, lint, every test under the race detector

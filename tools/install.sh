@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Installs a part that PulseGrid runs or is tested against, once, below $PULSEGRID_CACHE (default ~/.cache/pulsegrid), each in
 # a folder named by its version. Does nothing where it is there already. Uses the ordinary package clients only.
-#   tools/install.sh clickhouse|kafka|iceberg|ocb|telemetrygen|versitygw|golangci-lint|python|peers ...
+#   tools/install.sh clickhouse|kafka|iceberg|ocb|telemetrygen|versitygw|golangci-lint|python|peers|clients ...
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/versions.env"
 bench=$here/../integration/bench/peers
+clients=$here/../integration/clients/testdata
 cache=${PULSEGRID_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/pulsegrid}
 mkdir -p "$cache"
 
@@ -49,6 +50,12 @@ peers() { # the stock Collectors of integration/bench, each by the builder of it
     mv "out-$tier/peer-$tier" . && rm -rf "out-$tier" "builder-$tier"
   done
 }
+clients() { # the stock clients of integration/clients but Python's; npm's lock file would name the registry, so versions are pinned in package.json
+  mkdir js java
+  cp "$clients/js/package.json" js && (cd js && npm install --silent --no-audit --no-fund --no-package-lock)
+  cp "$clients/java/pom.xml" java && (cd java && mvn -B -q dependency:copy-dependencies)
+  (cd "$clients/go" && go build -o "$OLDPWD/go-client" .)
+}
 python() { # a venv cannot be moved: build it in place, mark it when it is whole
   local dir=$cache/python-$(short_sum "$here/python/requirements.txt")
   [ -f "$dir/installed" ] && return 0
@@ -63,9 +70,13 @@ duckdb_iceberg() {
 }
 
 peers_dir=peers-$(cat "$bench"/*-manifest.yaml | sha256sum | cut -c1-12)
-if [ "${1:-}" = --dir ]; then # where a part is: only for the one whose name nobody can guess
-  [ "${2:-}" = peers ] || { echo "--dir takes peers" >&2; exit 2; }
-  echo "$cache/$peers_dir"
+clients_dir=clients-$(cat "$clients"/js/package.json "$clients"/java/pom.xml "$clients"/go/{go.mod,main.go} | sha256sum | cut -c1-12)
+if [ "${1:-}" = --dir ]; then # where a part is: only for those whose name nobody can guess
+  case "${2:-}" in
+    peers) echo "$cache/$peers_dir" ;;
+    clients) echo "$cache/$clients_dir" ;;
+    *) echo "--dir takes peers or clients" >&2; exit 2 ;;
+  esac
   exit
 fi
 
@@ -79,6 +90,7 @@ for part in "$@"; do
     peers) into "$peers_dir" peers ;;
     iceberg) into "iceberg-$(short_sum "$here/iceberg/pom.xml")" iceberg ;;
     python) python && into "duckdb-iceberg-$(short_sum "$here/python/duckdb-iceberg.txt")" duckdb_iceberg ;;
+    clients) into "$clients_dir" clients ;;
     *) echo "unknown part $part" >&2; sed -n 4p "$0" >&2; exit 2 ;;
   esac
 done

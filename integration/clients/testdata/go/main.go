@@ -1,0 +1,145 @@
+// Command client sends equal records with the OpenTelemetry Go SDK, unchanged, and prints how many it emitted, as JSON.
+//
+//	client grpc|http simple|batch HOST:PORT SERVICE SCALE
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"log"
+	"os"
+	"strconv"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/exporters/otlp/otlplog/otlploggrpc"
+	"go.opentelemetry.io/otel/exporters/otlp/otlplog/otlploghttp"
+	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetricgrpc"
+	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetrichttp"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	otellog "go.opentelemetry.io/otel/log"
+	"go.opentelemetry.io/otel/metric"
+	sdklog "go.opentelemetry.io/otel/sdk/log"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+)
+
+var emitted struct {
+	Logs    int `json:"logs"`
+	Spans   int `json:"spans"`
+	Metrics int `json:"metrics"`
+}
+
+func main() {
+	protocol, mode, address, service := os.Args[1], os.Args[2], os.Args[3], os.Args[4]
+	scale, err := strconv.Atoi(os.Args[5])
+	must(err)
+	ctx := context.Background()
+	res := resource.NewSchemaless(attribute.String("service.name", service))
+	many := 2000 * scale
+	if mode == "simple" {
+		many = 60 * scale
+	}
+	grpc := protocol == "grpc"
+
+	var logs sdklog.Exporter
+	var spans sdktrace.SpanExporter
+	var points sdkmetric.Exporter
+	if grpc {
+		logs, err = otlploggrpc.New(ctx, otlploggrpc.WithEndpoint(address), otlploggrpc.WithInsecure(), otlploggrpc.WithTimeout(20*time.Second))
+		must(err)
+		spans, err = otlptracegrpc.New(ctx, otlptracegrpc.WithEndpoint(address), otlptracegrpc.WithInsecure(), otlptracegrpc.WithTimeout(20*time.Second))
+		must(err)
+		points, err = otlpmetricgrpc.New(ctx, otlpmetricgrpc.WithEndpoint(address), otlpmetricgrpc.WithInsecure(), otlpmetricgrpc.WithTimeout(20*time.Second))
+	} else {
+		logs, err = otlploghttp.New(ctx, otlploghttp.WithEndpoint(address), otlploghttp.WithInsecure(), otlploghttp.WithTimeout(20*time.Second))
+		must(err)
+		spans, err = otlptracehttp.New(ctx, otlptracehttp.WithEndpoint(address), otlptracehttp.WithInsecure(), otlptracehttp.WithTimeout(20*time.Second))
+		must(err)
+		points, err = otlpmetrichttp.New(ctx, otlpmetrichttp.WithEndpoint(address), otlpmetrichttp.WithInsecure(), otlpmetrichttp.WithTimeout(20*time.Second))
+	}
+	must(err)
+
+	logProcessor := sdklog.Processor(sdklog.NewSimpleProcessor(logs))
+	spanProcessor := sdktrace.NewSimpleSpanProcessor(spans)
+	if mode == "batch" {
+		logProcessor = sdklog.NewBatchProcessor(logs, sdklog.WithMaxQueueSize(1_000_000))
+		spanProcessor = sdktrace.NewBatchSpanProcessor(spans, sdktrace.WithMaxQueueSize(1_000_000))
+	}
+
+	lp := sdklog.NewLoggerProvider(sdklog.WithResource(res), sdklog.WithProcessor(logProcessor))
+	loggers := []otellog.Logger{lp.Logger("app"), lp.Logger("db"), lp.Logger("db", otellog.WithInstrumentationAttributes(attribute.String("shard", "b")))}
+	second := time.Now().Truncate(time.Second) // as the lines of a file have it
+	for i := range many {
+		var r otellog.Record
+		r.SetTimestamp(second)
+		r.SetObservedTimestamp(second)
+		r.SetSeverity(otellog.SeverityInfo)
+		r.SetBody(attribute.StringValue("connection refused, retrying"))
+		loggers[i%len(loggers)].Emit(ctx, r)
+		emitted.Logs++
+	}
+	must(lp.Shutdown(ctx))
+
+	tp := sdktrace.NewTracerProvider(sdktrace.WithResource(res), sdktrace.WithSpanProcessor(spanProcessor))
+	for range many {
+		_, span := tp.Tracer("app").Start(ctx, "GET /health")
+		span.End()
+		emitted.Spans++
+	}
+	must(tp.Shutdown(ctx))
+
+	mp := sdkmetric.NewMeterProvider(sdkmetric.WithResource(res), sdkmetric.WithReader(sdkmetric.NewPeriodicReader(counting{points}, sdkmetric.WithInterval(24*time.Hour), sdkmetric.WithTimeout(time.Hour))))
+	for range 5 * scale {
+		for _, m := range []metric.Meter{
+			mp.Meter("pool"), mp.Meter("pool", metric.WithInstrumentationAttributes(attribute.String("shard", "b"))), mp.Meter("pool", metric.WithSchemaURL("https://example.com/1")),
+		} {
+			size, err := m.Int64Gauge("pool.size")
+			must(err)
+			taken, err := m.Int64Counter("pool.taken")
+			must(err)
+			wait, err := m.Float64Histogram("pool.wait")
+			must(err)
+			size.Record(ctx, 7)
+			taken.Add(ctx, 1)
+			wait.Record(ctx, 0.5)
+		}
+		if err := mp.ForceFlush(ctx); err != nil {
+			log.Print(err) // an answer that was lost for good; what was emitted stays counted
+		}
+	}
+	if err := mp.Shutdown(ctx); err != nil {
+		log.Print(err)
+	}
+	must(json.NewEncoder(os.Stdout).Encode(emitted))
+}
+
+// counting counts the points that the SDK hands to the exporter.
+type counting struct{ sdkmetric.Exporter }
+
+func (c counting) Export(ctx context.Context, rm *metricdata.ResourceMetrics) error {
+	for _, s := range rm.ScopeMetrics {
+		for _, m := range s.Metrics {
+			switch d := m.Data.(type) {
+			case metricdata.Gauge[int64]:
+				emitted.Metrics += len(d.DataPoints)
+			case metricdata.Sum[int64]:
+				emitted.Metrics += len(d.DataPoints)
+			case metricdata.Histogram[float64]:
+				emitted.Metrics += len(d.DataPoints)
+			default:
+				log.Fatalf("metric %s has data of type %T", m.Name, d)
+			}
+		}
+	}
+	return c.Exporter.Export(ctx, rm)
+}
+
+func must(err error) {
+	if err != nil {
+		log.Fatal(err)
+	}
+}
