@@ -2,6 +2,7 @@ package clickhouseexporter
 
 import (
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -68,12 +69,21 @@ func TestQueriesOfTheDocumentsAnswer(t *testing.T) {
 	gauge := metrics.AppendEmpty().SetEmptyGauge().DataPoints().AppendEmpty()
 	gauge.SetTimestamp(now)
 	gauge.SetIntValue(7)
-	h := metrics.AppendEmpty().SetEmptyHistogram()
+	duration := metrics.AppendEmpty()
+	duration.SetName("http.server.request.duration")
+	h := duration.SetEmptyHistogram()
 	h.SetAggregationTemporality(pmetric.AggregationTemporalityDelta)
-	p := h.DataPoints().AppendEmpty()
-	p.SetTimestamp(now)
-	p.SetCount(2)
-	p.SetSum(5)
+	for _, buckets := range []struct { // points of every shape that OTLP can carry
+		counts []uint64
+		bounds []float64
+	}{{nil, nil}, {[]uint64{1, 1}, []float64{0.5}}, {[]uint64{2}, nil}, {[]uint64{1}, []float64{0.5}}, {nil, []float64{0.5, 1}}} {
+		p := h.DataPoints().AppendEmpty()
+		p.SetTimestamp(now)
+		p.SetCount(2)
+		p.SetSum(5)
+		p.BucketCounts().FromRaw(buckets.counts)
+		p.ExplicitBounds().FromRaw(buckets.bounds)
+	}
 	require.NoError(t, points.ConsumeMetrics(block.NewContext(t.Context(), ctx(signal.Metrics, 1)), md))
 
 	const formats = "../../docs/formats/"
@@ -82,6 +92,17 @@ func TestQueriesOfTheDocumentsAnswer(t *testing.T) {
 	require.Len(t, ledgers, 2)
 	for _, q := range append(rollups, ledgers...) {
 		require.NotEmpty(t, ch.Query(q), "no row: %s", q)
+	}
+	table := regexp.MustCompile(`\bFROM (logs|metrics|spans)\b`)
+	for _, name := range []string{"logs.md", "metrics.md", "spans.md"} {
+		queries := sqlOf(t, formats+name)
+		require.NotEmpty(t, queries)
+		for _, q := range queries {
+			answer := ch.Query(table.ReplaceAllString(q, "FROM pulsegrid.$1")) // `pulsegrid query` has that database; a refusal fails the test
+			if strings.Contains(q, "explicit_bounds") {
+				require.ElementsMatch(t, []string{"0.5\t1", "inf\t3"}, strings.Split(strings.TrimSpace(answer), "\n"))
+			}
+		}
 	}
 	require.Equal(t, "otlp.logs.v1\t1\t3\t3\t1", ch.Query(ledgers[0]))
 	require.Equal(t, "otlp.logs.v1\t1\t3\t4", ch.Query(ledgers[1]), "the gap")
