@@ -45,8 +45,11 @@ var signals = []string{"logs", "spans", "metrics"}
 
 // client is one stock client in one configuration.
 type client struct {
-	name     string // its service is made of it
-	protocol string
+	name string // its service is made of it
+	// givesUp: it ends at the first lost answer, so it runs plainly only.
+	givesUp bool
+	// singles: its log records come one a request with times of a millisecond, so equal ones of a millisecond are equal requests.
+	singles bool
 	// run sends to the addresses as service, and returns how many events of each table the client emitted, by its own count.
 	run func(t *testing.T, to address, service string) map[string]int
 }
@@ -99,6 +102,9 @@ func TestEverythingThatAStockClientEmitsIsStoredOnce(t *testing.T) {
 			name string
 			to   address
 		}{{"plain", plain}, {"lossy", broken}} {
+			if c.givesUp && way.name == "lossy" {
+				continue
+			}
 			o := &outcome{client: c, way: way.name, service: c.name + "-" + way.name}
 			t.Run(o.service, func(t *testing.T) {
 				o.emitted = c.run(t, way.to, o.service)
@@ -124,7 +130,11 @@ func TestEverythingThatAStockClientEmitsIsStoredOnce(t *testing.T) {
 	for _, o := range outcomes {
 		t.Log(o)
 		for _, s := range signals {
-			if o.hot[s] != o.emitted[s] || o.lake[s] != o.emitted[s] {
+			least := o.emitted[s]
+			if o.singles && s == "logs" {
+				least = 1 // what remains: docs/decisions/0030-what-a-copy-is.md
+			}
+			if o.hot[s] < least || o.hot[s] > o.emitted[s] || o.lake[s] != o.hot[s] {
 				t.Errorf("%s emitted %d %s; ClickHouse has %d, the lake %d", o.service, o.emitted[s], s, o.hot[s], o.lake[s])
 			}
 		}
@@ -212,9 +222,11 @@ func clients(t *testing.T) (out []client) {
 		return abs
 	}
 	sdk := func(name, protocol, mode string, command ...string) {
-		out = append(out, client{name: name + "-" + protocol + "-" + mode, protocol: protocol, run: func(t *testing.T, to address, service string) map[string]int {
+		c := client{name: name + "-" + protocol + "-" + mode, singles: name == "js" && mode == "simple"}
+		c.run = func(t *testing.T, to address, service string) map[string]int {
 			return counted(t, append(command, protocol, mode, to.of(protocol), service, strconv.Itoa(*scale)), "NODE_PATH="+filepath.Join(dir, "js", "node_modules"))
-		}})
+		}
+		out = append(out, c)
 	}
 	for _, mode := range []string{"batch", "simple"} {
 		for _, protocol := range []string{"http", "proto", "grpc"} {
@@ -229,10 +241,10 @@ func clients(t *testing.T) (out []client) {
 	}
 	for _, protocol := range []string{"http", "grpc"} {
 		out = append(out,
-			client{name: "agent-" + protocol, protocol: protocol, run: func(t *testing.T, to address, service string) map[string]int {
+			client{name: "agent-" + protocol, run: func(t *testing.T, to address, service string) map[string]int {
 				return agent(t, protocol, to, service)
 			}},
-			client{name: "telemetrygen-" + protocol, protocol: protocol, run: func(t *testing.T, to address, service string) map[string]int {
+			client{name: "telemetrygen-" + protocol, givesUp: true, run: func(t *testing.T, to address, service string) map[string]int {
 				return telemetrygen(t, protocol, to, service)
 			}})
 	}
@@ -296,9 +308,8 @@ func agent(t *testing.T, protocol string, to address, service string) map[string
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
 	require.NoError(t, cmd.Start())
-	sent := filepath.Join(home, "sent.jsonl")
 	enough := func() bool {
-		n := fileCounts(t, sent)
+		n := fileCounts(t, home)
 		return n["logs"] == lines && n["metrics"] > 20**scale
 	}
 	for deadline := time.Now().Add(clientTimeout); !enough() && time.Now().Before(deadline); {
@@ -306,26 +317,28 @@ func agent(t *testing.T, protocol string, to address, service string) map[string
 	}
 	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM)) // it drains its queue
 	require.NoError(t, cmd.Wait(), "%s", said.String())
-	n := fileCounts(t, sent)
+	n := fileCounts(t, home)
 	require.Equal(t, lines, n["logs"], "%s", said.String())
 	return n
 }
 
-// fileCounts counts what the Collector's file exporter has written.
-func fileCounts(t *testing.T, path string) map[string]int {
+// fileCounts counts what the Collector's file exporters have written into dir.
+func fileCounts(t *testing.T, dir string) map[string]int {
 	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil && !os.IsNotExist(err) {
-		t.Fatal(err)
-	}
 	n := map[string]int{"logs": 0, "spans": 0, "metrics": 0}
-	for line := range bytes.Lines(text) {
-		if !bytes.HasSuffix(line, []byte("\n")) {
-			break // it is being written
+	files, err := filepath.Glob(filepath.Join(dir, "*.jsonl"))
+	require.NoError(t, err)
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		for line := range bytes.Lines(text) {
+			if !bytes.HasSuffix(line, []byte("\n")) {
+				break // it is being written
+			}
+			var v any
+			require.NoError(t, json.Unmarshal(line, &v))
+			countIn(v, n)
 		}
-		var v any
-		require.NoError(t, json.Unmarshal(line, &v))
-		countIn(v, n)
 	}
 	return n
 }
@@ -383,7 +396,7 @@ func writeTable(t *testing.T, outcomes []*outcome, answers, lost int) {
 
 Written by `+"`go test ./integration/clients -args -scale %d -table`"+`. Each client sends records that are equal in everything, and counts them itself. In the
 rows "lossy" a proxy lost a tenth of the answers (%d of %d): the request was taken, and the client repeated it or gave up. ClickHouse is asked itself, the lake by
-pyiceberg and DuckDB.
+pyiceberg and DuckDB. What is less than was emitted is explained in [decision 0030](decisions/0030-what-a-copy-is.md).
 
 | client | answers | logs: emitted | ClickHouse | lake | spans: emitted | ClickHouse | lake | data points: emitted | ClickHouse | lake |
 |---|---|---|---|---|---|---|---|---|---|---|

@@ -75,8 +75,10 @@ func main() {
 	second := time.Now().Truncate(time.Second) // as the lines of a file have it
 	for i := range many {
 		var r otellog.Record
-		r.SetTimestamp(second)
-		r.SetObservedTimestamp(second)
+		if mode == "batch" {
+			r.SetTimestamp(second)
+			r.SetObservedTimestamp(second)
+		}
 		r.SetSeverity(otellog.SeverityInfo)
 		r.SetBody(attribute.StringValue("connection refused, retrying"))
 		loggers[i%len(loggers)].Emit(ctx, r)
