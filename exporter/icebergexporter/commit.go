@@ -1,19 +1,17 @@
 package icebergexporter
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"maps"
 	"math/rand/v2"
 	"slices"
-	"strconv"
 	"time"
 
-	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/array"
 	"github.com/apache/iceberg-go"
-	iceio "github.com/apache/iceberg-go/io"
 	"github.com/apache/iceberg-go/table"
 	"github.com/google/uuid"
 	"go.uber.org/zap"
@@ -38,7 +36,9 @@ const (
 // stage is what a store does with the calls of a group. It answers each of them exactly once.
 type stage interface {
 	// plan decides what is to be done, by the table's offsets.
-	plan(have offsets, calls []*call) plan
+	plan(have book, calls []*call) plan
+	// mayHold tells whether the table holds rows of a partition that its offsets do not name, and that are not to be written again.
+	mayHold(ctx context.Context, tbl *table.Table, p partition) (bool, error)
 	// write writes the plan's rows into files, or returns the calls whose data is at fault and no files.
 	write(ctx context.Context, tbl *table.Table, p plan) ([]iceberg.DataFile, []refusal, error)
 	// pass takes a call whose block is in the table; replayed: without this group.
@@ -65,33 +65,33 @@ type commitment struct {
 	stage stage
 	open  []*call // not yet answered
 
-	id      string // entry in the summary of every snapshot that this group's attempts try to make
+	id      string // of files: entry in the summary of every snapshot that attempts with them try to make
 	planned plan   // what files holds
 	files   []iceberg.DataFile
 	written bool
-	refused bool // data of some calls was at fault
+	refused bool // some calls were refused
+	book    book // of the table as it was last loaded
 
-	// pending lists the snapshots that attempts were pinned to and whose outcome is unknown: such an attempt may still land for as
-	// long as the branch is there. noSnapshot stands for a table without any.
+	// pending lists the snapshots that attempts with files were pinned to, whatever their answers were: an answer is not proof. The AWS SDK and
+	// proxies repeat a commit whose answer was lost, and then tell that the second one was refused. An attempt is pending until a loaded
+	// table proves that it is void. noSnapshot stands for a table without any.
 	pending []int64
 	// tried and base are of the last attempt: whether it came to a commit, and the snapshot that it was pinned to.
 	tried bool
 	base  int64
 }
 
-const noSnapshot int64 = -1
-
 // commitGroup sees to it that every call of a group is passed, held or answered.
 func (s *store) commitGroup(st stage, g []*call) {
 	began := time.Now()
 	defer s.unuseFiles()
-	w := &commitment{store: s, stage: st, open: g, id: uuid.NewString()}
+	w := &commitment{store: s, stage: st, open: g}
 	outcome, err := w.run()
 	for _, c := range w.open {
 		st.refuse(c, s.describe(c, err))
 	}
 	s.tel.commits(s.ctx, outcome, time.Since(began))
-	s.report(err)
+	s.report(cmp.Or(err, s.refusal()))
 }
 
 // run tries until the group is decided, or has failed too often. Every attempt begins with a fresh load of the table, so that the
@@ -112,7 +112,7 @@ func (w *commitment) run() (outcome string, err error) {
 		if done {
 			return outcome, nil
 		}
-		if w.ctx.Err() != nil || errors.Is(err, errTableReplaced) {
+		if w.ctx.Err() != nil || needsOperator(err) {
 			break
 		}
 		landed, conflict := w.look()
@@ -173,7 +173,10 @@ func (w *commitment) attempt() (done bool, outcome string, err error) {
 			w.succeed()
 			return true, outcomeCommitted, nil
 		}
-		p, replayed, err := w.settle(tbl)
+		if err := w.check(tbl); err != nil {
+			return false, "", err
+		}
+		p, replayed, err := w.settle(ctx, tbl)
 		if err != nil {
 			return false, "", err
 		}
@@ -221,44 +224,53 @@ func (w *commitment) look() (landed, conflict bool) {
 	return false, currentSnapshot(tbl) != w.base
 }
 
-// landed tells whether a pending attempt made it into the table after all, and forgets pending attempts that can no longer: an
-// attempt is pinned to the snapshot that it was made from, so it is void as soon as the branch has left that snapshot.
+// landed tells whether a pending attempt made it into the table after all, on its branch or on one that was rolled back since, and forgets
+// attempts that are void. An attempt is pinned to the snapshot that it was made from. So it is void once the branch has left that
+// snapshot, goes back to it without a gap, and no snapshot has its commit id. What expiry has cut off stays pending.
 func (w *commitment) landed(tbl *table.Table) bool {
 	if len(w.pending) == 0 {
 		return false
 	}
-	for snap := tbl.CurrentSnapshot(); snap != nil; snap = parent(tbl, snap) {
-		if commitID(snap) == w.id {
+	for _, snap := range tbl.Metadata().Snapshots() {
+		if commitID(&snap) == w.id {
 			return true
 		}
-		if slices.Contains(w.pending, snap.SnapshotID) {
-			break // attempts began here: what is older is not theirs
-		}
 	}
-	now := currentSnapshot(tbl)
-	w.pending = slices.DeleteFunc(w.pending, func(base int64) bool { return base != now })
+	w.pending = slices.DeleteFunc(w.pending, func(base int64) bool { return hasLeft(tbl, base) })
 	return false
 }
 
-func currentSnapshot(tbl *table.Table) int64 {
-	if s := tbl.CurrentSnapshot(); s != nil {
-		return s.SnapshotID
+// hasLeft tells whether the branch was at a snapshot, or had none, and has gone on since.
+func hasLeft(tbl *table.Table, base int64) bool {
+	if currentSnapshot(tbl) == base {
+		return false
 	}
-	return noSnapshot
+	for snap := tbl.CurrentSnapshot(); snap != nil; snap = parent(tbl, snap) {
+		if snap.SnapshotID == base || snap.ParentSnapshotID == nil && base == noSnapshot {
+			return true
+		}
+	}
+	return false
 }
 
 // settle plans the open calls by the table's offsets, and settles those of which nothing is to be written, whatever becomes of the
 // rest of the group.
-func (w *commitment) settle(tbl *table.Table) (p plan, replayed bool, err error) {
-	have, corrected, err := tableOffsets(tbl)
-	if err != nil {
+func (w *commitment) settle(ctx context.Context, tbl *table.Table) (p plan, replayed bool, err error) {
+	if w.book, err = readBook(tbl, partitionsOf(w.open)); err != nil {
 		return plan{}, false, err
 	}
-	p = w.stage.plan(have, w.open)
-	for part, next := range corrected { // what the properties have wrong is put right with the next commit
-		if key := part.property(); p.offsets[key] == "" {
-			p.offsets[key] = strconv.FormatInt(next, 10)
-		}
+	if err := w.refuseUnknown(ctx, tbl); err != nil {
+		return plan{}, false, err
+	}
+	p = w.stage.plan(w.book, w.open)
+	for _, r := range p.remade {
+		w.announce(r)
+	}
+	for _, g := range p.ahead {
+		w.refuse(g.call, aheadError(tbl, w.book, g))
+	}
+	for _, c := range w.open {
+		w.accept(c)
 	}
 	for _, c := range p.replayed {
 		w.settled(c)
@@ -275,6 +287,34 @@ func (w *commitment) settle(tbl *table.Table) (p plan, replayed bool, err error)
 		w.stage.hold(g)
 	}
 	return p, len(p.replayed) > 0, nil
+}
+
+// refuseUnknown refuses blocks of partitions of which the table may hold rows though nothing says up to where.
+func (w *commitment) refuseUnknown(ctx context.Context, tbl *table.Table) error {
+	if w.book.counted {
+		return nil
+	}
+	for _, c := range slices.Clone(w.open) {
+		if _, _, known, former := w.book.find(partitionOf(c.block)); !c.hasBlock || known || former != nil {
+			continue
+		}
+		lost, err := w.stage.mayHold(ctx, tbl, partitionOf(c.block))
+		if err != nil {
+			return err
+		}
+		if lost {
+			w.refuse(c, unknowable(tbl, fmt.Sprintf("it has rows of topic %s, partition %d, and neither its properties nor its snapshots say up to which offset", c.block.Topic, c.block.Partition)))
+		}
+	}
+	return nil
+}
+
+// refuse answers a call whose block must not be written before an operator has mended something.
+func (w *commitment) refuse(c *call, why error) {
+	w.refused = true
+	w.settled(c)
+	w.refusing(partitionOf(c.block), why)
+	w.stage.refuse(c, w.describe(c, why))
 }
 
 // settled takes a call out of the group.
@@ -295,6 +335,7 @@ func (w *commitment) writeFiles(ctx context.Context, tbl *table.Table, p plan) e
 		}
 		if len(bad) == 0 {
 			w.planned, w.files, w.written = p, files, true
+			w.id, w.pending = uuid.NewString(), nil
 			return w.point(w.points.written)
 		}
 		for _, r := range bad {
@@ -302,7 +343,7 @@ func (w *commitment) writeFiles(ctx context.Context, tbl *table.Table, p plan) e
 			w.settled(r.call)
 			w.stage.refuse(r.call, r.err)
 		}
-		if p, _, err = w.settle(tbl); err != nil || len(p.write) == 0 {
+		if p, _, err = w.settle(ctx, tbl); err != nil || len(p.write) == 0 {
 			return err
 		}
 	}
@@ -312,17 +353,19 @@ func (w *commitment) writeFiles(ctx context.Context, tbl *table.Table, p plan) e
 // the snapshot's summary (which tells the history).
 func (w *commitment) commit(ctx context.Context, tbl *table.Table, p plan) error {
 	w.tried, w.base = true, currentSnapshot(tbl)
-	properties, summary := maps.Clone(p.offsets), maps.Clone(p.offsets)
-	maps.Copy(summary, p.before)
-	properties[commitIDKey], summary[commitIDKey] = w.id, w.id
+	set, remove := w.book.commitEntries(p.next)
+	set[commitIDKey] = w.id
+	summary := p.next.entries(partition.property)
+	maps.Copy(summary, p.before.entries(partition.beforeProperty))
+	summary[commitIDKey], summary[countKey] = w.id, set[countKey]
 	tx := tbl.NewTransaction()
 	if err := tx.AssertRefSnapshotID(""); err != nil {
 		return fmt.Errorf("pinning the snapshot: %w", err)
 	}
-	if err := tx.SetProperties(properties); err != nil {
+	if err := errors.Join(tx.SetProperties(set), tx.RemoveProperties(remove)); err != nil {
 		return fmt.Errorf("setting offsets: %w", err)
 	}
-	if err := tx.AddDataFiles(ctx, w.files, summary, table.WithoutDuplicateCheck(), table.WithoutAutoNameMapping()); err != nil {
+	if err := addFiles(ctx, tx, tbl, w.files, summary); err != nil {
 		return fmt.Errorf("writing manifests: %w", err)
 	}
 	if err := w.point(w.points.committing); err != nil {
@@ -330,14 +373,30 @@ func (w *commitment) commit(ctx context.Context, tbl *table.Table, p plan) error
 	}
 	w.pending = append(w.pending, w.base)
 	_, err := tx.Commit(ctx)
-	if err == nil {
+	switch {
+	case err == nil:
 		return nil
-	}
-	if errors.Is(err, table.ErrCommitFailed) { // refused, and said so
-		w.pending = w.pending[:len(w.pending)-1]
-		return fmt.Errorf("conflict: %w", err)
+	case errors.Is(err, table.ErrCommitFailed):
+		return fmt.Errorf("conflict, or so it was answered: %w", err)
 	}
 	return fmt.Errorf("outcome unknown: %w", err) // the next load decides
+}
+
+// addFiles makes a snapshot of the files. Without any it is an empty one: offsets never move without a snapshot that says so.
+func addFiles(ctx context.Context, tx *table.Transaction, tbl *table.Table, files []iceberg.DataFile, summary iceberg.Properties) error {
+	if len(files) > 0 {
+		return tx.AddDataFiles(ctx, files, summary, table.WithoutDuplicateCheck(), table.WithoutAutoNameMapping())
+	}
+	sc, err := table.SchemaToArrowSchema(tbl.Schema(), nil, true, false)
+	if err != nil {
+		return err
+	}
+	nothing, err := array.NewRecordReader(sc, nil)
+	if err != nil {
+		return err
+	}
+	defer nothing.Release()
+	return tx.Append(ctx, nothing, summary)
 }
 
 // succeed passes on the calls of a group that is in the table.
@@ -348,6 +407,10 @@ func (w *commitment) succeed() {
 	}
 	w.tel.files.Add(w.ctx, int64(len(w.files)), w.tel.table)
 	w.tel.fileBytes.Add(w.ctx, bytes, w.tel.table)
+	if n := len(w.book.fix) + len(w.book.drop); n > 0 {
+		w.log.Warn("offset properties that somebody removed or changed, or that a rollback left, were put right from the snapshots of the branch",
+			zap.String("table", w.name()), zap.Int("properties", n))
+	}
 	w.stage.committed(w.open, w.files)
 	_ = w.point(w.points.committed) // too late to stop anything but the process
 	for _, c := range w.open {
@@ -389,46 +452,3 @@ func (w *commitment) abandon() (committed bool) {
 
 // cleanupTimeout bounds the removal of an abandoned group's files, also at shutdown.
 const cleanupTimeout = 5 * time.Second
-
-// writeParquet writes records into data files; long are the columns with a text longer than statsMax. Files of a write that failed are
-// removed: nothing names them.
-func (s *store) writeParquet(ctx context.Context, tbl *table.Table, sc *arrow.Schema, long []string, records iter.Seq2[arrow.RecordBatch, error]) (files []iceberg.DataFile, err error) {
-	arranged, tbl, err := arrange(tbl, sc, long)
-	if err != nil {
-		return nil, fmt.Errorf("arranging rows: %w", err)
-	}
-	// The writer's scratch memory is left to the Go allocator: iceberg-go does not release all of it, and there it is collected.
-	for f, err := range table.WriteRecords(ctx, tbl, sc, arranged.all(ctx, records),
-		table.WithWriteUUID(s.useFiles()), table.WithTargetFileSize(s.cfg.TargetFileSizeBytes), table.WithMaxWriteWorkers(1), table.WithRecordBatchBufferSize(1)) {
-		if err != nil {
-			s.remove(ctx, tbl, files)
-			return nil, fmt.Errorf("writing data files: %w", err)
-		}
-		files = append(files, f)
-	}
-	return files, nil
-}
-
-// remove deletes data files that nothing names, as well as it can.
-func (s *store) remove(ctx context.Context, tbl *table.Table, files []iceberg.DataFile) {
-	if len(files) == 0 {
-		return
-	}
-	fs, err := tbl.FS(ctx)
-	out, ok := fs.(iceio.WriteFileIO)
-	if err != nil || !ok {
-		s.orphan(len(files))
-		return
-	}
-	for _, f := range files {
-		if err := out.Remove(f.FilePath()); err != nil {
-			s.orphan(1)
-		}
-	}
-}
-
-func (s *store) orphan(n int) {
-	if n > 0 {
-		s.tel.orphans.Add(s.ctx, int64(n), s.tel.table)
-	}
-}

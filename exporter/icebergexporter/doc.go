@@ -14,7 +14,10 @@
 //	ledger.go     the second stage: entries, for all signals of a component
 //	commit.go     one group: files, one commit, and how a failed or unknown commit is decided by reloading
 //	plan.go       what a table's offsets say about a group's blocks
-//	offsets.go    where a table keeps its offsets, and what a rollback leaves of them
+//	offsets.go    how offsets are written into properties and summaries
+//	book.go       where each partition ends, as the branch and the properties say together
+//	refuse.go     what waits for an operator: tables, and blocks of a partition; topics made anew
+//	files.go      Parquet files: written, removed
 //	store.go      lifecycle of a committer and its table
 //	table.go      catalog, namespace, table, schema
 //	orphans.go    removal of files that failed commits left behind
@@ -22,12 +25,12 @@
 //
 // Invariants:
 //   - Rows and the offsets that they end at enter the table in one commit, pinned to the snapshot that the plan was made from.
-//     So the table's offset of a partition always says exactly which of its records the table holds.
+//     So the newest snapshot of the branch that moved a partition always says exactly which of its records the table holds.
 //   - No offset passes a block that is not in. The same holds for the ledger, whose offset of a partition is never beyond the table's
 //     unless the table was restored.
 //   - Nobody but the committer's goroutine commits offsets to the table in this process; other processes are fenced by the pin.
 //   - Memory is held only by calls whose predecessors hold theirs or are done, or that give it up when anybody waits.
-//   - A data file is deleted only when no commit that names it can still land.
+//   - A data file is deleted only when a loaded table proves that no commit that names it has landed or can land.
 //   - An Arrow batch has one owner: its caller until it is handed over, then the committer, which releases it once its rows are in
 //     the table, or after the call has been answered or abandoned.
 package icebergexporter

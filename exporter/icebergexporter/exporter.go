@@ -57,14 +57,9 @@ func newSink(cfg *Config, id component.ID, set component.TelemetrySettings, mode
 		return nil, err
 	}
 	s.store = newStore(cfg, model.Name, set.Logger, tel)
-	s.points = sinkPoints
+	s.points, s.schema = sinkPoints, model.IcebergSchema()
 	s.ensure = func(ctx context.Context, cat catalog.Catalog) (*table.Table, error) {
-		tbl, err := s.cfg.ensure(ctx, cat, s.model)
-		if err != nil {
-			return nil, err
-		}
-		_, err = s.model.IcebergView(tbl.Schema())
-		return tbl, err
+		return s.cfg.ensure(ctx, cat, s.model)
 	}
 	s.joinLedger = func() (*ledgerStore, error) { return ledgers.join(cfg, id, set, mem) }
 	return s, nil

@@ -148,7 +148,7 @@ func TestABlockWithoutEventsMovesTheOffset(t *testing.T) {
 	h := start(t, cfg, columns.Logs)
 	ctx, _ := logs(0, 0, 9, 1)
 	require.NoError(t, h.consumeLogs(ctx, plog.NewLogs()))
-	require.Equal(t, offsets{{topic, 0}: 10}, mustOffsets(t, cfg))
+	require.Equal(t, offsets{{topic: topic, id: 0}: 10}, mustOffsets(t, cfg))
 	require.NoError(t, h.send(0, 10, 10))
 	require.Equal(t, sorted(bodies(0, 10, 10)), stored(t, cfg, "logs", "body"))
 }

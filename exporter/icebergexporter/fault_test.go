@@ -15,7 +15,6 @@ import (
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
 	"github.com/apache/iceberg-go/catalog"
-	"github.com/apache/iceberg-go/table"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.opentelemetry.io/collector/consumer/consumererror"
@@ -107,17 +106,6 @@ func TestACatalogThatStaysDownGivesARetryableErrorAndThenGoesOn(t *testing.T) {
 	f.set(nil, nil)
 	require.NoError(t, h.send(0, 0, 9))
 	require.Equal(t, sorted(bodies(0, 0, 9)), stored(t, cfg, "logs", "body"))
-}
-
-func TestFilesOfARefusedCommitAreRemoved(t *testing.T) {
-	cfg := lake(t)
-	cfg.Commit.MaxAttempts = 2
-	f := &faulty{}
-	h := start(t, cfg, columns.Logs, withFaults(f))
-	f.set(nil, func(func() error) error { return table.ErrCommitFailed })
-	require.ErrorIs(t, h.send(0, 0, 9), table.ErrCommitFailed)
-	require.Zero(t, parquetFiles(t, cfg))
-	require.Zero(t, h.metric("iceberg_orphan_files"))
 }
 
 func TestAHangingCatalogIsGivenUpInTimeAndTheCallIsRetryable(t *testing.T) {
@@ -284,6 +272,6 @@ func TestRowsThatCannotBeWrittenFailTheirOwnCallOnly(t *testing.T) {
 	require.ErrorContains(t, err, "table pulsegrid.logs: block otlp.logs.v1/1/0-9: rows that cannot be written")
 	require.NoError(t, <-sent[2])
 	require.Equal(t, sorted(slices.Concat(bodies(0, 0, 9), bodies(2, 0, 9))), stored(t, cfg, "logs", "body"))
-	require.Equal(t, offsets{{topic, 0}: 10, {topic, 2}: 10}, mustOffsets(t, cfg))
+	require.Equal(t, offsets{{topic: topic, id: 0}: 10, {topic: topic, id: 2}: 10}, mustOffsets(t, cfg))
 	require.Equal(t, int64(10), h.metric("iceberg_rejected_rows"))
 }

@@ -32,6 +32,16 @@ func (c *call) origin() string {
 	return "data without a block"
 }
 
+// partitionsOf are those of the calls' blocks.
+func partitionsOf(calls []*call) (out []partition) {
+	for _, c := range calls {
+		if c.hasBlock {
+			out = append(out, partitionOf(c.block))
+		}
+	}
+	return out
+}
+
 // run is the committer: it groups calls and commits group after group until Shutdown. While a group is being committed the next
 // calls wait, with their batches built, and are the next group's.
 func (s *sink) run() {

@@ -1,13 +1,17 @@
 package icebergexporter
 
 import (
+	"compress/gzip"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -16,6 +20,7 @@ import (
 	"github.com/apache/arrow-go/v18/arrow/memory"
 	"github.com/apache/iceberg-go/catalog"
 	"github.com/apache/iceberg-go/table"
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componenttest"
@@ -183,6 +188,12 @@ func (h *harness) send(part int32, first, last int64) error {
 	return h.consumeLogs(ctx, ld)
 }
 
+// sendEmpty delivers a block of which no event is left.
+func (h *harness) sendEmpty(part int32, first, last int64) error {
+	ctx, _ := logs(part, first, last, 1)
+	return h.consumeLogs(ctx, plog.NewLogs())
+}
+
 // deliver delivers a block, and does what a receiver does when it is told to resume from within it.
 func (h *harness) deliver(part int32, first, last, oldest int64) error {
 	for {
@@ -227,6 +238,52 @@ func setMetadata(t *testing.T, cfg *Config, name, location string) {
 	require.NoError(t, err)
 	defer db.Close()
 	_, err = db.Exec("update iceberg_tables set metadata_location = ? where table_name = ?", location, name)
+	require.NoError(t, err)
+}
+
+// editMetadata lets the catalog point to a changed copy of the table's metadata.
+func editMetadata(t *testing.T, cfg *Config, name string, edit func(string) string) {
+	t.Helper()
+	old := loaded(t, cfg, name).MetadataLocation()
+	packed, err := os.Open(strings.TrimPrefix(old, "file://"))
+	require.NoError(t, err)
+	defer packed.Close()
+	zr, err := gzip.NewReader(packed)
+	require.NoError(t, err)
+	text, err := io.ReadAll(zr)
+	require.NoError(t, err)
+	edited := filepath.Join(filepath.Dir(packed.Name()), "09999-"+uuid.NewString()+".metadata.json")
+	require.NoError(t, os.WriteFile(edited, []byte(edit(string(text))), 0o600))
+	setMetadata(t, cfg, name, "file://"+edited)
+}
+
+// rollBack moves the branch back to an ancestor, as engines do: the properties stay as they are.
+func rollBack(t *testing.T, cfg *Config, name string, to int64) {
+	t.Helper()
+	tx := reload(t, cfg, name).NewTransaction()
+	require.NoError(t, tx.RollbackToSnapshot(to))
+	_, err := tx.Commit(t.Context())
+	require.NoError(t, err)
+}
+
+// setBranch moves the branch to any snapshot, with pyiceberg.
+func setBranch(t *testing.T, cfg *Config, name string, to int64) {
+	t.Helper()
+	pytest.Run(t, `
+import sys
+from pyiceberg.catalog import load_catalog
+uri, warehouse, ident, to = sys.argv[1:]
+table = load_catalog("pulsegrid", type="sql", uri="sqlite:///" + uri, warehouse=warehouse).load_table(ident)
+table.manage_snapshots().set_current_snapshot(int(to)).commit()
+`, cfg.Catalog.URI[len("file:"):], cfg.Catalog.Warehouse, cfg.Namespace+"."+name, strconv.FormatInt(to, 10))
+}
+
+// expire removes all snapshots but the branch's last, and leaves the files.
+func expire(t *testing.T, cfg *Config, name string) {
+	t.Helper()
+	tx := reload(t, cfg, name).NewTransaction()
+	require.NoError(t, tx.ExpireSnapshots(table.WithOlderThan(0), table.WithRetainLast(1), table.WithPostCommit(false)))
+	_, err := tx.Commit(t.Context())
 	require.NoError(t, err)
 }
 

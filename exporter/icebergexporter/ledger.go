@@ -57,7 +57,7 @@ func (s *sharedLedgers) join(cfg *Config, id component.ID, set component.Telemet
 			return nil, err
 		}
 		l = &ledgerStore{store: newStore(cfg, cfg.ledgerName(), set.Logger, tel), mem: mem, shared: cfg, came: make(chan struct{}, 1)}
-		l.points = ledgerPoints
+		l.points, l.schema = ledgerPoints, ledger.IcebergSchema()
 		l.ensure = cfg.ensureLedger
 		s.of[cfg] = l
 	}
@@ -135,8 +135,11 @@ func (l *ledgerStore) commitWaiting() bool {
 	return true
 }
 
-func (l *ledgerStore) plan(have offsets, calls []*call) plan {
-	return makePlan(have, calls, ledgerRules)
+func (l *ledgerStore) plan(have book, calls []*call) plan { return makePlan(have, calls, ledgerRules) }
+
+// mayHold is false: entries that are written again are the same entries.
+func (l *ledgerStore) mayHold(context.Context, *table.Table, partition) (bool, error) {
+	return false, nil
 }
 
 func (l *ledgerStore) write(ctx context.Context, tbl *table.Table, p plan) ([]iceberg.DataFile, []refusal, error) {

@@ -146,7 +146,7 @@ func TestEntriesThatACrashLeftOutAreWrittenWhenTheirBlocksComeAgain(t *testing.T
 	require.ErrorIs(t, err, errCatalog)
 	require.ErrorContains(t, err, "table pulsegrid.ledger: block otlp.logs.v1/0/10-19")
 	after := h.async(0, 20, 29, 10)
-	require.Eventually(t, func() bool { return mustOffsets(t, cfg)[partition{topic, 0}] == 30 }, 20*time.Second, 10*time.Millisecond, "the rows are in")
+	require.Eventually(t, func() bool { return mustOffsets(t, cfg)[partition{topic: topic, id: 0}] == 30 }, 20*time.Second, 10*time.Millisecond, "the rows are in")
 	requireUnanswered(t, after)
 	h.shutdown()
 	require.ErrorIs(t, <-after, errShutdown)
@@ -237,5 +237,5 @@ func TestALedgerOfOtherColumnsIsRefused(t *testing.T) {
 	_, err = cat.CreateTable(t.Context(), table.Identifier{cfg.Namespace, ledger.Name}, columns.Logs.IcebergSchema())
 	require.NoError(t, err)
 	h := start(t, cfg, columns.Logs)
-	require.ErrorContains(t, h.send(0, 0, 9), "table pulsegrid.ledger has other columns")
+	require.ErrorContains(t, h.send(0, 0, 9), "column tenant_id is required, and this program does not know it")
 }

@@ -44,9 +44,14 @@ func (h *harness) async(part int32, first, last, oldest int64) chan error {
 
 func requireResume(t *testing.T, err error, next int64) {
 	t.Helper()
+	requireResumeOf(t, err, 0, next)
+}
+
+func requireResumeOf(t *testing.T, err error, part int32, next int64) {
+	t.Helper()
 	var resume *block.ResumeError
 	require.ErrorAs(t, err, &resume)
-	require.Equal(t, &block.ResumeError{Topic: topic, Partition: 0, Next: next}, resume)
+	require.Equal(t, &block.ResumeError{Topic: topic, Partition: part, Next: next}, resume)
 	require.False(t, consumererror.IsPermanent(err), "the data is not at fault")
 }
 
@@ -82,18 +87,18 @@ func TestBlocksInAnyOrderLoseAndDoubleNothing(t *testing.T) {
 		require.NoError(t, <-a)
 	}
 	require.Equal(t, sorted(want), stored(t, cfg, "logs", "body"))
-	require.Equal(t, offsets{{topic, 0}: blocks * size, {topic, 1}: blocks * size, {topic, 2}: blocks * size}, mustOffsets(t, cfg))
+	require.Equal(t, offsets{{topic: topic, id: 0}: blocks * size, {topic: topic, id: 1}: blocks * size, {topic: topic, id: 2}: blocks * size}, mustOffsets(t, cfg))
 }
 
 func TestNoOffsetPassesABlockThatIsNotIn(t *testing.T) {
 	cfg := lake(t)
 	h := start(t, cfg, columns.Logs)
 	require.NoError(t, h.send(0, 0, 9))
-	h.turns.advance(partition{topic, 0}, 20) // as if 10-19 had been let in and its build were slow
+	h.turns.advance(partition{topic: topic, id: 0}, 20) // as if 10-19 had been let in and its build were slow
 	third := h.async(0, 20, 29, 0)
 	require.NoError(t, h.send(1, 0, 9), "other partitions go on")
 	requireUnanswered(t, third)
-	require.Equal(t, offsets{{topic, 0}: 10, {topic, 1}: 10}, mustOffsets(t, cfg))
+	require.Equal(t, offsets{{topic: topic, id: 0}: 10, {topic: topic, id: 1}: 10}, mustOffsets(t, cfg))
 	require.NoError(t, h.send(0, 10, 19))
 	require.NoError(t, <-third)
 	require.Equal(t, sorted(slices.Concat(bodies(0, 0, 29), bodies(1, 0, 9))), stored(t, cfg, "logs", "body"))
@@ -106,7 +111,7 @@ func TestAWaitingBlockEndsWithItsCallerAndWithTheExporter(t *testing.T) {
 			cfg := lake(t)
 			h := start(t, cfg, columns.Logs)
 			require.NoError(t, h.send(1, 0, 0))
-			h.turns.advance(partition{topic, 0}, letIn)
+			h.turns.advance(partition{topic: topic, id: 0}, letIn)
 			ctx, ld := logs(0, 10, 19, 1)
 			ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
 			defer cancel()
@@ -126,7 +131,7 @@ func TestAHeldBlockKeepsNoMemoryThatTheOneBeforeItWaitsFor(t *testing.T) {
 			cfg := lake(t)
 			h := start(t, cfg, columns.Logs, func(s *sink) { s.budget.max = 1 }) // one call at a time
 			if letIn {
-				h.turns.advance(partition{topic, 0}, 30)
+				h.turns.advance(partition{topic: topic, id: 0}, 30)
 			}
 			third, second := h.async(0, 20, 29, 0), h.async(0, 10, 19, 0)
 			requireUnanswered(t, third)
@@ -171,7 +176,7 @@ func TestHalvesOfABlockThatCannotBeWrittenTileAndTheBlocksAfterItWait(t *testing
 	require.NoError(t, <-next)
 	require.Equal(t, []int64{6}, refused)
 	require.Equal(t, sorted(slices.Concat(bodies(0, 0, 5), bodies(0, 7, 19))), stored(t, cfg, "logs", "body"))
-	require.Equal(t, offsets{{topic, 0}: 20}, mustOffsets(t, cfg))
+	require.Equal(t, offsets{{topic: topic, id: 0}: 20}, mustOffsets(t, cfg))
 }
 
 func TestWhereTheGroupIsAheadOfTheTableTheReceiverIsSentBack(t *testing.T) {
@@ -192,7 +197,7 @@ func TestAGroupThatIsNewBeginsWhereItChose(t *testing.T) {
 	h := start(t, cfg, columns.Logs)
 	ctx, ld := blockLogs(0, 500, 509, 500, true)
 	require.NoError(t, h.consumeLogs(ctx, ld))
-	require.Equal(t, offsets{{topic, 0}: 510}, mustOffsets(t, cfg))
+	require.Equal(t, offsets{{topic: topic, id: 0}: 510}, mustOffsets(t, cfg))
 
 	ctx, ld = blockLogs(0, 900, 909, 900, true) // the group was deleted, and begins at the newest record
 	requireResume(t, h.consumeLogs(ctx, ld), 510)

@@ -25,7 +25,8 @@ import (
 //   - it lies in the table's data folder and has a name that only this exporter gives;
 //   - it is older than orphans::min_age, which is longer than a commit can take;
 //   - no group of this process holds it;
-//   - no snapshot in metadata that was loaded after the file was listed names it.
+//   - no snapshot in metadata that was loaded after the file was listed names it, and that metadata has the sweeper's own claim, so it is no
+//     older copy.
 
 const (
 	// sweptKey is the table property by which one writer of many sweeps: who commits it has the next orphans::interval.
@@ -80,9 +81,11 @@ func (s *store) sweep(ctx context.Context, cfg OrphansConfig) error {
 	if err != nil {
 		return err
 	}
+	claim := ""
 	if !cfg.DryRun {
+		claim = time.Now().UTC().Format(time.RFC3339)
 		tx := tbl.NewTransaction()
-		if err := tx.SetProperties(iceberg.Properties{sweptKey: time.Now().UTC().Format(time.RFC3339)}); err != nil {
+		if err := tx.SetProperties(iceberg.Properties{sweptKey: claim}); err != nil {
 			return err
 		}
 		if _, err := tx.Commit(ctx); err != nil {
@@ -121,14 +124,14 @@ func (s *store) sweep(ctx context.Context, cfg OrphansConfig) error {
 		if len(found) < sweepFiles {
 			return nil
 		}
-		err = s.removeOrphans(ctx, cfg, fsys, found)
+		err = s.removeOrphans(ctx, cfg, claim, fsys, found)
 		clear(found)
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("listing %s: %w", root, err)
 	}
-	if err := s.removeOrphans(ctx, cfg, fsys, found); err != nil {
+	if err := s.removeOrphans(ctx, cfg, claim, fsys, found); err != nil {
 		return err
 	}
 	s.tel.sweep(ctx, outcomeSwept)
@@ -148,7 +151,7 @@ func dataFolder(tbl *table.Table) (string, error) {
 
 // removeOrphans removes those of the found files that nothing names. What is in use is asked before the metadata is loaded: a file whose
 // group ends in between is then named by it.
-func (s *store) removeOrphans(ctx context.Context, cfg OrphansConfig, fsys iceio.IO, found map[string]string) error {
+func (s *store) removeOrphans(ctx context.Context, cfg OrphansConfig, claim string, fsys iceio.IO, found map[string]string) error {
 	if len(found) == 0 {
 		return nil
 	}
@@ -157,6 +160,9 @@ func (s *store) removeOrphans(ctx context.Context, cfg OrphansConfig, fsys iceio
 	tbl, err := s.load(ctx)
 	if err != nil {
 		return err
+	}
+	if tbl.Properties()[sweptKey] < claim {
+		return errors.New("the catalog answers with metadata that is older than this sweep")
 	}
 	if err := deleteNamed(ctx, tbl, fsys, found); err != nil {
 		return fmt.Errorf("reading what the snapshots name: %w", err)

@@ -98,6 +98,30 @@ func TestASweepThatCannotReadTheSnapshotsRemovesNothing(t *testing.T) {
 	require.Equal(t, 2, parquetFiles(t, cfg))
 }
 
+// A catalog with a cache, or a replica that lags, may answer with what was before the file was named.
+func TestASweepThatIsShownOlderMetadataRemovesNothing(t *testing.T) {
+	cfg := lake(t)
+	f := &faulty{}
+	h := start(t, cfg, columns.Logs, withFaults(f))
+	require.NoError(t, h.send(0, 0, 9))
+	before := loaded(t, cfg, "logs").MetadataLocation()
+	require.NoError(t, h.send(0, 10, 19))
+	now := loaded(t, cfg, "logs").MetadataLocation()
+	backdate(t, cfg)
+	loads := 0
+	f.set(func() error {
+		if loads++; loads == 2 { // the first is the claim's
+			now = loaded(t, cfg, "logs").MetadataLocation()
+			setMetadata(t, cfg, "logs", before)
+		}
+		return nil
+	}, nil)
+	require.ErrorContains(t, h.sweep(t.Context(), cfg.Orphans), "older than this sweep")
+	f.set(nil, nil)
+	setMetadata(t, cfg, "logs", now)
+	require.Equal(t, 2, parquetFiles(t, cfg))
+}
+
 func TestOfManyWritersOneSweeps(t *testing.T) {
 	cfg, h := withOrphan(t)
 	second := start(t, other(cfg), columns.Logs)

@@ -3,31 +3,39 @@ package icebergexporter
 import (
 	"cmp"
 	"slices"
-	"strconv"
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
-	"github.com/apache/iceberg-go"
 
 	"github.com/pulsegrid/pulsegrid/internal/block"
 )
 
 // Columns of the row model that decide something here.
 const (
-	offsetColumn = "kafka_offset"
-	ingestColumn = "ingest_time"
-	idColumn     = "event_id"
+	offsetColumn    = "kafka_offset"
+	ingestColumn    = "ingest_time"
+	idColumn        = "event_id"
+	topicColumn     = "kafka_topic"
+	partitionColumn = "kafka_partition"
 )
 
 // plan is what has to be done for a group, given a table's offsets.
 type plan struct {
-	write    []cut              // what is written, in order
-	replayed []*call            // calls whose blocks the table holds completely: answered at once
-	doubled  []*call            // calls whose blocks the group holds completely without them: answered as the group is
-	early    []gap              // blocks before which one is neither in the table nor in the group: they wait for it
-	lacking  []gap              // blocks before which the table lacks what the group takes for stored: the receiver goes back
-	offsets  iceberg.Properties // offsets that the commit sets
-	before   iceberg.Properties // what they were, for the snapshot's summary
+	write    []cut    // what is written, in order
+	replayed []*call  // calls whose blocks the table holds completely: answered at once
+	doubled  []*call  // calls whose blocks the group holds completely without them: answered as the group is
+	early    []gap    // blocks before which one is neither in the table nor in the group: they wait for it
+	lacking  []gap    // blocks before which the table lacks what the group takes for stored: the receiver goes back
+	ahead    []gap    // blocks of a log that ends before the table does: refused
+	remade   []remade // partitions whose topic was made anew
+	next     offsets  // where the commit moves partitions to
+	before   offsets  // where they were, for the snapshot's summary
+}
+
+// remade is a partition whose topic was deleted and made anew: where the former one ended.
+type remade struct {
+	part, former partition
+	at           int64
 }
 
 // cut is one call with the offset from which its rows are written; the rows before it are in the table, or in the group through
@@ -69,42 +77,54 @@ var (
 //	it begins at the offset                      -> all of its rows are written
 //	it begins after the offset                   -> early, or lacking where the group takes what is between for stored
 //	there is no block                            -> all of its rows are written
+//	its log ends before the offset               -> ahead: Kafka was restored, or its log truncated
+//
+// A block whose topic has another id than the table's offset is of a topic that was made anew: the offset says nothing of it.
 //
 // So the offset of a partition never passes a block that is not in. A partition that the table does not know begins where the group
 // does, if the group began by choice (block.Fresh) or there is nothing before; else the table was restored or replaced.
 //
 // Calls of the same partition are taken in the order of their blocks, each moving the offset on for the next, so that several blocks
 // go into one commit, and a block that was delivered twice within one group is written once.
-func makePlan(have offsets, calls []*call, r rules) plan {
-	p := plan{offsets: iceberg.Properties{}, before: iceberg.Properties{}}
+func makePlan(have book, calls []*call, r rules) plan {
+	p := plan{next: offsets{}, before: offsets{}}
 	ordered := slices.Clone(calls)
 	slices.SortStableFunc(ordered, func(a, b *call) int {
 		return cmp.Or(cmp.Compare(a.block.Topic, b.block.Topic), cmp.Compare(a.block.Partition, b.block.Partition), cmp.Compare(a.block.First, b.block.First))
 	})
-	planned := offsets{} // next offset with the calls planned so far
 	for _, c := range ordered {
 		if !c.hasBlock {
 			p.write = append(p.write, cut{call: c})
 			continue
 		}
-		part, b := partitionOf(c.block), c.block
-		at, known := planned[part]
-		if !known {
-			at, known = have[part]
+		b := c.block
+		as, stored, known, former := have.find(partitionOf(b))
+		if former != nil {
+			p.remade = append(p.remade, remade{as, *former, have.active[*former]})
 		}
-		if !known {
-			if b.Oldest > 0 && !b.Fresh && !r.anywhere {
-				p.lacking = append(p.lacking, gap{c, block.FromStart})
-				continue
-			}
-			if b.First > b.Oldest {
-				p.early = append(p.early, gap{c, block.FromStart})
-				continue
-			}
+		part := as
+		if partitionOf(b).identified() {
+			part = partitionOf(b) // the entry gets its topic's id
+		}
+		at, planned := p.next[part]
+		switch {
+		case planned:
+		case known:
+			at = stored
+		case b.Oldest > 0 && !b.Fresh && !r.anywhere:
+			p.lacking = append(p.lacking, gap{c, block.FromStart})
+			continue
+		case b.First > b.Oldest:
+			p.early = append(p.early, gap{c, block.FromStart})
+			continue
+		default:
 			at = b.First
 		}
-		switch stored, ok := have[part]; {
-		case ok && b.Last < stored:
+		switch {
+		case known && 0 < b.LogEnd && b.LogEnd < stored:
+			p.ahead = append(p.ahead, gap{c, stored})
+			continue
+		case known && b.Last < stored:
 			p.replayed = append(p.replayed, c)
 			continue
 		case b.Last < at:
@@ -124,11 +144,10 @@ func makePlan(have offsets, calls []*call, r rules) plan {
 		default:
 			p.write = append(p.write, cut{call: c})
 		}
-		if _, ok := planned[part]; !ok {
-			p.before[part.beforeProperty()] = strconv.FormatInt(at, 10)
+		if !planned {
+			p.before[part] = at
 		}
-		planned[part] = b.Next()
-		p.offsets[part.property()] = strconv.FormatInt(b.Next(), 10)
+		p.next[part] = b.Next()
 	}
 	return p
 }

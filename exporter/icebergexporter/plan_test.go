@@ -1,7 +1,6 @@
 package icebergexporter
 
 import (
-	"strconv"
 	"testing"
 
 	"github.com/apache/arrow-go/v18/arrow/array"
@@ -18,7 +17,7 @@ func blockCall(part int32, first, last int64) *call {
 }
 
 func TestATablesOffsetsDecideWhatBecomesOfABlock(t *testing.T) {
-	have := offsets{{"t", 0}: 10}
+	have := book{active: offsets{{topic: "t"}: 10}}
 	for _, tc := range []struct {
 		name   string
 		call   *call
@@ -42,8 +41,8 @@ func TestATablesOffsetsDecideWhatBecomesOfABlock(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			tc.call.block.Oldest, tc.call.block.Fresh = tc.oldest, tc.fresh
 			want := tc.want(tc.call)
-			if want.offsets == nil {
-				want.offsets, want.before = iceberg.Properties{}, iceberg.Properties{}
+			if want.next == nil {
+				want.next, want.before = offsets{}, offsets{}
 			}
 			require.Equal(t, want, makePlan(have, []*call{tc.call}, rowRules))
 		})
@@ -54,9 +53,9 @@ func written(from, before, next int64) func(*call) plan {
 	return func(c *call) plan {
 		part := partitionOf(c.block)
 		return plan{
-			write:   []cut{{call: c, from: from}},
-			offsets: iceberg.Properties{part.property(): strconv.FormatInt(next, 10)},
-			before:  iceberg.Properties{part.beforeProperty(): strconv.FormatInt(before, 10)},
+			write:  []cut{{call: c, from: from}},
+			next:   offsets{part: next},
+			before: offsets{part: before},
 		}
 	}
 }
@@ -71,32 +70,34 @@ func lacking(at int64) func(*call) plan {
 
 func TestBlocksOfAGroupThatTileGoInTogetherInWhateverOrderTheyCame(t *testing.T) {
 	a, b, c, far := blockCall(0, 10, 19), blockCall(0, 20, 29), blockCall(0, 30, 39), blockCall(0, 50, 59)
-	p := makePlan(offsets{{"t", 0}: 10}, []*call{far, c, a, b}, rowRules)
+	p := makePlan(book{active: offsets{{topic: "t"}: 10}}, []*call{far, c, a, b}, rowRules)
 	require.Equal(t, []cut{{call: a}, {call: b}, {call: c}}, p.write)
 	require.Equal(t, []gap{{far, 40}}, p.early)
-	require.Equal(t, iceberg.Properties{"pulsegrid.offset.t.0": "40"}, p.offsets)
-	require.Equal(t, iceberg.Properties{"pulsegrid.offset-before.t.0": "10"}, p.before)
+	require.Equal(t, offsets{{topic: "t"}: 40}, p.next)
+	require.Equal(t, offsets{{topic: "t"}: 10}, p.before)
 }
 
 func TestABlockDeliveredTwiceInOneGroupIsWrittenOnce(t *testing.T) {
 	first, again, longer, plain := blockCall(0, 10, 19), blockCall(0, 10, 19), blockCall(0, 15, 24), &call{}
-	p := makePlan(offsets{{"t", 0}: 10}, []*call{longer, plain, first, again}, rowRules)
+	p := makePlan(book{active: offsets{{topic: "t"}: 10}}, []*call{longer, plain, first, again}, rowRules)
 	require.Equal(t, []cut{{call: plain}, {call: first}, {call: longer, from: 20}}, p.write)
 	require.Equal(t, []*call{again}, p.doubled, "answered with the group, not before")
 	require.Empty(t, p.replayed)
-	require.Equal(t, iceberg.Properties{"pulsegrid.offset.t.0": "25"}, p.offsets)
+	require.Equal(t, offsets{{topic: "t"}: 25}, p.next)
 }
 
 func TestOffsetsAreReadBackAsWritten(t *testing.T) {
-	p := partition{"otlp.logs.v1", 12}
-	got, err := readOffsets(iceberg.Properties{p.property(): "77", "write.format.default": "parquet"}, offsetPrefix)
+	plain, identified := partition{topic: "otlp.logs.v1", id: 12}, partition{"otlp.logs.v1", block.TopicID{0xff, 15: 1}, 12}
+	require.Equal(t, "pulsegrid.offset.otlp.logs.v1.12", plain.property())
+	require.Equal(t, "pulsegrid.offset.otlp.logs.v1@_wAAAAAAAAAAAAAAAAAAAQ.12", identified.property())
+	got, err := readOffsets(iceberg.Properties{plain.property(): "77", identified.property(): "78", countKey: "2", "write.format.default": "parquet"}, offsetPrefix)
 	require.NoError(t, err)
-	require.Equal(t, offsets{p: 77}, got)
+	require.Equal(t, offsets{plain: 77, identified: 78}, got)
 }
 
 func TestAnUnreadableOffsetIsAnErrorAndNotZero(t *testing.T) {
 	for key, value := range map[string]string{
-		"pulsegrid.offset.t.0": "x", "pulsegrid.offset.t.1": "-1", "pulsegrid.offset.t": "1", "pulsegrid.offset.t.x": "1", "pulsegrid.offset..1": "1",
+		"pulsegrid.offset.t.0": "x", "pulsegrid.offset.t.1": "-1", "pulsegrid.offset.t": "1", "pulsegrid.offset.t.x": "1", "pulsegrid.offset..1": "1", "pulsegrid.offset.t@x.1": "1",
 	} {
 		_, err := readOffsets(iceberg.Properties{key: value}, offsetPrefix)
 		require.ErrorContains(t, err, key)

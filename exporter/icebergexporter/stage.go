@@ -17,7 +17,11 @@ import (
 
 // What a sink does with the calls of a group (stage).
 
-func (s *sink) plan(have offsets, calls []*call) plan { return makePlan(have, calls, rowRules) }
+func (s *sink) plan(have book, calls []*call) plan { return makePlan(have, calls, rowRules) }
+
+func (s *sink) mayHold(ctx context.Context, tbl *table.Table, p partition) (bool, error) {
+	return hasRowsOf(ctx, tbl, p)
+}
 
 // write writes the plan's rows. Where the data is at fault it tries call by call, to tell which.
 func (s *sink) write(ctx context.Context, tbl *table.Table, p plan) ([]iceberg.DataFile, []refusal, error) {

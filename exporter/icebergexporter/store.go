@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/apache/iceberg-go"
 	"github.com/apache/iceberg-go/catalog"
 	"github.com/apache/iceberg-go/table"
 	"github.com/google/uuid"
@@ -36,6 +37,10 @@ type store struct {
 	ensure      func(context.Context, catalog.Catalog) (*table.Table, error) // opens the table, or creates it
 	points      points                                                       // names of the points below, for failpoint.Hit
 	onPoint     func(point string) error                                     // set by tests: stops an attempt at a point
+
+	schema    *iceberg.Schema     // columns that are written
+	refused   map[partition]error // of the committer: partitions whose blocks are refused, and why
+	announced map[partition]bool  // of the committer: topics made anew that were told of
 
 	ctx     context.Context // of the committer; ends when Shutdown gives up waiting for it
 	cancel  context.CancelFunc
@@ -68,6 +73,7 @@ type openFailure struct{ err error }
 func newStore(cfg *Config, name string, log *zap.Logger, tel *telemetry) *store {
 	s := &store{
 		cfg: cfg, table: name, log: log, tel: tel, openCatalog: cfg.openCatalog, inUse: map[string]bool{},
+		refused: map[partition]error{}, announced: map[partition]bool{},
 		status: componentstatus.StatusOK, // what the Collector takes a started component for
 		quit:   make(chan struct{}), stopped: make(chan struct{}), tried: make(chan struct{}),
 	}
@@ -180,6 +186,9 @@ func (s *store) tryOpen() error {
 		return err
 	}
 	tbl, err := s.ensure(ctx, cat)
+	if err == nil {
+		err = s.check(tbl)
+	}
 	if err != nil {
 		if closer, ok := cat.(catalog.Closer); ok {
 			err = errors.Join(err, closer.Close())
@@ -228,7 +237,7 @@ func (s *store) load(ctx context.Context) (*table.Table, error) {
 func (s *store) report(err error) {
 	now := componentstatus.StatusOK
 	switch {
-	case errors.Is(err, errTableReplaced):
+	case needsOperator(err):
 		now = componentstatus.StatusPermanentError
 	case err != nil:
 		now = componentstatus.StatusRecoverableError

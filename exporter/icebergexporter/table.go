@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -119,41 +118,36 @@ func (c *Config) ensure(ctx context.Context, cat catalog.Catalog, model *columns
 	if err != nil {
 		return nil, err
 	}
-	tbl, err := c.ensureTable(ctx, cat, definition{model.Name, model.IcebergSchema(), spec, order, model.IcebergProperties()})
-	if err != nil {
-		return nil, err
-	}
-	missing, err := compareSchema(tbl.Schema(), model.IcebergSchema())
-	if err != nil {
-		return nil, fmt.Errorf("table %s.%s: %w", c.Namespace, model.Name, err)
-	}
-	if len(missing) == 0 {
-		return tbl, nil
-	}
-	if c.Tables == tablesVerify {
-		return nil, fmt.Errorf("table %s.%s: column %s does not exist, and `tables: verify` forbids adding it", c.Namespace, model.Name, missing[0].Name)
-	}
-	return addColumns(ctx, tbl, missing)
+	return c.ensureTable(ctx, cat, definition{model.Name, model.IcebergSchema(), spec, order, model.IcebergProperties()})
 }
 
 // ensureLedger opens the table of entries. It is not partitioned: an entry takes some forty bytes, and those of a range of offsets are
 // found by the least and greatest values of the files.
 func (c *Config) ensureLedger(ctx context.Context, cat catalog.Catalog) (*table.Table, error) {
-	want := ledger.IcebergSchema()
-	tbl, err := c.ensureTable(ctx, cat, definition{
-		name: c.ledgerName(), schema: want, spec: *iceberg.UnpartitionedSpec, order: table.UnsortedSortOrder, props: columns.CommonIcebergProperties(),
+	return c.ensureTable(ctx, cat, definition{
+		name: c.ledgerName(), schema: ledger.IcebergSchema(), spec: *iceberg.UnpartitionedSpec, order: table.UnsortedSortOrder, props: columns.CommonIcebergProperties(),
 	})
+}
+
+// ensureTable opens a table with at least the columns of its definition. Other columns that it has are left empty.
+func (c *Config) ensureTable(ctx context.Context, cat catalog.Catalog, d definition) (*table.Table, error) {
+	tbl, err := c.openTable(ctx, cat, d)
 	if err != nil {
 		return nil, err
 	}
-	same := func(a, b iceberg.NestedField) bool { return a.Name == b.Name && sameType(a.Type, b.Type) }
-	if !slices.EqualFunc(tbl.Schema().Fields(), want.Fields(), same) { // ledger.NewIcebergBatch makes just these, in this order
-		return nil, fmt.Errorf("table %s.%s has other columns than this program's ledger: move it away, or let this version write into another namespace", c.Namespace, c.ledgerName())
+	missing, err := compareSchema(tbl.Schema(), d.schema)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("table %s.%s: %w: %w", c.Namespace, d.name, errUnwritable, err)
+	case len(missing) == 0:
+		return tbl, nil
+	case c.Tables == tablesVerify:
+		return nil, fmt.Errorf("table %s.%s: %w: column %s does not exist, and `tables: verify` forbids adding it", c.Namespace, d.name, errUnwritable, missing[0].Name)
 	}
-	return tbl, nil
+	return addColumns(ctx, tbl, missing)
 }
 
-func (c *Config) ensureTable(ctx context.Context, cat catalog.Catalog, d definition) (*table.Table, error) {
+func (c *Config) openTable(ctx context.Context, cat catalog.Catalog, d definition) (*table.Table, error) {
 	tbl, err := cat.LoadTable(ctx, table.Identifier{c.Namespace, d.name})
 	switch {
 	case err == nil:

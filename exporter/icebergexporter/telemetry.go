@@ -29,6 +29,7 @@ type telemetry struct {
 	tableAttr attribute.KeyValue
 
 	commitCount, attempts, rows, replayed, rejected, files, fileBytes, orphans, held, resumes, conflicts, entries componentmeta.Counter
+	refusals, topicsRemade                                                                                        componentmeta.Counter
 	sweeps, orphansFound, orphansRemoved                                                                          componentmeta.Counter
 	commitDuration, groupAge, freshness                                                                           componentmeta.Histogram
 }
@@ -53,6 +54,8 @@ func newTelemetry(id component.ID, set component.TelemetrySettings, tableName st
 		resumes:        m.Counter("iceberg_resumes"),
 		conflicts:      m.Counter("iceberg_conflicts"),
 		entries:        m.Counter("iceberg_ledger_entries"),
+		refusals:       m.Counter("iceberg_refused_blocks"),
+		topicsRemade:   m.Counter("iceberg_topics_made_anew"),
 		sweeps:         m.Counter("iceberg_sweeps"),
 		orphansFound:   m.Counter("iceberg_orphans_found"),
 		orphansRemoved: m.Counter("iceberg_orphans_removed"),

@@ -39,6 +39,9 @@ type Block struct {
 	// whatever has become of it on the way.
 	Records []eventid.Record
 	Bytes   int // sum of the record values' sizes
+	// LogEnd is the offset at which the partition's log ended when the receiver last heard of it, before this try; 0 or less: not known.
+	// A store that holds more than that refuses the block: Kafka was restored, or its log truncated. A later try brings a later LogEnd.
+	LogEnd int64
 
 	// Oldest is the least offset that the group has not finished in this partition: everything before it is, as far as the
 	// group knows, in the store. A store that knows better answers with a ResumeError.

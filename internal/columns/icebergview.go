@@ -22,11 +22,13 @@ type IcebergView struct {
 type source struct {
 	column int
 	nanos  bool // the field is the column's nanosecond remainder
+	none   bool // from none: it is null in every row
 }
 
 // IcebergView returns the view for a table that has the given schema, which is the one of the loaded table: catalogs assign
-// field ids themselves, so fields are found by name. Columns that the table has and this definition does not are left out,
-// which Iceberg allows where they are optional; a column that the table lacks is an error: the table needs a migration.
+// field ids themselves, so fields are found by name. Columns that the table has and this definition does not are null: they must be
+// optional. (Left out, Iceberg would allow as well; iceberg-go's writer then fails.) A column that the table lacks is an error: the
+// table needs a migration.
 func (t *Table) IcebergView(sc *iceberg.Schema) (*IcebergView, error) {
 	all, err := table.SchemaToArrowSchema(sc, nil, true, false)
 	if err != nil {
@@ -43,7 +45,11 @@ func (t *Table) IcebergView(sc *iceberg.Schema) (*IcebergView, error) {
 	var fields []arrow.Field
 	for _, f := range all.Fields() {
 		src, ok := want[f.Name]
-		if !ok {
+		switch {
+		case !ok && !f.Nullable:
+			return nil, fmt.Errorf("columns: Iceberg table %s: column %s is required, and this program does not know it", t.Name, f.Name)
+		case !ok:
+			fields, v.from = append(fields, f), append(v.from, source{none: true})
 			continue
 		}
 		delete(want, f.Name)
@@ -106,6 +112,10 @@ func (v *IcebergView) Convert(mem memory.Allocator, rec arrow.RecordBatch) (arro
 		}
 	}()
 	for i, src := range v.from {
+		if src.none {
+			arrs = append(arrs, array.MakeArrayOfNull(mem, v.schema.Field(i).Type, int(rec.NumRows())))
+			continue
+		}
 		data, err := convert(mem, rec.Column(src.column).Data(), v.schema.Field(i).Type, src.nanos)
 		if err != nil {
 			return nil, fmt.Errorf("columns: Iceberg view of column %s, %d rows: %w", v.schema.Field(i).Name, rec.NumRows(), err)

@@ -78,7 +78,7 @@ func IDSum(id []byte) uint64 { return binary.LittleEndian.Uint64(id) }
 type column struct {
 	name, doc  string
 	clickhouse string
-	iceberg    iceberg.PrimitiveType // nil: the lake does not have it
+	iceberg    iceberg.PrimitiveType
 	arrow      arrow.DataType
 }
 
@@ -94,7 +94,7 @@ var fields = []column{
 	{"rows", "rows that the table of the signal has of the block", "Int64", iceberg.PrimitiveTypes.Int64, arrow.PrimitiveTypes.Int64},
 	{"id_sum", "sum modulo 2^64 of the first eight bytes, little endian, of event_id over the rows; in Iceberg as two's complement", "UInt64", iceberg.PrimitiveTypes.Int64, arrow.PrimitiveTypes.Uint64},
 	{"written_time", "when the entry was made", "DateTime64(3, 'UTC')", iceberg.PrimitiveTypes.TimestampTz, &arrow.TimestampType{Unit: arrow.Millisecond, TimeZone: "UTC"}},
-	{"topic_id", "Kafka's id of the topic, as its tools print it: a topic that was deleted and made anew under its name has another one; empty: not known", "LowCardinality(String)", nil, arrow.BinaryTypes.String},
+	{"topic_id", "Kafka's id of the topic, as its tools print it: a topic that was deleted and made anew under its name has another one; empty: not known", "LowCardinality(String)", iceberg.PrimitiveTypes.String, arrow.BinaryTypes.String},
 }
 
 // ArrowSchema is the schema of NewRecordBatch. ClickHouse takes such a batch as it is (ArrowStream); Iceberg wants id_sum as an int64
@@ -116,9 +116,7 @@ func NewRecordBatch(mem memory.Allocator, entries []Entry) arrow.RecordBatch {
 func IcebergSchema() *iceberg.Schema {
 	var out []iceberg.NestedField
 	for i, c := range fields {
-		if c.iceberg != nil {
-			out = append(out, iceberg.NestedField{ID: i + 1, Name: c.name, Type: c.iceberg, Required: true, Doc: c.doc})
-		}
+		out = append(out, iceberg.NestedField{ID: i + 1, Name: c.name, Type: c.iceberg, Required: true, Doc: c.doc})
 	}
 	return iceberg.NewSchema(0, out...)
 }

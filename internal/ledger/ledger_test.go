@@ -48,6 +48,7 @@ func TestBatchOfBothStoresHoldsTheEntry(t *testing.T) {
 	require.Equal(t, "2023-11-14T22:13:20.123Z", hot.Column(10).ValueStr(0))
 	require.True(t, strings.HasPrefix(lake.Column(10).ValueStr(0), "2023-11-14T22:13:20.123"), lake.Column(10).ValueStr(0))
 	require.Equal(t, "AQIAAAAAAAAAAAAAAAAAAA", hot.Column(11).ValueStr(0))
+	require.Equal(t, "AQIAAAAAAAAAAAAAAAAAAA", lake.Column(11).ValueStr(0))
 }
 
 func TestATopicWithoutAnIDIsAnEmptyText(t *testing.T) {

@@ -183,6 +183,7 @@ func (p *partition) offer(f *flight, b *batch) error {
 		Topic: p.topic, TopicID: f.topicID, Partition: p.id, Signal: p.signal, First: f.first, Last: f.last, Events: b.events, Records: b.records,
 		Oldest: p.oldest.Load(), Fresh: p.fresh.Load(), Intended: f.intended, Redo: f.redo, Account: &block.Account{},
 		Worker: p.number, Unstated: !p.plan.stated,
+		LogEnd: p.highWatermark.Load(),
 	}
 	for _, e := range f.entries {
 		blk.Bytes += len(e.record.Value)

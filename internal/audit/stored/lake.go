@@ -231,7 +231,9 @@ func (l *Lake) Ledger(ctx context.Context, topic string, ranges []certificate.Ra
 	}
 	names := make([]string, 0)
 	for _, f := range ledger.IcebergSchema().Fields() {
-		names = append(names, f.Name)
+		if _, ok := tbl.Schema().FindFieldByName(f.Name); ok { // an older ledger gets new columns from its first writer
+			names = append(names, f.Name)
+		}
 	}
 	latest := map[certificate.Range]ledger.Entry{} // a block that is written twice is one entry
 	err = scan(ctx, tbl, names, iceberg.EqualTo(iceberg.Reference("kafka_topic"), topic), func(rec arrow.RecordBatch) error {
