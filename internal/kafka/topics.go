@@ -101,7 +101,7 @@ func BadTopics(err error) (bad map[string]error, all bool) {
 	walk = func(err error) {
 		if t, ok := err.(*TopicError); ok { //nolint:errorlint // the tree of joined errors is walked here
 			bad[t.Topic] = errors.Join(bad[t.Topic], t.Err)
-		} else if many, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the same
+		} else if many, ok := err.(interface{ Unwrap() []error }); ok {
 			for _, e := range many.Unwrap() {
 				walk(e)
 			}

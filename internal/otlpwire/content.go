@@ -114,7 +114,7 @@ func (c *Content) Log(key1, key2 string) (time, observed uint64, value1, value2 
 			time = f.uint()
 		case f.wire == wireI64 && f.num == 11:
 			observed = f.uint()
-		case f.wire == wireLen && f.num == 6 && !(found1 && found2):
+		case f.wire == wireLen && f.num == 6 && (!found1 || !found2):
 			key, value, ok := usualParts(f.content())
 			if !ok {
 				key, value = rawKeyValue(f.content())
