@@ -241,7 +241,7 @@ func TestTheCountsOfABlockInPartsAreRightTogether(t *testing.T) {
 	r.alterHot("ledger DELETE WHERE first_offset = 0")
 	id := "(SELECT sum(reinterpretAsUInt64(substring(event_id, 1, 8))) FROM " + r.database + ".logs WHERE kafka_offset BETWEEN %d AND %d)"
 	part := func(first, last, events, duplicates, rows int) {
-		r.hot.Exec(fmt.Sprintf("INSERT INTO "+r.database+".ledger SELECT '"+logsTopic+"', 0, %d, %d, 'logs', %d, %d, 0, %d, "+id+", now64(3)", first, last, events, duplicates, rows, first, last))
+		r.hot.Exec(fmt.Sprintf("INSERT INTO "+r.database+".ledger SELECT '"+logsTopic+"', 0, %d, %d, 'logs', %d, %d, 0, %d, "+id+", now64(3), ''", first, last, events, duplicates, rows, first, last))
 	}
 	part(0, 1, 6, 0, 6)
 	part(2, 3, 3, 0, 3) // in truth 6 events and 3 duplicates
