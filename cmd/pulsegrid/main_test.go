@@ -147,10 +147,10 @@ func TestQueryPrintsTheAnswerAndMakesErrorsReadable(t *testing.T) {
 	defer server.Close()
 	defer http.DefaultTransport.(*http.Transport).CloseIdleConnections()
 	var out bytes.Buffer
-	require.NoError(t, query(t.Context(), &out, server.URL, "SELECT 1", outputFormats["csv"]))
+	require.NoError(t, question{endpoint: server.URL, sql: "SELECT 1", format: outputFormats["csv"]}.ask(t.Context(), &out))
 	require.Equal(t, "a\n1\n", out.String())
-	require.EqualError(t, query(t.Context(), &out, server.URL, "SELECT", "JSON"), "Syntax error: failed. [ClickHouse error 62]")
-	require.ErrorContains(t, query(t.Context(), &out, "http://127.0.0.1:1", "SELECT 1", "JSON"), "does not answer")
+	require.EqualError(t, question{endpoint: server.URL, sql: "SELECT", format: "JSON"}.ask(t.Context(), &out), "Syntax error: failed. [ClickHouse error 62]")
+	require.ErrorContains(t, question{endpoint: "http://127.0.0.1:1", sql: "SELECT 1", format: "JSON"}.ask(t.Context(), &out), "does not answer")
 }
 
 func TestVersionIsPrinted(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"regexp"
 	"strings"
 
@@ -16,11 +17,14 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/cell"
 )
 
+// jsonFormat carries names and types before the rows; jsonLines makes objects of it.
+const jsonFormat = "JSONCompactEachRowWithNamesAndTypes"
+
 // outputFormats are the short names of ClickHouse's output formats.
 var outputFormats = map[string]string{
 	"table":    "PrettyCompactMonoBlock",
 	"vertical": "Vertical",
-	"json":     "JSONEachRow",
+	"json":     jsonFormat,
 	"csv":      "CSVWithNames",
 	"tsv":      "TabSeparatedWithNames",
 }
@@ -30,7 +34,10 @@ func newQuery() *cobra.Command {
 		Use:   `query "SQL"`,
 		Short: "Run SQL on the running cell's ClickHouse",
 		Long: `Run SQL on the running cell's ClickHouse, over its HTTP interface. The default database is pulsegrid, with one table a signal:
-logs, metrics (one row a data point) and spans.`,
+logs, metrics (one row a data point) and spans. Ids are raw bytes there: --format json prints them as hexadecimal digits, in other formats use
+lower(hex(trace_id)). Control characters that senders put into texts are printed as \uFFFD by table and vertical, and by every format on a terminal.
+
+Statements that change something are refused without --write.`,
 		Example: `  pulsegrid query "SELECT metric_name, count() FROM metrics GROUP BY ALL ORDER BY 2 DESC LIMIT 10"
   pulsegrid query --format json "SELECT time, body FROM logs ORDER BY time DESC LIMIT 5"`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -41,7 +48,8 @@ logs, metrics (one row a data point) and spans.`,
 		},
 	}
 	data := dataFlag(cmd)
-	format := cmd.Flags().String("format", "table", "table, vertical, json (one object a line), csv, tsv, or any ClickHouse format")
+	format := cmd.Flags().String("format", "table", "table, vertical, json (one object a line), csv, tsv, or any ClickHouse format; not beside FORMAT in the SQL")
+	write := cmd.Flags().Bool("write", false, "let the SQL change data, tables and settings")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		state, err := cell.ReadState(*data)
 		if err != nil {
@@ -51,30 +59,54 @@ logs, metrics (one row a data point) and spans.`,
 		if !ok {
 			name = *format
 		}
-		return query(cmd.Context(), cmd.OutOrStdout(), "http://"+state.Endpoints.ClickHouseHTTP, args[0], name)
+		q := question{endpoint: "http://" + state.Endpoints.ClickHouseHTTP, sql: args[0], format: name, formatAsked: cmd.Flags().Changed("format"), write: *write}
+		q.terminal = isTerminal(cmd.OutOrStdout())
+		return q.ask(cmd.Context(), cmd.OutOrStdout())
 	}
 	return cmd
 }
 
-// query copies the answer to w once the whole of it is known to be good.
-func query(ctx context.Context, w io.Writer, endpoint, sql, format string) error {
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// question is one statement for ClickHouse.
+type question struct {
+	endpoint, sql string
+	format        string // of ClickHouse
+	formatAsked   bool   // by --format: FORMAT in the SQL contradicts it
+	write         bool   // the statement may change something
+	terminal      bool   // a person reads the answer
+}
+
+// ask copies the answer to w once the whole of it is known to be good.
+func (q question) ask(ctx context.Context, w io.Writer) error {
 	params := url.Values{
 		"database":       {cell.Database},
-		"default_format": {format},
+		"default_format": {q.format},
 		// The server keeps the answer until it is whole, so that a failure half-way has a status of its own.
 		"wait_end_of_query":                       {"1"},
 		"output_format_pretty_color":              {"0"},
 		"output_format_pretty_row_numbers":        {"0"},
 		"output_format_pretty_max_rows":           {"10000"},
 		"output_format_json_quote_64bit_integers": {"0"},
+		"output_format_json_quote_denormals":      {"1"}, // NaN and Infinity as texts, not as null
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint+"/?"+params.Encode(), strings.NewReader(sql))
+	if !q.write {
+		params.Set("readonly", "2") // SELECT and settings of the statement
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, q.endpoint+"/?"+params.Encode(), strings.NewReader(q.sql))
 	if err != nil {
 		return err
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return fmt.Errorf("ClickHouse at %s does not answer: %w", endpoint, unwrapURL(err))
+		return fmt.Errorf("ClickHouse at %s does not answer: %w", q.endpoint, unwrapURL(err))
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
@@ -82,9 +114,24 @@ func query(ctx context.Context, w io.Writer, endpoint, sql, format string) error
 		if err != nil {
 			return fmt.Errorf("read ClickHouse's answer: %w", err)
 		}
-		return errors.New(clickHouseMessage(message))
+		text := clickHouseMessage(message)
+		if strings.HasSuffix(text, "[ClickHouse error 164]") && !q.write { // READONLY
+			text += ": add --write if the statement is meant to change something"
+		}
+		return errors.New(text)
 	}
-	if _, err := io.Copy(w, resp.Body); err != nil {
+	given := resp.Header.Get("X-ClickHouse-Format")
+	switch {
+	case given != "" && given != q.format && q.formatAsked:
+		return usageError{fmt.Errorf("the SQL says FORMAT %s and --format asks for %s: leave one of them out", given, q.format)}
+	case given == jsonFormat && q.format == jsonFormat:
+		err = jsonLines(w, resp.Body)
+	case q.terminal || strings.HasPrefix(given, "Pretty") || given == "Vertical":
+		err = printableCopy(w, resp.Body)
+	default:
+		_, err = io.Copy(w, resp.Body)
+	}
+	if err != nil {
 		return fmt.Errorf("read ClickHouse's answer: %w", err)
 	}
 	return nil

@@ -226,7 +226,7 @@ var tableOf = map[signal.Signal]string{signal.Logs: "logs", signal.Metrics: "met
 // rows asks ClickHouse for rows of JSON. A table that is not there yet has none. The id needs no quoting: ValidID has no quotes.
 func (o *tenantShowOptions) rows(ctx context.Context, sql string, each func([]byte) error) error {
 	var out bytes.Buffer
-	if err := query(ctx, &out, "http://"+o.clickHouse, sql, outputFormats["json"]); err != nil {
+	if err := (question{endpoint: "http://" + o.clickHouse, sql: sql, format: jsonFormat}).ask(ctx, &out); err != nil {
 		if strings.Contains(err.Error(), "[ClickHouse error 60]") {
 			return nil
 		}
