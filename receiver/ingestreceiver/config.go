@@ -31,8 +31,11 @@ const (
 	defaultSourceHeader = "x-pulsegrid-agent"
 
 	defaultRetryAfter = 5 * time.Second
-	defaultReadBuffer = 512 << 10 // as the otlp receiver has it
-	defaultMaxStreams = 128
+	// Clients time out after more than a second, and wait 0.8 s or longer before they send again.
+	defaultRepeatWindow = 500 * time.Millisecond
+	maxRepeatWindow     = 10 * time.Second
+	defaultReadBuffer   = 512 << 10 // as the otlp receiver has it
+	defaultMaxStreams   = 128
 	// Of a gRPC connection: it is asked to go after its age, and is gone after the grace time.
 	defaultConnectionAge   = 10 * time.Minute
 	defaultConnectionGrace = time.Minute
@@ -69,6 +72,8 @@ type Config struct {
 	QuarantineUndecodable bool `mapstructure:"quarantine_undecodable"`
 	// LegacyEvents serves POST /v1/events, which takes what the old REST collectors took.
 	LegacyEvents LegacyConfig `mapstructure:"legacy_events"`
+	// Repeats tells equal requests of one event each from requests that are sent again; only with output: envelope.
+	Repeats RepeatsConfig `mapstructure:"repeats"`
 	// Limits of a request, and of all of them.
 	Limits LimitsConfig `mapstructure:"limits"`
 	// RetryAfter is what a sender is asked to wait where the pipeline says nothing; default 5s, at least 1s.
@@ -95,6 +100,13 @@ type TenantConfig struct {
 	Header string `mapstructure:"header"`
 	// Default is the tenant of a request without that header; default "default". Empty: such a request is refused.
 	Default string `mapstructure:"default"`
+}
+
+// RepeatsConfig is about clients that send each event in a request of its own.
+type RepeatsConfig struct {
+	// Window after the first of several equal requests in which another one is a new event while the earlier ones have not failed; default 500ms, at most
+	// 10s. It must be shorter than the timeouts of clients. 0: equal requests are always taken for one request that was sent again.
+	Window time.Duration `mapstructure:"window"`
 }
 
 // LimitsConfig bounds a request. Zero is refused for all but MaxDepth and MaxEvents.
@@ -136,6 +148,7 @@ func createDefaultConfig() component.Config {
 		Output:       outputEnvelope,
 		Tenant:       TenantConfig{Header: defaultTenantHeader, Default: defaultTenant},
 		SourceHeader: defaultSourceHeader,
+		Repeats:      RepeatsConfig{Window: defaultRepeatWindow},
 		Limits: LimitsConfig{
 			MaxCompressedBytes: defaultMaxCompressedBytes, MaxDecompressedBytes: defaultMaxDecompressedBytes,
 			MaxCompressionRatio: defaultMaxRatio, MaxDepth: otlpwire.DefaultMaxDepth, MaxEvents: otlpwire.DefaultMaxEvents,
@@ -182,6 +195,9 @@ func (c *Config) Validate() error {
 		if name != "" && strings.Trim(http.CanonicalHeaderKey(name), "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.") != "" {
 			bad("%s: %q is no header name", key, name)
 		}
+	}
+	if c.Repeats.Window < 0 || c.Repeats.Window > maxRepeatWindow {
+		bad("repeats::window: is %v, want 0 to %v", c.Repeats.Window, maxRepeatWindow)
 	}
 	if c.RetryAfter < time.Second || c.RetryAfter > time.Hour {
 		bad("retry_after: is %v, want 1s to 1h", c.RetryAfter)

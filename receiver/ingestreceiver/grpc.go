@@ -80,7 +80,10 @@ func (r *ingestReceiver) exportGRPC(stream grpc.ServerStream, s signal.Signal) e
 	}
 	held := &reservation{of: &r.budget}
 	defer held.release()
+	answered := false
+	defer func() { q.arrival.end(answered) }()
 	md, _ := grpcmetadata.FromIncomingContext(ctx)
+	q.headers = md
 	ctx, err := r.admit(ctx, q, r.grpcGate, md, md.Get)
 	if err == nil {
 		f := &frame{}
@@ -110,7 +113,9 @@ func (r *ingestReceiver) exportGRPC(stream grpc.ServerStream, s signal.Signal) e
 	if msg := q.outcome.protobuf(); msg != nil {
 		answer.data = mem.BufferSlice{mem.SliceBuffer(msg)}
 	}
-	return stream.SendMsg(answer)
+	err = stream.SendMsg(answer)
+	answered = err == nil
+	return err
 }
 
 // retryTrailer is the status's RetryInfo once more, as a trailer of its own: OpenTelemetry's Python SDK (1.45) looks for it there and not among the
@@ -165,7 +170,10 @@ type callKey struct{}
 
 // callStats sees each call from its headers to its end: its compressed size, and those that were refused on their way to the
 // receiver (message size, compression) and would be counted nowhere else.
-type callStats struct{ r *ingestReceiver }
+type callStats struct {
+	r           *ingestReceiver
+	connections *connections
+}
 
 func (callStats) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Context {
 	c := &call{start: time.Now()}
@@ -194,8 +202,11 @@ func (h callStats) HandleRPC(ctx context.Context, s stats.RPCStats) {
 	}
 }
 
-func (callStats) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
-func (callStats) HandleConn(context.Context, stats.ConnStats)                       {}
+func (h callStats) TagConn(ctx context.Context, info *stats.ConnTagInfo) context.Context {
+	return h.connections.tag(ctx, info)
+}
+
+func (callStats) HandleConn(context.Context, stats.ConnStats) {}
 
 func (r *ingestReceiver) startGRPC(ctx context.Context) error {
 	cfg := *r.cfg.Protocols.GRPC.Get()
@@ -210,10 +221,11 @@ func (r *ingestReceiver) startGRPC(ctx context.Context) error {
 	if cfg.MaxRecvMsgSizeMiB == 0 {
 		cfg.MaxRecvMsgSizeMiB = (r.cfg.Limits.MaxDecompressedBytes + mib - 1) / mib
 	}
+	ln := &connections{}
 	srv, err := cfg.ToServer(ctx, r.host.GetExtensions(), r.set.TelemetrySettings,
 		configgrpc.WithGrpcServerOption(grpc.ForceServerCodecV2(rawCodec{})),
 		configgrpc.WithGrpcServerOption(grpc.MaxHeaderListSize(maxHeaderBytes)),
-		configgrpc.WithGrpcServerOption(grpc.StatsHandler(callStats{r})))
+		configgrpc.WithGrpcServerOption(grpc.StatsHandler(callStats{r, ln})))
 	if err != nil {
 		return err
 	}
@@ -222,8 +234,7 @@ func (r *ingestReceiver) startGRPC(ctx context.Context) error {
 			srv.RegisterService(r.serviceDesc(s), r)
 		}
 	}
-	ln, err := cfg.NetAddr.Listen(ctx)
-	if err != nil {
+	if ln.Listener, err = cfg.NetAddr.Listen(ctx); err != nil {
 		return err
 	}
 	r.grpcServer, r.grpcAddr = srv, ln.Addr()

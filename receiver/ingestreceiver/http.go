@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"mime"
+	"net"
 	"net/http"
 	"strconv"
 	"time"
@@ -41,6 +42,8 @@ func (r *ingestReceiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	contentType := mediaType(req)
 	held := &reservation{of: &r.budget}
 	defer held.release()
+	answered := false
+	defer func() { q.arrival.end(answered) }()
 	var err error
 	if r.legacy != nil && req.URL.Path == legacyPath {
 		contentType = typeJSON
@@ -50,7 +53,7 @@ func (r *ingestReceiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	if err == nil {
 		r.http.done(req.Context(), q, nil)
-		writeOK(w, contentType, q)
+		answered = writeOK(w, contentType, q)
 		return
 	}
 	a := answerTo(err, r.cfg.RetryAfter)
@@ -117,6 +120,7 @@ func (r *ingestReceiver) admitHTTP(req *http.Request, q *request) (context.Conte
 	if err != nil {
 		return nil, "", err
 	}
+	q.headers = req.Header
 	ctx, err := r.admit(withPeer(req), q, r.httpGate, r.httpGate.sources(req), req.Header.Values)
 	return ctx, encoding, err
 }
@@ -165,8 +169,8 @@ func mediaType(req *http.Request) string {
 
 var emptyJSON = []byte("{}")
 
-// writeOK writes an Export*ServiceResponse. It says nothing where all was taken.
-func writeOK(w http.ResponseWriter, contentType string, q *request) {
+// writeOK writes an Export*ServiceResponse. It says nothing where all was taken. False: it could not be written; its sender sends again.
+func writeOK(w http.ResponseWriter, contentType string, q *request) bool {
 	msg := q.outcome.protobuf()
 	switch {
 	case q.legacy:
@@ -176,9 +180,11 @@ func writeOK(w http.ResponseWriter, contentType string, q *request) {
 	}
 	w.Header().Set("Content-Type", contentType)
 	w.WriteHeader(http.StatusOK)
-	if len(msg) > 0 {
-		_, _ = w.Write(msg) // who does not hear the answer sends again
+	if len(msg) == 0 {
+		return true
 	}
+	_, err := w.Write(msg)
+	return err == nil
 }
 
 // writeStatus writes a google.rpc.Status in the encoding of the request, JSON where that is neither of OTLP's.
@@ -230,6 +236,7 @@ func (r *ingestReceiver) startHTTP(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context { return withConnection(ctx, connectionOf(c)) }
 	r.httpServer, r.httpAddr = srv, ln.Addr()
 	r.serve("http", ln, srv.Serve, http.ErrServerClosed)
 	return nil

@@ -53,6 +53,7 @@ type ingestReceiver struct {
 	wire       otlpwire.Limits
 	budget     budget
 	reader     *reader
+	repeats    *repeats // nil: equal requests have one identity
 	telemetry  *componentmeta.Telemetry
 	http, grpc *transport
 	legacy     *legacy.Mapping // of /v1/events; nil: it is not served. Set by Start.
@@ -79,6 +80,9 @@ func newReceiver(set receiver.Settings, cfg *Config) (*ingestReceiver, error) {
 	r := &ingestReceiver{cfg: cfg, set: set, wire: cfg.Limits.wire(), reader: newReader(&cfg.Limits, cfg.Output == outputEnvelope), telemetry: metadata.Telemetry(set.ID, set.TelemetrySettings)}
 	r.budget.limit = int64(cfg.Limits.MaxInFlightBytes)
 	r.reader.keepUndecompressed = cfg.QuarantineUndecodable
+	if cfg.Repeats.Window > 0 {
+		r.repeats = newRepeats(cfg.Repeats.Window)
+	}
 	in := newInstruments(r.telemetry, r.budget.used.Load)
 	var errHTTP, errGRPC error
 	r.http, errHTTP = newTransport("http", set, in)

@@ -238,6 +238,7 @@ func TestDefaultsAreValidAndErrorsNameTheKey(t *testing.T) {
 	for key, breakIt := range map[string]func(*Config){
 		"output":                 func(c *Config) { c.Output = "x" },
 		"retry_after":            func(c *Config) { c.RetryAfter = 0 },
+		"repeats::window":        func(c *Config) { c.Repeats.Window = time.Minute },
 		"tenant::default":        func(c *Config) { c.Tenant.Default = "a b" },
 		"tenant::header":         func(c *Config) { c.Tenant.Header = "a b" },
 		"source_header":          func(c *Config) { c.SourceHeader = "a:b" },

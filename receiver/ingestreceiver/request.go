@@ -31,7 +31,9 @@ type request struct {
 	compressed int    // bytes that came over the network
 	events     int
 	outcome    outcome
-	legacy     bool     // it came to /v1/events: its events may be of all signals
+	legacy     bool // it came to /v1/events: its events may be of all signals
+	headers    map[string][]string
+	arrival    *arrival // its place among equal requests; nil: none
 	original   original // what is put into quarantine if it cannot be decoded; empty where that is not configured
 }
 
@@ -94,10 +96,12 @@ func (r *ingestReceiver) export(ctx context.Context, q *request) error {
 			ctx = envelope.WithFrame(ctx, q.body, q.frames)
 		}
 		ld := plog.NewLogs()
-		envelope.Envelope{
+		e := envelope.Envelope{
 			Signal: q.signal, Tenant: q.tenant, Source: q.source, Events: events,
 			Received: q.received, Lane: envelope.LaneFast, Body: q.body,
-		}.Append(ld)
+		}
+		r.place(ctx, q, &e)
+		e.Append(ld)
 		err = r.next.logs.ConsumeLogs(ctx, ld)
 	}
 	q.outcome.rejected, q.outcome.flagged, q.outcome.reasons = result.Read()

@@ -14,9 +14,9 @@ import (
 
 // instruments are shared by the transports.
 type instruments struct {
-	requests, events, rejected, compressed, uncompressed, refused, denied componentmeta.Counter
-	duration                                                              componentmeta.Histogram
-	with                                                                  func(...attribute.KeyValue) componentmeta.Attributes
+	requests, events, rejected, repeats, compressed, uncompressed, refused, denied componentmeta.Counter
+	duration                                                                       componentmeta.Histogram
+	with                                                                           func(...attribute.KeyValue) componentmeta.Attributes
 }
 
 func newInstruments(t *componentmeta.Telemetry, used func() int64) *instruments {
@@ -25,6 +25,7 @@ func newInstruments(t *componentmeta.Telemetry, used func() int64) *instruments 
 		requests:     t.Counter("ingest_requests"),
 		events:       t.Counter("ingest_events"),
 		rejected:     t.Counter("ingest_rejected_events"),
+		repeats:      t.Counter("ingest_repeats"),
 		compressed:   t.Counter("ingest_compressed_bytes"),
 		uncompressed: t.Counter("ingest_uncompressed_bytes"),
 		refused:      t.Counter("ingest_refused"),

@@ -1,0 +1,73 @@
+package ingestreceiver
+
+import (
+	"context"
+	"net"
+	"sync"
+	"syscall"
+
+	"google.golang.org/grpc/stats"
+)
+
+// connection is a TCP connection of a sender. It outlives the connection, but keeps neither its descriptor nor its buffers.
+type connection struct{ socket syscall.RawConn }
+
+type connectionKey struct{}
+
+// connectionOf returns nil for what is no TCP connection, below TLS.
+func connectionOf(c net.Conn) *connection {
+	if secured, ok := c.(interface{ NetConn() net.Conn }); ok {
+		c = secured.NetConn()
+	}
+	tcp, ok := c.(*net.TCPConn)
+	if !ok {
+		return nil
+	}
+	socket, err := tcp.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return &connection{socket}
+}
+
+func withConnection(ctx context.Context, c *connection) context.Context {
+	if c == nil {
+		return ctx
+	}
+	return context.WithValue(ctx, connectionKey{}, c)
+}
+
+// connections are those that a listener has accepted: the gRPC library tells of a call's connection no more than its addresses.
+type connections struct {
+	net.Listener
+	open sync.Map // address of the sender -> *accepted
+}
+
+func (l *connections) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	tcp, ok := c.(*net.TCPConn)
+	if err != nil || !ok {
+		return c, err
+	}
+	a := &accepted{TCPConn: tcp, connection: connectionOf(tcp), of: l}
+	l.open.Store(tcp.RemoteAddr().String(), a)
+	return a, nil
+}
+
+func (l *connections) tag(ctx context.Context, info *stats.ConnTagInfo) context.Context {
+	if a, ok := l.open.Load(info.RemoteAddr.String()); ok {
+		return withConnection(ctx, a.(*accepted).connection)
+	}
+	return ctx
+}
+
+type accepted struct {
+	*net.TCPConn
+	connection *connection
+	of         *connections
+}
+
+func (a *accepted) Close() error {
+	a.of.open.CompareAndDelete(a.RemoteAddr().String(), a)
+	return a.TCPConn.Close()
+}
