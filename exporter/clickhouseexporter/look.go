@@ -71,7 +71,7 @@ func (e *chExporter) look(ctx context.Context, v *view, b block.Block, rec arrow
 	if !same || v.trouble != trouble || mayBeStored && time.Since(v.at) > lookAge {
 		at := time.Now()
 		if !same {
-			*v = view{turn: v.turn}
+			v.seen = seen{}
 		}
 		v.ledger, v.table = ledgerPage{}, tablePage{}
 		h, err := e.heldOf(ctx, b)

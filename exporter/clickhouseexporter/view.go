@@ -26,8 +26,12 @@ type viewKey struct {
 // view is what ClickHouse was seen to hold of a partition, for one worker of the receiver (block.Block.Worker). Within a worker's life
 // blocks tile, so what was found when it began stays true of what lies behind: after the first look a block costs no query.
 type view struct {
-	turn chan struct{} // capacity 1; holding it guards the rest, queries included: blocks of a partition share what one of them looks up
+	turn chan struct{} // never changes. Capacity 1; holding it guards seen, queries included: blocks of a partition share what one of them looks up
+	seen
+}
 
+// seen is all of a view that another worker finds anew.
+type seen struct {
 	looked  bool
 	at      time.Time // of the last look
 	worker  uint64    // that it is for
