@@ -27,20 +27,70 @@ type lossy struct {
 	random   *rand.Rand
 	answers  int // that were OK
 	lostOnes int
+	links    map[net.Conn]*link
+}
+
+// linked is the link of a client's new connection.
+func (p *lossy) linked(c net.Conn) *link {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l := newLink(c)
+	p.links[c] = l
+	return l
+}
+
+// ended ends the link of a connection that its client has closed.
+func (p *lossy) ended(c net.Conn) {
+	p.mu.Lock()
+	l := p.links[c]
+	delete(p.links, c)
+	p.mu.Unlock()
+	if l != nil {
+		l.cut()
+	}
 }
 
 type linkKey struct{}
 
-// link is one connection of a client.
+// link is one connection of a client, with those that it has to the server.
 type link struct {
 	client net.Conn
 	h1, h2 *http.Transport
+
+	mu      sync.Mutex
+	servers []net.Conn
 }
 
+func newLink(client net.Conn) *link {
+	l := &link{client: client}
+	l.h1, l.h2 = l.transport(false), l.transport(true)
+	return l
+}
+
+// cut closes the server's side first: a retry must not arrive before the server can know that this connection is gone.
 func (l *link) cut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.servers {
+		_ = c.Close()
+	}
+	l.servers = nil
 	_ = l.client.Close()
-	l.h1.CloseIdleConnections()
-	l.h2.CloseIdleConnections()
+}
+
+func (l *link) transport(h2 bool) *http.Transport {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(!h2)
+	protocols.SetUnencryptedHTTP2(h2)
+	return &http.Transport{Protocols: protocols, DisableCompression: true, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, network, address)
+		if err == nil {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.servers = append(l.servers, c)
+		}
+		return c, err
+	}}
 }
 
 func linkOf(ctx context.Context) *link { return ctx.Value(linkKey{}).(*link) }
@@ -51,7 +101,7 @@ func newLossy(address string, lost float64, seed uint64) (*lossy, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &lossy{Addr: l.Addr().String(), lost: lost, random: rand.New(rand.NewPCG(seed, seed))}
+	p := &lossy{Addr: l.Addr().String(), lost: lost, random: rand.New(rand.NewPCG(seed, seed)), links: map[net.Conn]*link{}}
 	both := new(http.Protocols)
 	both.SetHTTP1(true)
 	both.SetUnencryptedHTTP2(true)
@@ -74,8 +124,13 @@ func newLossy(address string, lost float64, seed uint64) (*lossy, error) {
 	p.server = &http.Server{
 		Handler: proxy, Protocols: both, ReadHeaderTimeout: time.Minute,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, linkKey{}, &link{client: c, h1: transport(false), h2: transport(true)})
+			return context.WithValue(ctx, linkKey{}, p.linked(c))
 		},
+	}
+	p.server.ConnState = func(c net.Conn, state http.ConnState) {
+		if state == http.StateClosed {
+			p.ended(c)
+		}
 	}
 	go func() { _ = p.server.Serve(l) }()
 	return p, nil
@@ -97,15 +152,23 @@ func (p *lossy) answer(r *http.Response) error {
 	if r.StatusCode != http.StatusOK || status != "" && status != "0" {
 		return nil
 	}
+	if !p.loses() {
+		return nil
+	}
+	linkOf(r.Request.Context()).cut()
+	return errLost
+}
+
+// loses counts an OK answer, and tells whether it is to be lost.
+func (p *lossy) loses() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.answers++
-	if p.random.Float64() >= p.lost {
-		return nil
+	lost := p.random.Float64() < p.lost
+	if lost {
+		p.lostOnes++
 	}
-	p.lostOnes++
-	linkOf(r.Request.Context()).cut()
-	return errLost
+	return lost
 }
 
 // counts are the OK answers that came by, and how many of them were lost.
@@ -116,13 +179,6 @@ func (p *lossy) counts() (answers, lost int) {
 }
 
 func (p *lossy) close() { _ = p.server.Close() }
-
-func transport(h2 bool) *http.Transport {
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(!h2)
-	protocols.SetUnencryptedHTTP2(h2)
-	return &http.Transport{Protocols: protocols, DisableCompression: true}
-}
 
 type roundTripper func(*http.Request) (*http.Response, error)
 

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
+	"github.com/pulsegrid/pulsegrid/internal/block"
 	"github.com/pulsegrid/pulsegrid/internal/columns"
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
@@ -28,7 +30,7 @@ func (r *rig) anew(t *testing.T) {
 }
 
 // Scenario: a topic with 10 records in each partition was deleted and made anew, and has 4 now. The stores have the rows of both.
-// Guarantees: rows of the former topic are no difference, at places that the present one has and at those that it has not; they are counted and noted.
+// Guarantees: rows and ledger entries of the former topic are no difference, at places that the present one has and at those that it has not; they are counted and noted.
 // What is wrong with the present topic's rows is found all the same.
 func TestRowsOfAFormerTopicAreNoted(t *testing.T) {
 	r := newRig(t, nil)
@@ -43,6 +45,10 @@ func TestRowsOfAFormerTopicAreNoted(t *testing.T) {
 	produce(10, 0)
 	r.store()
 	formerHot, formerLake := r.memoryHot.batches[table], r.memoryLake.batches[table]
+	formerEntries := slices.Clone(r.memoryHot.entries)
+	for i := range formerEntries {
+		formerEntries[i].TopicID = block.TopicID{1}
+	}
 	r.anew(t)
 	r.now = r.now.Add(time.Minute)
 	r.memoryHot.batches[table], r.memoryHot.entries = nil, nil
@@ -50,6 +56,7 @@ func TestRowsOfAFormerTopicAreNoted(t *testing.T) {
 	produce(3, 50)
 	r.store()
 	r.memoryHot.batches[table] = append(r.memoryHot.batches[table], formerHot...)
+	r.memoryHot.entries = append(r.memoryHot.entries, formerEntries...)
 	r.memoryLake.batches[table] = append(r.memoryLake.batches[table], formerLake...)
 	for _, quick := range []bool{false, true} {
 		c := r.audit(func(c *Config) { c.Quick = quick })

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
 	"github.com/pulsegrid/pulsegrid/internal/audit/stored"
+	"github.com/pulsegrid/pulsegrid/internal/block"
 	"github.com/pulsegrid/pulsegrid/internal/columns"
 	"github.com/pulsegrid/pulsegrid/internal/ledger"
 )
@@ -108,7 +109,11 @@ func (t *topicAudit) readLedger(ctx context.Context, i int) error {
 	if err != nil {
 		return err
 	}
-	t.ledgers[i] = append([]ledger.Entry{}, entries...) // not nil: there is a ledger
+	// Entries of a topic that had the name before speak of other records.
+	former := func(e ledger.Entry) bool {
+		return e.TopicID != (block.TopicID{}) && t.plan.id != (block.TopicID{}) && e.TopicID != t.plan.id
+	}
+	t.ledgers[i] = slices.DeleteFunc(append([]ledger.Entry{}, entries...), former) // not nil: there is a ledger
 	return nil
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/apache/arrow-go/v18/arrow/ipc"
 
 	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
+	"github.com/pulsegrid/pulsegrid/internal/block"
 	"github.com/pulsegrid/pulsegrid/internal/ledger"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
@@ -293,14 +294,16 @@ func (c *ClickHouse) Ledger(ctx context.Context, topic string, ranges []certific
 		Rows        int64  `json:"rows"`
 		IDSum       uint64 `json:"id_sum"`
 		Written     int64  `json:"written"`
+		TopicID     string `json:"topic_id"` // not in an older ledger, so all columns are asked for
 	}
 	var out []ledger.Entry
-	err := askRows(ctx, c, `SELECT kafka_partition, first_offset, last_offset, signal, events, duplicates, quarantined, rows, id_sum, toUnixTimestamp64Milli(written_time) AS written
+	err := askRows(ctx, c, `SELECT *, toUnixTimestamp64Milli(written_time) AS written
 		FROM `+ledger.Name+` FINAL WHERE kafka_topic = {topic:String} AND (`+strings.Join(parts, " OR ")+")", map[string]string{"topic": topic}, func(l line) {
-		s, _ := signal.Parse(l.Signal) // 0 does not compare equal with any
+		s, _ := signal.Parse(l.Signal)         // 0 does not compare equal with any
+		id, _ := block.ParseTopicID(l.TopicID) // zero: not known
 		out = append(out, ledger.Entry{
 			Topic: topic, Partition: l.Partition, First: l.First, Last: l.Last, Signal: s, Events: l.Events, Duplicates: l.Duplicates,
-			Quarantined: l.Quarantined, Rows: l.Rows, IDSum: l.IDSum, Written: time.UnixMilli(l.Written).UTC(),
+			Quarantined: l.Quarantined, Rows: l.Rows, IDSum: l.IDSum, Written: time.UnixMilli(l.Written).UTC(), TopicID: id,
 		})
 	})
 	if e, ok := errors.AsType[*exceptionError](err); ok && e.code == unknownTableCode {

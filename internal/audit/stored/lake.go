@@ -21,6 +21,7 @@ import (
 	"github.com/uptrace/bun/driver/sqliteshim"
 
 	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
+	"github.com/pulsegrid/pulsegrid/internal/block"
 	"github.com/pulsegrid/pulsegrid/internal/columns"
 	"github.com/pulsegrid/pulsegrid/internal/columns/value"
 	"github.com/pulsegrid/pulsegrid/internal/ledger"
@@ -235,14 +236,18 @@ func (l *Lake) Ledger(ctx context.Context, topic string, ranges []certificate.Ra
 			names = append(names, f.Name)
 		}
 	}
-	latest := map[certificate.Range]ledger.Entry{} // a block that is written twice is one entry
+	type name struct {
+		certificate.Range
+		topicID block.TopicID
+	}
+	latest := map[name]ledger.Entry{} // a block that is written twice is one entry
 	err = scan(ctx, tbl, names, iceberg.EqualTo(iceberg.Reference("kafka_topic"), topic), func(rec arrow.RecordBatch) error {
 		for i := range int(rec.NumRows()) {
 			e, err := ledgerEntry(rec, i)
 			if err != nil {
 				return err
 			}
-			rg := certificate.Range{Topic: e.Topic, Partition: e.Partition, First: e.First, Last: e.Last}
+			rg := name{certificate.Range{Topic: e.Topic, Partition: e.Partition, First: e.First, Last: e.Last}, e.TopicID}
 			overlaps := func(o certificate.Range) bool {
 				return o.Partition == e.Partition && e.Last >= o.First && e.First <= o.Last
 			}
@@ -287,6 +292,9 @@ func ledgerEntry(rec arrow.RecordBatch, i int) (ledger.Entry, error) {
 		Events: number("events"), Duplicates: number("duplicates"), Quarantined: number("quarantined"), Rows: number("rows"), IDSum: uint64(number("id_sum")),
 	}
 	e.Signal, _ = signal.Parse(text("signal")) // 0 does not compare equal with any
+	if len(rec.Schema().FieldIndices("topic_id")) > 0 {
+		e.TopicID, _ = block.ParseTopicID(text("topic_id")) // zero: not known
+	}
 	if _, ok := column(rec, "written_time").(*array.Timestamp); !ok {
 		return e, errors.New("ledger column written_time is not a timestamp")
 	}
