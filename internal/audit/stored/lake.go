@@ -293,7 +293,8 @@ func ledgerEntry(rec arrow.RecordBatch, i int) (ledger.Entry, error) {
 	}
 	e.Signal, _ = signal.Parse(text("signal")) // 0 does not compare equal with any
 	if len(rec.Schema().FieldIndices("topic_id")) > 0 {
-		e.TopicID, _ = block.ParseTopicID(text("topic_id")) // zero: not known
+		id, _ := value.Text(column(rec, "topic_id"), i) // null in entries of an older version
+		e.TopicID, _ = block.ParseTopicID(id)           // zero: not known
 	}
 	if _, ok := column(rec, "written_time").(*array.Timestamp); !ok {
 		return e, errors.New("ledger column written_time is not a timestamp")
