@@ -132,7 +132,7 @@ func TestEverythingThatAStockClientEmitsIsStoredOnce(t *testing.T) {
 		for _, s := range signals {
 			least := o.emitted[s]
 			if o.singles && s == "logs" {
-				least = 1 // what remains: docs/decisions/0030-what-a-copy-is.md
+				least -= least / 10 // on a slow machine equal requests may come later than the receiver's window: docs/decisions/0030-what-a-copy-is.md
 			}
 			if o.hot[s] < least || o.hot[s] > o.emitted[s] || o.lake[s] != o.hot[s] {
 				t.Errorf("%s emitted %d %s; ClickHouse has %d, the lake %d", o.service, o.emitted[s], s, o.hot[s], o.lake[s])
