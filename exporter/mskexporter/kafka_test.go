@@ -3,6 +3,7 @@ package mskexporter
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -302,7 +303,59 @@ func killed(t *testing.T, k *kafkatest.Cluster, node int) {
 	t.Logf("%d acknowledged, all of them among %d stored", n, len(stored))
 }
 
-func TestThreeNodesGoOnWithoutALeader(t *testing.T) {
+func TestThreeNodes(t *testing.T) {
 	k := kafkatest.Start(t, 3)
-	killed(t, k, 1)
+	t.Run("a partition below min.insync.replicas delays only itself", func(t *testing.T) { belowMinInSync(t, k) })
+	t.Run("they go on without a leader", func(t *testing.T) { killed(t, k, 1) })
+}
+
+// Scenario: metrics' partition 0 keeps one in-sync replica of the two that it needs, under load of ten tenants and three signals.
+// Guarantees: no other partition's request is spilled, or waits noticeably longer than before, those of the same broker among them; the bad one's records
+// are all there, in each source's order, soon after it is mended.
+func belowMinInSync(t *testing.T, k *kafkatest.Cluster) {
+	r := newRig(t, k.Brokers(), func(c *Config) {
+		fleetConfig(t.TempDir())(c)
+		for _, topic := range []*TopicConfig{&c.Topics.Logs, &c.Topics.Metrics, &c.Topics.Traces} {
+			topic.ReplicationFactor, topic.MinInSyncReplicas = 3, 2
+		}
+	})
+	r.direct()
+	bad := place{"otlp.metrics.v1", 0}
+	f := startFleet(t, r, func(topic string, partition int32, err error) {
+		t.Errorf("refused: %s/%d: %v", topic, partition, err)
+	})
+	time.Sleep(2 * time.Second) // connections, producer ids, and the brokers' compilers
+	f.waits()
+	time.Sleep(3 * time.Second)
+	before := waitOfOthers(f, bad)
+	feed, err := k.Starve(t.Context(), bad.topic, bad.partition)
+	require.NoError(t, err)
+	for range 4 {
+		require.LessOrEqual(t, r.value("msk_exporter_spilling_partitions"), int64(1))
+		time.Sleep(time.Second)
+	}
+	during := waitOfOthers(f, bad)
+	t.Logf("of ten requests nine waited at most %v before, and %v while the partition was bad", before, during)
+	require.EqualValues(t, 1, r.value("msk_exporter_spilling_partitions"))
+	require.Zero(t, r.value("msk_exporter_spilled_records", "signal=logs"))
+	require.Zero(t, r.value("msk_exporter_spilled_records", "signal=traces"))
+	require.Positive(t, r.value("msk_exporter_spilled_records", "signal=metrics"))
+	require.Less(t, during, 5*before+100*time.Millisecond)
+	requireOthers(t, k.Brokers(), f, func(p place) bool { return p == bad })
+	require.NoError(t, feed(t.Context()))
+	r.direct() // under load
+	acked := f.end()
+	r.idle()
+	requireAll(t, k.Brokers(), acked)
+}
+
+// waitOfOthers is what nine of ten requests for the worst of all places but the bad one waited at most, since the last call.
+func waitOfOthers(f *fleet, bad place) (most time.Duration) {
+	for p, took := range f.waits() {
+		if p != bad {
+			slices.Sort(took)
+			most = max(most, took[len(took)*9/10])
+		}
+	}
+	return most
 }

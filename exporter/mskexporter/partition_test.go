@@ -39,9 +39,11 @@ type fleet struct {
 	wg      sync.WaitGroup
 	refused func(topic string, partition int32, err error)
 
-	mu     sync.Mutex
-	acked  map[string]int // guarded by mu; of topic/source
 	places map[string]place
+
+	mu    sync.Mutex
+	acked map[string]int            // guarded by mu; of topic/source
+	took  map[place][]time.Duration // guarded by mu; what requests waited for their acknowledgement since waits was called
 }
 
 type place struct {
@@ -50,7 +52,7 @@ type place struct {
 }
 
 func startFleet(t *testing.T, r *rig, refused func(topic string, partition int32, err error)) *fleet {
-	f := &fleet{t: t, stop: make(chan struct{}), refused: refused, acked: map[string]int{}, places: map[string]place{}}
+	f := &fleet{t: t, stop: make(chan struct{}), refused: refused, acked: map[string]int{}, places: map[string]place{}, took: map[place][]time.Duration{}}
 	f.rig.Store(r)
 	t.Cleanup(func() { f.end() })
 	for tenant := range fleetTenants {
@@ -73,6 +75,7 @@ func (f *fleet) send(s signal.Signal, tenant, source string, p place) {
 			return
 		case <-time.After(5 * time.Millisecond):
 		}
+		began := time.Now()
 		err := f.rig.Load().send(envelope.Envelope{Signal: s, Tenant: tenant, Source: source, Events: 1, Received: time.Unix(1, 0), Lane: envelope.LaneFast, Body: strconv.AppendInt(nil, int64(n), 10)})
 		if err != nil {
 			f.refused(p.topic, p.partition, err)
@@ -82,8 +85,18 @@ func (f *fleet) send(s signal.Signal, tenant, source string, p place) {
 		n++
 		f.mu.Lock()
 		f.acked[source] = n
+		f.took[p] = append(f.took[p], time.Since(began))
 		f.mu.Unlock()
 	}
+}
+
+// waits is what requests waited for their acknowledgement, by place, since the last call.
+func (f *fleet) waits() map[place][]time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	took := f.took
+	f.took = map[place][]time.Duration{}
+	return took
 }
 
 // sent is how many requests of each source are acknowledged.
@@ -104,12 +117,12 @@ func (f *fleet) end() map[string]int {
 }
 
 // inKafka reads each source's numbers in the order of first copies: those that come again are copies, which deduplication removes.
-func inKafka(t *testing.T, k *kfake.Cluster) (first map[string][]int, copies int) {
+func inKafka(t *testing.T, brokers []string) (first map[string][]int, copies int) {
 	t.Helper()
 	first = map[string][]int{}
 	seen := map[string]bool{}
 	for _, s := range signal.All {
-		for _, m := range readAll(t, k.ListenAddrs(), s.Topic()) {
+		for _, m := range readAll(t, brokers, s.Topic()) {
 			id := string(m.Key) + "/" + string(m.Value)
 			if seen[id] {
 				copies++
@@ -133,9 +146,9 @@ func upTo(n int) []int {
 }
 
 // requireAll: Kafka has what was acknowledged, in each source's order.
-func requireAll(t *testing.T, k *kfake.Cluster, acked map[string]int) {
+func requireAll(t *testing.T, brokers []string, acked map[string]int) {
 	t.Helper()
-	got, copies := inKafka(t, k)
+	got, copies := inKafka(t, brokers)
 	total := 0
 	for source, n := range acked {
 		require.GreaterOrEqual(t, len(got[source]), n, source)
@@ -146,11 +159,11 @@ func requireAll(t *testing.T, k *kfake.Cluster, acked map[string]int) {
 }
 
 // requireOthers: whatever is not for a bad place is in Kafka within two seconds of its acknowledgement.
-func requireOthers(t *testing.T, k *kfake.Cluster, f *fleet, bad func(place) bool) {
+func requireOthers(t *testing.T, brokers []string, f *fleet, bad func(place) bool) {
 	t.Helper()
 	acked := f.sent()
 	time.Sleep(2 * time.Second)
-	got, _ := inKafka(t, k)
+	got, _ := inKafka(t, brokers)
 	for source, n := range acked {
 		if !bad(f.places[source]) {
 			require.GreaterOrEqual(t, len(got[source]), n, "%s, %v", source, f.places[source])
@@ -210,7 +223,7 @@ func TestAPartitionThatCannotBeWrittenDelaysOnlyItself(t *testing.T) {
 			}
 			require.Eventually(t, func() bool { return r.value("msk_exporter_spilling_partitions") == int64(n) }, eventuallyWithin, 10*time.Millisecond)
 			for range 2 {
-				requireOthers(t, k, f, bad)
+				requireOthers(t, k.ListenAddrs(), f, bad)
 				require.EqualValues(t, n, r.value("msk_exporter_spilling_partitions"))
 			}
 			require.Zero(t, r.value("msk_exporter_spilled_records", "signal=logs"))
@@ -220,7 +233,7 @@ func TestAPartitionThatCannotBeWrittenDelaysOnlyItself(t *testing.T) {
 			r.direct() // under load
 			acked := f.end()
 			r.idle()
-			requireAll(t, k, acked)
+			requireAll(t, k.ListenAddrs(), acked)
 			require.Equal(t, r.value("msk_exporter_spilled_records"), r.value("msk_exporter_unspilled_records"), "nothing is produced twice by probes")
 		})
 	}
@@ -256,7 +269,7 @@ func TestAGatewayThatStartsWhileAPartitionIsBadServesTheOthers(t *testing.T) {
 		r = newRig(t, k.ListenAddrs(), fleetConfig(dir))
 		f.rig.Store(r)
 		require.Eventually(t, func() bool { return r.value("msk_exporter_spilling_partitions") == 1 }, eventuallyWithin, 10*time.Millisecond)
-		requireOthers(t, k, f, bad)
+		requireOthers(t, k.ListenAddrs(), f, bad)
 		if !crash { // which has given up what was on its way to Kafka
 			require.Zero(t, r.value("msk_exporter_unspilled_records"), "nothing but the bad partition's was in the store")
 		}
@@ -265,7 +278,7 @@ func TestAGatewayThatStartsWhileAPartitionIsBadServesTheOthers(t *testing.T) {
 	r.direct()
 	acked := f.end()
 	r.idle()
-	requireAll(t, k, acked)
+	requireAll(t, k.ListenAddrs(), acked)
 }
 
 // Scenario: the same, and the object store is away at the same time.
@@ -294,7 +307,7 @@ func TestWithoutTheStoreOnlyTheBadPartitionIsRefused(t *testing.T) {
 	away()
 	require.Eventually(t, func() bool { return refused.Load() > 10 }, eventuallyWithin, 10*time.Millisecond)
 	for range 2 {
-		requireOthers(t, k, f, bad)
+		requireOthers(t, k.ListenAddrs(), f, bad)
 	}
 	require.Greater(t, refused.Load(), int64(20))
 	fault.Remove() // and the store stays away: nothing of the partition's is in it
@@ -309,7 +322,7 @@ func TestWithoutTheStoreOnlyTheBadPartitionIsRefused(t *testing.T) {
 		return true
 	}, eventuallyWithin, 10*time.Millisecond)
 	acked := f.end()
-	requireAll(t, k, acked)
+	requireAll(t, k.ListenAddrs(), acked)
 	require.NoError(t, os.Remove(dir))
 	require.NoError(t, os.Mkdir(dir, 0o700))
 }
@@ -332,12 +345,12 @@ func TestAPartitionThatFillsTheSpillIsRefusedAlone(t *testing.T) {
 	})
 	fault := k.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "otlp.metrics.v1", Partitions: []int32{0}, Err: kerr.NotEnoughReplicas, Count: -1})
 	require.Eventually(t, func() bool { return refused.Load() > 10 }, eventuallyWithin, 10*time.Millisecond)
-	requireOthers(t, k, f, bad)
+	requireOthers(t, k.ListenAddrs(), f, bad)
 	fault.Remove()
 	r.direct()
 	acked := f.end()
 	r.idle()
-	requireAll(t, k, acked)
+	requireAll(t, k.ListenAddrs(), acked)
 }
 
 // Guarantee: a request whose records are for several partitions is acknowledged when each is in Kafka or in the store.

@@ -14,7 +14,7 @@ type fault struct {
 	does   string                // to a reader of docs/faults.md
 	events int                   // sent at least, at -scale 1
 	short  bool                  // also part of `make test`
-	many   int                   // tenants; 0: one that needs no name
+	many   int                   // tenants, plainTenants at most; 0: one that needs no name
 	agents func(*agents.Options) // changes how the fleet behaves; nil: not at all
 	inject func(*run) error      // under load; returns when the fault is over
 }
@@ -74,7 +74,7 @@ func allFaults() []fault {
 		{name: "kafka-answers-lost", does: "for 1 minute, 2 s in 5, Kafka gets what the gateways send, and no answer comes back", inject: (*run).kafkaAnswersLost},
 		{name: "kafka-away", does: "for 1 minute no gateway reaches Kafka; requests go to the object store", inject: (*run).kafkaAway},
 		{name: "kafka-away-kill-gateway", does: "the same, and a gateway that has put requests into the object store is killed", inject: (*run).kafkaAwayKillGateway},
-		{name: "partition-under-min-insync", does: "for 3 minutes a partition of metrics has one in-sync replica of the 2 it needs, under load of ten tenants", many: 10, inject: (*run).partitionUnderMinInSync},
+		{name: "partition-under-min-insync", does: "for 3 minutes a partition of metrics has one in-sync replica of the 2 it needs, under load of ten tenants", many: plainTenants, inject: (*run).partitionUnderMinInSync},
 		{name: "latency-and-resets", does: "for 1 minute every link, those between Kafka nodes too, takes 200 ms there and back, and each connection is reset with 5 % probability a second", inject: (*run).latencyAndResets},
 
 		{name: "clock-10-minutes-off", does: "for 1 minute an aggregator's clock is 10 minutes ahead or behind", inject: (*run).wrongClock},

@@ -62,6 +62,7 @@ var bounded = &kind{
 const (
 	quietTenants = 19
 	quietQuota   = 200 // of logs; half of it of spans and of data points
+	plainTenants = 10
 	stormQuota   = 10
 	quietRate    = 40 // events a second of a tenant, over both gateways
 	stormTimes   = 50
@@ -77,6 +78,10 @@ var apiKeys = map[string]string{} // of tenants, by id
 
 func quietTenant(i int) string { return fmt.Sprintf("quiet-%02d", i) }
 
+// plainTenant is one without quotas, of a fault with many tenants: a copy that goes to the overflow lane, because its tenant came to its quota after
+// the answer to the first was lost, is a further event by design.
+func plainTenant(i int) string { return fmt.Sprintf("plain-%02d", i) }
+
 // writeTenants makes the registry, and says where gateways find it and the schemas.
 func writeTenants(dir string) (map[string]string, error) {
 	var b strings.Builder
@@ -91,6 +96,9 @@ func writeTenants(dir string) (map[string]string, error) {
 	b.WriteString("tenants:\n")
 	for i := range quietTenants {
 		add(quietTenant(i), quietQuota)
+	}
+	for i := range plainTenants {
+		add(plainTenant(i), 0)
 	}
 	add("storm", stormQuota)
 	add("poison", 0)

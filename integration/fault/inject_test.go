@@ -322,29 +322,13 @@ func (r *run) kafkaAwayKillGateway() error {
 	return errors.Join(r.someSpilled(), g.Start(startTimeout))
 }
 
-// partitionUnderMinInSync leaves one partition of metrics a single replica, which is fewer than it needs, and gives it the others back
-// later. Only what is for this partition may go to the object store. No gateway is started again meanwhile: it would find a topic with fewer
-// replicas than it must have, and hold back all of it.
+// partitionUnderMinInSync takes one partition of metrics below the in-sync replicas that it needs.
 func (r *run) partitionUnderMinInSync() error {
-	ctx, cancel := context.WithTimeout(context.Background(), scaled(belowFor)+2*startTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), scaled(belowFor)+freshTimeout+2*startTimeout)
 	defer cancel()
-	topic := signal.Metrics.Topic()
-	topics, err := r.admin.ListTopics(ctx, topic)
+	feed, err := r.Kafka.Starve(ctx, signal.Metrics.Topic(), 0)
 	if err != nil {
 		return err
-	}
-	p, ok := topics[topic].Partitions[0]
-	if !ok {
-		return fmt.Errorf("topic %s has no partition 0: %w", topic, topics.Error())
-	}
-	replicas := func(on ...int32) error {
-		var req kadm.AlterPartitionAssignmentsReq
-		req.Assign(topic, p.Partition, on)
-		done, err := r.admin.AlterPartitionAssignments(ctx, req)
-		return errors.Join(err, done.Error())
-	}
-	if err := replicas(p.Leader); err != nil {
-		return fmt.Errorf("taking the replicas of %s/0: %w", topic, err)
 	}
 	time.Sleep(scaled(belowFor))
 	// A machine that is busy with other things may have let another partition wait for a moment.
@@ -352,7 +336,7 @@ func (r *run) partitionUnderMinInSync() error {
 	for deadline := time.Now().Add(freshTimeout); only != nil && time.Now().Before(deadline); only = r.onlyOneSpills() {
 		time.Sleep(500 * time.Millisecond)
 	}
-	return errors.Join(only, r.someSpilled(), replicas(p.Replicas...))
+	return errors.Join(only, r.someSpilled(), feed(ctx))
 }
 
 // onlyOneSpills makes sure that requests for a single partition go to the object store, and at one gateway at least.

@@ -163,7 +163,7 @@ func (r *run) underLoad(out *outcome.Run) ([]*agents.Request, error) {
 	for i := range max(1, r.fault.many) {
 		one := o
 		if r.fault.many > 0 {
-			one.Key, one.First = apiKeys[quietTenant(i)], i*numbersEach
+			one.Key, one.First = apiKeys[plainTenant(i)], i*numbersEach
 			one.Rate, one.Events = o.Rate/r.fault.many, o.Events/r.fault.many
 		}
 		fleets = append(fleets, agents.Start(one))

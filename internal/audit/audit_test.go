@@ -34,3 +34,9 @@ func TestAnUntouchedCellIsEqualRowByRow(t *testing.T) {
 		require.Equal(t, c.Partitions[i].Stores[0].Got.Places, p.Stores[1].Got.Places)
 	}
 }
+
+// Guarantee: a lane that nobody has used, as the overflow lane is where nobody comes to a quota, is equal.
+func TestALaneWithoutRecordsIsEqual(t *testing.T) {
+	c := newRig(t, nil).audit()
+	require.Equal(t, certificate.Equal, c.Verdict, shown(c))
+}

@@ -112,7 +112,8 @@ func readQuarantine(ctx context.Context, log *kafkaLog, topic string, plans []*t
 			}
 		}
 	}
-	starts, err := log.admin.ListOffsetsAfterMilli(ctx, since.UnixMilli(), topic)
+	// Where no record has a time, from the start: nothing is audited, or all of it is gone. Kafka takes times before 1970 for commands.
+	starts, err := log.admin.ListOffsetsAfterMilli(ctx, max(0, since.UnixMilli()), topic)
 	if err == nil {
 		err = starts.Error()
 	}
