@@ -32,11 +32,8 @@ const (
 )
 
 type entryRow struct {
-	First       int64 `json:"first_offset"`
-	Last        int64 `json:"last_offset"`
-	Events      int64 `json:"events"`
-	Duplicates  int64 `json:"duplicates"`
-	Quarantined int64 `json:"quarantined"`
+	First int64 `json:"first_offset"`
+	Last  int64 `json:"last_offset"`
 }
 
 func compareEntries(a, b entryRow) int {
@@ -256,7 +253,7 @@ func (e *chExporter) entriesOf(ctx context.Context, v *view, b block.Block) ([]e
 
 // readEntries reads without FINAL: an entry that was written twice is the same.
 func (e *chExporter) readEntries(ctx context.Context, b block.Block) ([]entryRow, error) {
-	found, err := rows[entryRow](ctx, e.client, "SELECT first_offset, last_offset, events, duplicates, quarantined FROM "+e.schema.quoted(e.cfg.ledgerName())+
+	found, err := rows[entryRow](ctx, e.client, "SELECT first_offset, last_offset FROM "+e.schema.quoted(e.cfg.ledgerName())+
 		e.ofPartition()+" AND last_offset >= {first:Int64} ORDER BY first_offset, last_offset LIMIT 1 BY first_offset, last_offset LIMIT "+decimal(entriesPage),
 		partitionParams(b, map[string]string{"first": decimal(min(b.Oldest, b.First))}))
 	if err != nil {

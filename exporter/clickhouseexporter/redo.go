@@ -108,11 +108,11 @@ func (e *chExporter) pieces(ctx context.Context, v *view, b block.Block, rec arr
 	default:
 		e.tel.redone(redoCompared)
 	}
-	return e.parts(ctx, v, b, left, have, rec, now, other || beyond != "")
+	return e.parts(ctx, v, b, left, rec, now, other || beyond != "")
 }
 
 // parts are the pieces of b at the extents that the ledger lacks.
-func (e *chExporter) parts(ctx context.Context, v *view, b block.Block, left []extent, have []entryRow, rec arrow.RecordBatch, now time.Time, compare bool) (out []piece, err error) {
+func (e *chExporter) parts(ctx context.Context, v *view, b block.Block, left []extent, rec arrow.RecordBatch, now time.Time, compare bool) (out []piece, err error) {
 	defer func() {
 		if err != nil {
 			for i := range out {
@@ -120,12 +120,6 @@ func (e *chExporter) parts(ctx context.Context, v *view, b block.Block, left []e
 			}
 		}
 	}()
-	rest := ledger.Of(b, 0, 0, now)
-	for _, h := range have {
-		if h.First >= b.First && h.Last <= b.Last {
-			rest.Events, rest.Duplicates, rest.Quarantined = rest.Events-h.Events, rest.Duplicates-h.Duplicates, rest.Quarantined-h.Quarantined
-		}
-	}
 	for i, x := range left {
 		runs, lacks := []run{{extent: x}}, func(int) bool { return true }
 		if compare && rec != nil {
@@ -137,7 +131,7 @@ func (e *chExporter) parts(ctx context.Context, v *view, b block.Block, left []e
 		}
 		for j, r := range runs {
 			last := i == len(left)-1 && j == len(runs)-1
-			p, err := e.part(b, r, last, rec, lacks, &rest)
+			p, err := e.part(b, r, last, rec, lacks, now)
 			if err != nil {
 				return out, err
 			}
@@ -168,13 +162,14 @@ func (e *chExporter) whole(b block.Block, rec arrow.RecordBatch, now time.Time) 
 }
 
 // part is the piece of b within r. Its name is that of the half that a refused block was divided into, if r is one: so is its token.
-// The last part has all events that do not say where they lie, and the rest of the block's account: where duplicates lay that were
-// removed is not known here. lacks says which rows the table lacks.
-func (e *chExporter) part(b block.Block, r run, last bool, rec arrow.RecordBatch, lacks func(row int) bool, rest *ledger.Entry) (piece, error) {
-	name := b
-	name.First, name.Last = r.first, r.last
-	p := piece{block: name, token: name.Name(), entry: *rest, hasEntry: true, isStored: r.stored}
-	p.entry.First, p.entry.Last = r.first, r.last
+// The last part has all rows that do not say where they lie. lacks says which rows the table lacks.
+func (e *chExporter) part(b block.Block, r run, last bool, rec arrow.RecordBatch, lacks func(row int) bool, now time.Time) (piece, error) {
+	part := b
+	part.First, part.Last = r.first, r.last
+	if b.Account != nil {
+		part.Events = int(b.Account.Within(r.first, r.last).Events)
+	}
+	p := piece{block: part, token: part.Name(), entry: ledger.Of(part, 0, 0, now), hasEntry: true, isStored: r.stored}
 	if rec != nil {
 		offsets := columnOf[*array.Int64](rec, "kafka_offset").Int64Values()
 		mine := func(row int) bool {
@@ -188,12 +183,6 @@ func (e *chExporter) part(b block.Block, r run, last bool, rec arrow.RecordBatch
 				return piece{}, err
 			}
 		}
-	}
-	if last {
-		p.entry.Events, p.entry.Duplicates, p.entry.Quarantined = max(rest.Events, p.entry.Rows), max(rest.Duplicates, 0), max(rest.Quarantined, 0)
-	} else {
-		p.entry.Events, p.entry.Duplicates, p.entry.Quarantined = p.entry.Rows, 0, 0
-		rest.Events -= p.entry.Rows
 	}
 	return p, nil
 }

@@ -30,7 +30,7 @@ var workers atomic.Uint64
 func (r *rig) deliver(t *testing.T, n int, first int64, change ...func(*block.Block)) error {
 	t.Helper()
 	ld, b := someLogs(n, first)
-	b.Intended, b.Account = time.Now(), &block.Account{}
+	b.Intended, b.Account = time.Now(), accountOf(b.First, b.Last)
 	for _, c := range change {
 		c(&b)
 	}
@@ -41,6 +41,15 @@ func (r *rig) deliver(t *testing.T, n int, first int64, change ...func(*block.Bl
 		lineage.StampEvent(lr.Attributes(), ev)
 	}
 	return r.ConsumeLogs(block.NewContext(t.Context(), b), ld)
+}
+
+// accountOf is the receiver's account of a block of someLogs.
+func accountOf(first, last int64) *block.Account {
+	var a block.Account
+	for o := first; o <= last; o++ {
+		a.Add(o, block.Tally{Events: 10})
+	}
+	return &a
 }
 
 // requireOnce: rows are in the table once, and so in each rollup, and the ledger has the entries and accounts for the rows.
@@ -133,14 +142,43 @@ func TestOnlyWhatTheLedgerLacksOfABlockIsStored(t *testing.T) {
 	ch.Exec("DELETE FROM pulsegrid.ledger WHERE first_offset = 104")
 
 	ld, b := shuffled(100, 100)
-	b.Account = &block.Account{}
-	b.Account.Duplicates.Add(3)
-	b.Events += 3
+	b.Account = accountOf(100, 109)
+	for offset := range int64(10) { // one of each record, and six of the last
+		b.Account.Add(100+offset, block.Tally{Events: 1 + offset/9*5, Duplicates: 1 + offset/9*5, Quarantined: 2})
+	}
+	b.Events += 15
 	redone(time.Second)(&b)
 	require.NoError(t, r.ConsumeLogs(block.NewContext(t.Context(), b), ld))
 	require.EqualValues(t, 1, r.sum(t, "clickhouse_redone_blocks", "redo="+redoPartly))
-	requireOnce(t, ch, 100, "100-101 events 20 rows 20", "102-103 events 20 rows 20", "104-106 events 30 rows 30", "107-107 events 10 rows 10", "108-109 events 23 rows 20")
-	require.EqualValues(t, 3, ch.QueryInt("SELECT sum(duplicates) FROM pulsegrid.ledger FINAL"))
+	requireOnce(t, ch, 100, "100-101 events 22 rows 20", "102-103 events 20 rows 20", "104-106 events 33 rows 30", "107-107 events 10 rows 10", "108-109 events 27 rows 20")
+	require.EqualValues(t, 2+3+7, ch.QueryInt("SELECT sum(duplicates) FROM pulsegrid.ledger FINAL"))
+}
+
+// An entry that reaches beyond the block says nothing of how many of its events lay within it.
+func TestTheEntryOfWhatAStraddlingEntryLeavesCountsOnlyThat(t *testing.T) {
+	for name, cut := range map[string]struct {
+		first int64
+		want  string
+	}{
+		"its beginning is stored": {95, "95-104 events 100 rows 100 duplicates 0\n105-109 events 53 rows 50 duplicates 3"},
+		"its end is stored":       {105, "100-104 events 57 rows 50 duplicates 7\n105-114 events 100 rows 100 duplicates 0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ch := clickhousetest.Start(t)
+			r := start(t, signal.Logs, config(ch.URL))
+			require.NoError(t, r.deliver(t, 100, cut.first))
+			moved := func(b *block.Block) {
+				redone(time.Second)(b)
+				b.Unstated, b.Oldest = true, min(b.First, cut.first)
+				b.Account.Add(102, block.Tally{Events: 7, Duplicates: 7})
+				b.Account.Add(107, block.Tally{Events: 3, Duplicates: 3})
+				b.Events += 10
+			}
+			require.NoError(t, r.deliver(t, 100, 100, moved))
+			require.Equal(t, cut.want, ch.Query("SELECT concat(first_offset, '-', last_offset, ' events ', events, ' rows ', rows, ' duplicates ', duplicates) FROM pulsegrid.ledger FINAL ORDER BY first_offset"))
+			requireOnce(t, ch, 150)
+		})
+	}
 }
 
 // shuffled are someLogs whose records of odd offsets come last: a processor may have regrouped them.
@@ -263,8 +301,8 @@ func TestABlockWithoutEventsHasAnEntryAndNoInsert(t *testing.T) {
 	endpoint := inserting(t, ch, func(http.ResponseWriter, *http.Request, http.Handler) { t.Error("rows were inserted") })
 	r := start(t, signal.Logs, config(endpoint))
 	b := block.Block{Topic: signal.Logs.Topic(), Partition: 3, First: 7, Last: 9, Signal: signal.Logs, Events: 4, Account: &block.Account{}}
-	b.Account.Duplicates.Add(4)
-	b.Account.Quarantined.Add(2)
+	b.Account.Add(8, block.Tally{Duplicates: 4})
+	b.Account.Add(9, block.Tally{Quarantined: 2})
 	for range 2 {
 		require.NoError(t, r.ConsumeLogs(block.NewContext(t.Context(), b), plog.NewLogs()))
 	}
@@ -304,7 +342,7 @@ func TestOnePoisonRecordIsRefusedAloneAndNamed(t *testing.T) {
 			e, _ := lineage.ReadEvent(lr.Attributes())
 			return e.Offset < first || e.Offset > last
 		})
-		b.First, b.Last, b.Events, b.Account = first, last, ld.LogRecordCount(), &block.Account{}
+		b.First, b.Last, b.Events, b.Account = first, last, ld.LogRecordCount(), accountOf(first, last)
 		err := r.ConsumeLogs(block.NewContext(t.Context(), b), ld)
 		switch {
 		case err == nil:
@@ -316,8 +354,8 @@ func TestOnePoisonRecordIsRefusedAloneAndNamed(t *testing.T) {
 			halve(mid+1, last)
 		default:
 			refused = append(refused, err.Error())
-			b.Events = 0
-			b.Account.Quarantined.Add(10)
+			b.Events, b.Account = 0, &block.Account{}
+			b.Account.Add(first, block.Tally{Quarantined: 10})
 			require.NoError(t, r.ConsumeLogs(block.NewContext(t.Context(), b), plog.NewLogs()))
 		}
 	}

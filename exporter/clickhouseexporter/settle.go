@@ -33,7 +33,7 @@ func (e *chExporter) settle(ctx context.Context, p *place, b block.Block, events
 	if err != nil {
 		return nil, err
 	}
-	parts, err := e.parts(ctx, v, b, uncovered(extentOf(b), have), have, rec, time.Now(), true)
+	parts, err := e.parts(ctx, v, b, uncovered(extentOf(b), have), rec, time.Now(), true)
 	if err != nil {
 		return nil, err
 	}

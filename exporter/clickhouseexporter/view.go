@@ -95,7 +95,7 @@ func (v *view) add(entries []ledger.Entry) {
 		if v.ledger.upto == 0 || e.Last < v.ledger.from || e.First >= v.ledger.upto {
 			continue
 		}
-		row := entryRow{First: e.First, Last: e.Last, Events: e.Events, Duplicates: e.Duplicates, Quarantined: e.Quarantined}
+		row := entryRow{First: e.First, Last: e.Last}
 		i, found := slices.BinarySearchFunc(v.ledger.entries, row, compareEntries)
 		if !found {
 			v.ledger.entries = slices.Insert(v.ledger.entries, i, row)

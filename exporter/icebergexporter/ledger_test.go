@@ -73,8 +73,8 @@ func TestEveryBlockHasOneEntryOfWhatBecameOfIt(t *testing.T) {
 	ctx, ld := logs(0, 10, 19, 1)
 	b, _ := block.FromContext(ctx)
 	b.Events, b.Account = 15, &block.Account{} // of which dedupe removed five
-	b.Account.Duplicates.Add(5)
-	b.Account.Quarantined.Add(2)
+	b.Account.Add(11, block.Tally{Duplicates: 5})
+	b.Account.Add(12, block.Tally{Quarantined: 2})
 	require.NoError(t, h.consumeLogs(block.NewContext(ctx, b), ld))
 
 	ctx, _ = logs(0, 20, 29, 1)

@@ -19,7 +19,6 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/pulsegrid/pulsegrid/internal/eventid"
@@ -60,12 +59,6 @@ type Block struct {
 	Unstated bool
 	// Account collects what became of the block's events in this delivery, for the ledger; never nil in a delivered block.
 	Account *Account
-}
-
-// Account is what the stages before the store did with a block's events. Stages add, the store reads.
-type Account struct {
-	Duplicates  atomic.Int64 // removed by dedupe
-	Quarantined atomic.Int64 // in records that went to quarantine; not part of Block.Events
 }
 
 // Next is the offset at which the following block begins.

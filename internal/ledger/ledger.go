@@ -57,7 +57,8 @@ func Of(b block.Block, rows int64, idSum uint64, now time.Time) Entry {
 		Events: int64(b.Events), Rows: rows, IDSum: idSum, Written: now, TopicID: b.TopicID,
 	}
 	if b.Account != nil {
-		e.Duplicates, e.Quarantined = b.Account.Duplicates.Load(), b.Account.Quarantined.Load()
+		all := b.Account.Within(b.First, b.Last)
+		e.Duplicates, e.Quarantined = all.Duplicates, all.Quarantined
 	}
 	return e
 }

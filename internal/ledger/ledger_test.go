@@ -22,8 +22,8 @@ import (
 
 func entry() ledger.Entry {
 	b := block.Block{Topic: "otlp.logs.v1", TopicID: block.TopicID{1, 2}, Partition: 3, First: 10, Last: 19, Signal: signal.Logs, Events: 100, Account: &block.Account{}}
-	b.Account.Duplicates.Add(7)
-	b.Account.Quarantined.Add(2)
+	b.Account.Add(11, block.Tally{Duplicates: 7})
+	b.Account.Add(19, block.Tally{Quarantined: 2})
 	return ledger.Of(b, 93, 1<<63+5, time.UnixMilli(1_700_000_000_123))
 }
 

@@ -156,12 +156,12 @@ func (d *deduper) block(ctx context.Context, blk block.Block, b batch, next func
 			rule, isCopy := find.rule(e.Offset, e.Index)
 			if isCopy {
 				removed[rule]++
+				if blk.Account != nil {
+					blk.Account.Add(e.Offset, block.Tally{Duplicates: 1})
+				}
 			}
 			return isCopy
 		})
-	}
-	if blk.Account != nil {
-		blk.Account.Duplicates.Add(removed.total())
 	}
 	if err := next(); err != nil {
 		return counts{}, err // the same block, or parts of it, will come again, and be decided alike

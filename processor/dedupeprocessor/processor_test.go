@@ -46,13 +46,13 @@ func TestCopiesInABlockAndInLaterBlocksAreRemoved(t *testing.T) {
 		ctx, b := ctxOf(t, 0, 5, first...)
 		got := n.send(ctx, stamped(sig, first...))
 		require.Equal(t, encoded(t, stamped(sig, append(events, event{"b", 4, 5, 0})...)), encoded(t, got))
-		require.EqualValues(t, 1, b.Account.Duplicates.Load())
+		require.EqualValues(t, 1, b.Account.Within(b.First, b.Last).Duplicates)
 
 		again := []event{{"a", 1, 6, 0}, {"a", 20, 7, 0}, {"a", 2, 7, 1}, {"a", 21, 8, 0}, {"a", 9, 9, 0}}
 		ctx, b = ctxOf(t, 6, 9, again...)
 		got = n.send(ctx, stamped(sig, again...))
 		require.Equal(t, encoded(t, stamped(sig, again[1], again[3])), encoded(t, got), "nothing is left of what holds no events")
-		require.EqualValues(t, 3, b.Account.Duplicates.Load())
+		require.EqualValues(t, 3, b.Account.Within(b.First, b.Last).Duplicates)
 		require.EqualValues(t, 17, n.metric("dedupe_events"))
 		require.EqualValues(t, 4, n.metric("dedupe_duplicates"))
 		require.Positive(t, n.metric("dedupe_remembered_events"))
@@ -71,7 +71,7 @@ func TestABlockOfWhichNothingIsLeftIsPassedOn(t *testing.T) {
 		got := n.send(ctx, stamped(sig, event{"a", 1, 1, 0}))
 		require.NotNil(t, got)
 		require.Empty(t, encoded(t, got))
-		require.EqualValues(t, 1, b.Account.Duplicates.Load())
+		require.EqualValues(t, 1, b.Account.Within(b.First, b.Last).Duplicates)
 		ctx, _ = ctxOf(t, 2, 5)
 		require.NotNil(t, n.send(ctx, stamped(sig)), "nor of one without events")
 		ctx, _ = ctxOf(t, 6, 6, event{"a", 2, 6, 0})
@@ -90,14 +90,14 @@ func TestABlockThatFailedIsDecidedAlikeAgainWholeOrHalved(t *testing.T) {
 			n.take = func(_ context.Context, d pdata) error { seen = count(d); return refused }
 			require.Equal(t, refused, n.consume(ctx, stamped(sig, events...)), "the error is the pipeline's own")
 			require.Equal(t, 3, seen)
-			require.EqualValues(t, 2, b.Account.Duplicates.Load())
+			require.EqualValues(t, 2, b.Account.Within(b.First, b.Last).Duplicates)
 		}
 		require.Zero(t, n.metric("dedupe_events"), "what failed is not counted")
 		ctx, _ := ctxOf(t, 0, 1, events[:2]...)
 		require.Equal(t, 1, count(n.send(ctx, stamped(sig, events[:2]...))))
 		ctx, b := ctxOf(t, 2, 3, events[2:]...)
 		require.Equal(t, 2, count(n.send(ctx, stamped(sig, events[2:]...))))
-		require.EqualValues(t, 1, b.Account.Duplicates.Load())
+		require.EqualValues(t, 1, b.Account.Within(b.First, b.Last).Duplicates)
 		require.EqualValues(t, 5, n.metric("dedupe_events"))
 		require.EqualValues(t, 2, n.metric("dedupe_duplicates"))
 	})
@@ -274,7 +274,7 @@ func TestCopiesAreFoundWhereverTheyLie(t *testing.T) {
 	ctx, b := ctxOf(t, 2, 3, again...)
 	got := n.send(ctx, stamped(signal.Logs, again[4], again[3], again[4], again[1], again[0]))
 	require.Equal(t, 2, count(got), "what was removed before has occurred all the same; what became two is a copy twice")
-	require.EqualValues(t, 3, b.Account.Duplicates.Load(), "what is removed here is counted")
+	require.EqualValues(t, 3, b.Account.Within(b.First, b.Last).Duplicates, "what is removed here is counted")
 }
 
 func TestABlockThatSaysNothingOfItsEventsIsRefused(t *testing.T) {

@@ -187,10 +187,7 @@ func (p *partition) offer(f *flight, b *batch) error {
 	}
 	for _, e := range f.entries {
 		blk.Bytes += len(e.record.Value)
-		if e.rejected {
-			blk.Account.Quarantined.Add(int64(e.events))
-		}
-		blk.Account.Quarantined.Add(int64(len(e.omitted)))
+		blk.Account.Add(e.record.Offset, e.tally())
 	}
 	start := p.deps.now()
 	err := p.deps.sinks.consume(block.NewContext(p.ctx, blk), b)

@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/pulsegrid/pulsegrid/internal/block"
 )
 
 // entry is one record on its way through the receiver.
@@ -21,6 +23,14 @@ type entry struct {
 	rejected bool     // it has gone
 	omitted  []int32  // positions of events that are not delivered (refused.go), ascending
 	parts    []*entry // what goes to quarantine for them
+}
+
+// tally is what became of its events before the pipeline.
+func (e *entry) tally() block.Tally {
+	if e.rejected {
+		return block.Tally{Quarantined: int64(e.events)}
+	}
+	return block.Tally{Events: int64(e.events - len(e.omitted)), Quarantined: int64(len(e.omitted))}
 }
 
 // gathering cuts a partition's records into blocks that tile it. It is owned by the partition's worker.

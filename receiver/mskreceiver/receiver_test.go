@@ -132,7 +132,9 @@ func TestOneRefusedEventIsQuarantinedAndTheRestGoesOn(t *testing.T) {
 	requireTiles(t, s.blocks, 0, 33)
 	quarantined, events := int64(0), 0
 	for _, b := range s.blocks {
-		quarantined += b.Account.Quarantined.Load()
+		all := b.Account.Within(b.First, b.Last)
+		require.EqualValues(t, b.Events, all.Events)
+		quarantined += all.Quarantined
 		events += b.Events
 		if b.First == 17 && b.Last == 17 {
 			require.Zero(t, b.Events, "the refused record's block is delivered without it")

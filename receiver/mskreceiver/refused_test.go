@@ -129,7 +129,9 @@ func TestOnlyTheEventsThatAStoreNamesAreQuarantined(t *testing.T) {
 	events, out := 0, int64(0)
 	for _, b := range s.blocks {
 		events += b.Events
-		out += b.Account.Quarantined.Load()
+		all := b.Account.Within(b.First, b.Last)
+		require.EqualValues(t, b.Events, all.Events)
+		out += all.Quarantined
 	}
 	s.mu.Unlock()
 	require.Equal(t, []int64{86, 4}, []int64{int64(events), out})
