@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -19,6 +18,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/pulsegrid/pulsegrid/internal/testkit/freeport"
 )
 
 // Process is a program that can be killed and started again with the same arguments.
@@ -47,6 +48,12 @@ func (p *Process) Start(timeout time.Duration) error { return p.StartAs(p.argv[0
 
 // StartAs is Start with another build of the program, this once.
 func (p *Process) StartAs(program string, timeout time.Duration) error {
+	for _, a := range p.ready {
+		if c, err := net.Dial("tcp", a); err == nil {
+			_ = c.Close()
+			return fmt.Errorf("start %s: another program listens on %s already", p.argv[0], a)
+		}
+	}
 	cmd := exec.Command(program, p.argv[1:]...)
 	cmd.Env, cmd.Stdout, cmd.Stderr = append(slices.Clone(p.env), p.armed...), &p.log, &p.log
 	p.armed = nil
@@ -219,33 +226,13 @@ func UsageOf(pid int) (Usage, error) {
 	return u, nil
 }
 
-var addrs struct {
-	mu    sync.Mutex
-	given map[int]bool // guarded by mu
-}
-
-// FreeAddr returns a loopback address that nobody listens on, and that this function has not returned before. It lies below the
-// ports that the kernel gives to clients, so that a program that is started again finds its address free.
+// FreeAddr is freeport.Addr.
 func FreeAddr() string {
-	const low, high = 10000, 32000
-	addrs.mu.Lock()
-	defer addrs.mu.Unlock()
-	if addrs.given == nil {
-		addrs.given = map[int]bool{}
+	addr, err := freeport.Addr()
+	if err != nil {
+		panic(err) // such a machine runs no test
 	}
-	for range 10_000 {
-		port := low + rand.IntN(high-low)
-		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-		if addrs.given[port] {
-			continue
-		}
-		if l, err := net.Listen("tcp", addr); err == nil {
-			_ = l.Close()
-			addrs.given[port] = true
-			return addr
-		}
-	}
-	panic("no free loopback port") // such a machine runs no test
+	return addr
 }
 
 // Tool is the path of a program that `make tools` installs.

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -22,6 +21,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/pulsegrid/pulsegrid/internal/testkit/freeport"
 )
 
 // Options of a cluster.
@@ -142,9 +143,12 @@ func (c *Cluster) up() error {
 		return err
 	}
 	each := portsPerNode + len(c.opts.Listeners)
-	ports, err := freePorts(c.opts.Nodes * each)
-	if err != nil {
-		return err
+	ports := make([]int, c.opts.Nodes*each)
+	for i := range ports {
+		var err error
+		if ports[i], err = freeport.Port(); err != nil {
+			return err
+		}
 	}
 	for i := range c.opts.Nodes {
 		n := &node{id: i, dir: c.path("node" + strconv.Itoa(i)), ports: [portsPerNode]int(ports[i*each:])}
@@ -302,24 +306,4 @@ func knows(ctx context.Context, client *kgo.Client, id int32) int {
 		}
 	}
 	return 0
-}
-
-// freePorts finds ports below the range from which the kernel gives ports to clients, so that a node that is restarted finds
-// its own ports free again.
-func freePorts(n int) ([]int, error) {
-	const low, high = 15000, 32000
-	out := make([]int, 0, n)
-	for tries := 0; len(out) < n; tries++ {
-		if tries > 1000 {
-			return nil, errors.New("no free loopback ports")
-		}
-		port := low + rand.IntN(high-low)
-		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-		if err != nil {
-			continue
-		}
-		defer l.Close() // all stay taken until all are found, so that none is found twice
-		out = append(out, port)
-	}
-	return out, nil
 }

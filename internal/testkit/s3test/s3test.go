@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +21,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"github.com/pulsegrid/pulsegrid/internal/testkit/freeport"
 )
 
 // Credentials and region of every server; they protect nothing but the test from itself.
@@ -57,12 +58,9 @@ func Start(t testing.TB) *Server {
 		t.Fatal(err)
 	}
 	s := &Server{t: t, Dir: t.TempDir(), binary: path}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+	if s.addr, err = freeport.Addr(); err != nil {
 		t.Fatalf("s3test: %v", err)
 	}
-	s.addr = l.Addr().String() // free a moment ago: versitygw cannot be handed a listener
-	_ = l.Close()
 	s.Endpoint = "http://" + s.addr
 	t.Cleanup(s.Kill)
 	s.Restart()
