@@ -16,13 +16,12 @@ import (
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/ptrace"
+
+	"github.com/pulsegrid/pulsegrid/internal/eventid"
 )
 
 // Scope is the instrumentation scope of everything that was converted.
 const Scope = "github.com/pulsegrid/pulsegrid/legacy"
-
-// attrUID is OpenTelemetry's attribute for the name that a sender gives to one log record (semantic conventions, general logs attributes).
-const attrUID = "log.record.uid"
 
 // Codes of a Rejected event.
 const (
@@ -313,7 +312,7 @@ func (c *converter) log(e *event) *Rejected {
 	lr.SetSpanID(spanID)
 	put(lr.Body(), body)
 	if id != "" {
-		lr.Attributes().PutStr(attrUID, id)
+		lr.Attributes().PutStr(eventid.AttrUID, id)
 	}
 	c.rest(e, lr.Attributes())
 	return nil

@@ -33,7 +33,11 @@ func Ordinals(sig signal.Signal, req []byte) ([]int, error) {
 	err := descend(sig, req, func(p *path) bool {
 		for d := max(p.changed, resourceLevel); d <= p.depth; d++ {
 			l := &p.at[d]
-			at[d] = number(around{at[d-1], l.num, string(l.appendOwnFields(nil))})
+			a := around{outer: at[d-1], own: string(l.appendOwn(nil))}
+			if d == dataLevel {
+				a.kind = l.num // a gauge without fields of its own is no sum; the old field of a scope says nothing
+			}
+			at[d] = number(a)
 		}
 		c := content{at[p.depth], unsafe.String(unsafe.SliceData(p.event), len(p.event))} // req is not written to
 		out = append(out, seen[c])
@@ -44,15 +48,4 @@ func Ordinals(sig signal.Signal, req []byte) ([]int, error) {
 		return nil, err
 	}
 	return out, nil
-}
-
-// appendOwnFields appends the message's fields that hold no events.
-func (l *level) appendOwnFields(dst []byte) []byte {
-	f := fields{b: l.msg}
-	for f.next() {
-		if l.holder.field(f.num).kind < kEvents {
-			dst = append(dst, f.raw()...)
-		}
-	}
-	return dst
 }

@@ -20,13 +20,35 @@ func counted(t testing.TB, sig signal.Signal, req []byte) (out []int) {
 	for ; index < n; index++ {
 		one, _, err := Split(sig, req, func(i int) bool { return i == index })
 		require.NoError(t, err)
+		one = withNewField(one)
 		out = append(out, seen[string(one)])
 		seen[string(one)]++
 	}
 	return out
 }
 
-// Guarantee: two events of a request are equals exactly if their requests of one event each are the same bytes.
+// withNewField is req with each scope in the field that scopes have since OTLP 0.15.
+func withNewField(req []byte) (out []byte) {
+	for f := (fields{b: req}); f.next(); {
+		if f.num != 1 || f.wire != wireLen {
+			out = append(out, f.raw()...)
+			continue
+		}
+		var resource []byte
+		for g := (fields{b: f.content()}); g.next(); {
+			if g.num == oldField && g.wire == wireLen {
+				resource = appendField(resource, 2, g.content())
+			} else {
+				resource = append(resource, g.raw()...)
+			}
+		}
+		out = appendField(out, 1, resource)
+	}
+	return out
+}
+
+// Guarantee: two events of a request are equals exactly if their requests of one event each are the same bytes, but for the number of the field that holds
+// the scope.
 func TestEqualsAreEventsWithTheSameBytesInTheSameSurroundings(t *testing.T) {
 	for _, sig := range signal.All {
 		t.Run(sig.String(), func(t *testing.T) {
@@ -106,6 +128,15 @@ func TestWhatIsAroundAnEventTellsItFromOthers(t *testing.T) {
 	got, err := Ordinals(signal.Logs, req)
 	require.NoError(t, err)
 	require.Equal(t, []int{0, 0, 0, 1, 0, 2}, got)
+}
+
+// An event is no other one because its scope lies in the field from before OTLP 0.15.
+func TestTheOldFieldOfAScopeTellsNothing(t *testing.T) {
+	record := appendField(nil, 2, appendField(nil, 5, appendField(nil, 1, []byte("line"))))
+	req := append(appendField(nil, 1, appendField(nil, 2, record)), appendField(nil, 1, appendField(nil, oldField, record))...)
+	got, err := Ordinals(signal.Logs, req)
+	require.NoError(t, err)
+	require.Equal(t, []int{0, 1}, got)
 }
 
 func FuzzOrdinals(f *testing.F) {
