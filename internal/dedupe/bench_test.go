@@ -1,6 +1,8 @@
 package dedupe
 
 import (
+	"bytes"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -9,10 +11,12 @@ import (
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/collector/pdata/plog"
 	"go.uber.org/zap"
 
 	"github.com/pulsegrid/pulsegrid/internal/block"
 	"github.com/pulsegrid/pulsegrid/internal/eventid"
+	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
 // filled is a memory of one partition in its steady state: its window holds n keys, those before it have expired. next is the number of the next new
@@ -85,6 +89,94 @@ func BenchmarkDecide(b *testing.B) {
 				b.ReportMetric(float64(m.Stats().Bytes)/float64(remembered), "bytes/event")
 			})
 		}
+	}
+}
+
+// BenchmarkWindow is what a partition costs by the clock of its senders and the size of their requests: the memory of a full window, and the CPU time of a
+// warm-up (reading a request's identities from its bytes, and remembering them), both for each event. The window is 90 s; memory grows with it.
+//
+//	go test -run - -bench Window -benchtime 1x ./internal/dedupe
+func BenchmarkWindow(b *testing.B) {
+	const window = 90 * time.Second
+	for _, rate := range []int{10_000, 50_000} { // events a second
+		for _, clock := range []time.Duration{time.Nanosecond, time.Millisecond} {
+			for _, events := range []int{1, 50, 500} { // a request
+				b.Run(fmt.Sprintf("rate=%d/clock=%v/request=%d", rate, clock, events), func(b *testing.B) {
+					runtime.LockOSThread()
+					defer runtime.UnlockOSThread()
+					req := newLogsRequest(b, events)
+					reader := eventid.NewReader(signal.Logs, false)
+					for b.Loop() {
+						m := NewMemory(Options{Window: window, MaxBytes: 16 << 30, Log: zap.NewNop()})
+						m.Begin("t", 0, 0)
+						var rec eventid.Record
+						start, total := cpu(b), int(window.Seconds())*rate*9/4
+						for n := 0; n < total; n += events {
+							at := time.Duration(n) * time.Second / time.Duration(rate)
+							req.stamp(n, at, clock)
+							rec.Rules, rec.Keys = rec.Rules[:0], rec.Keys[:0]
+							if err := reader.Read(&rec, req.bytes, events, eventid.From{Tenant: "acme", Source: []byte("agent")}); err != nil {
+								b.Fatal(err)
+							}
+							rec.Offset, rec.Appended = int64(n/events), at.Milliseconds()
+							m.Remember("t", 0, &rec)
+						}
+						s := m.Stats()
+						b.ReportMetric(float64((cpu(b)-start).Nanoseconds())/float64(total), "warmup-cpu-ns/event")
+						b.ReportMetric(float64(s.Bytes)/(window.Seconds()*float64(rate)), "bytes/event")
+						b.ReportMetric(0, "ns/op")
+					}
+				})
+			}
+		}
+	}
+}
+
+// logsRequest is a request whose events are given other times and numbers in place.
+type logsRequest struct {
+	bytes          []byte
+	times, numbers []int // where they lie
+}
+
+func newLogsRequest(b *testing.B, events int) *logsRequest {
+	const time, number = 0x1122334455667788, "number-of-8"
+	ld := plog.NewLogs()
+	rl := ld.ResourceLogs().AppendEmpty()
+	rl.Resource().Attributes().PutStr("service.name", "checkout")
+	records := rl.ScopeLogs().AppendEmpty().LogRecords()
+	for range events {
+		lr := records.AppendEmpty()
+		lr.SetTimestamp(time)
+		lr.Body().SetStr("payment declined for order " + number)
+		lr.Attributes().PutStr("http.route", "/pay/{order}")
+		lr.Attributes().PutInt("http.response.status_code", 402)
+	}
+	var m plog.ProtoMarshaler
+	req, err := m.MarshalLogs(ld)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return &logsRequest{req, places(req, binary.LittleEndian.AppendUint64(nil, time)), places(req, []byte(number))}
+}
+
+// places are where a text lies.
+func places(in, text []byte) (out []int) {
+	for at := 0; ; {
+		i := bytes.Index(in[at:], text)
+		if i < 0 {
+			return out
+		}
+		out = append(out, at+i)
+		at += i + len(text)
+	}
+}
+
+// stamp makes the events those from number n on, which a clock of this resolution has seen at a time.
+func (r *logsRequest) stamp(n int, at, clock time.Duration) {
+	for i := range r.times {
+		t := (time.Hour + at + time.Duration(i)).Truncate(clock)
+		binary.LittleEndian.PutUint64(r.bytes[r.times[i]:], uint64(t))
+		binary.LittleEndian.PutUint64(r.bytes[r.numbers[i]:], uint64(n+i))
 	}
 }
 
