@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -74,6 +75,7 @@ type kind struct {
 	gateway, aggregators []string // configs over those of distributions/, paths from the repository's root
 	env                  func(dir string) (map[string]string, error)
 	lanes                []lane
+	catalog              rig.CatalogKind
 }
 
 const testdata = "integration/fault/testdata/"
@@ -81,6 +83,18 @@ const testdata = "integration/fault/testdata/"
 // plain has no tenants: what runs under a fault.
 var plain = &kind{
 	name: "plain", gateway: []string{testdata + "gateway.yaml"}, aggregators: []string{testdata + "aggregator.yaml"}, lanes: []lane{fastLane},
+}
+
+// restLake and glueLake have a lake whose catalog is asked over HTTP.
+var (
+	restLake = overHTTP("rest", rig.CatalogREST)
+	glueLake = overHTTP("glue", rig.CatalogGlue)
+)
+
+func overHTTP(name string, c rig.CatalogKind) *kind {
+	return &kind{
+		name: name, gateway: plain.gateway, aggregators: append(slices.Clone(plain.aggregators), testdata+name+"-aggregator.yaml"), lanes: plain.lanes, catalog: c,
+	}
 }
 
 // shared is the rig that runs use one after another. A run that broke off leaves none behind.
@@ -109,7 +123,7 @@ func rigFor(t *testing.T, k *kind) *rig.Rig {
 			}
 		}
 		shared.rig, err = rig.New(rig.Options{
-			KafkaNodes: 3, Gateways: 2, Aggregators: 2, Spares: 1, Dir: dir, Faulty: true, SmallDisks: os.Geteuid() == 0,
+			KafkaNodes: 3, Gateways: 2, Aggregators: 2, Spares: 1, Dir: dir, Faulty: true, SmallDisks: os.Geteuid() == 0, Catalog: k.catalog,
 			GatewayConfigs: fromRoot(k.gateway), AggregatorConfigs: fromRoot(k.aggregators), Env: env,
 		})
 		if err == nil {

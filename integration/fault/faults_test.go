@@ -14,6 +14,7 @@ type fault struct {
 	does   string                // to a reader of docs/faults.md
 	events int                   // sent at least, at -scale 1
 	short  bool                  // also part of `make test`
+	kind   *kind                 // of its rig; nil: plain
 	many   int                   // tenants, plainTenants at most; 0: one that needs no name
 	agents func(*agents.Options) // changes how the fleet behaves; nil: not at all
 	inject func(*run) error      // under load; returns when the fault is over
@@ -61,6 +62,10 @@ func allFaults() []fault {
 		{name: "objects-silent-after-the-work", does: "for 1 minute the object store does every fifth write, and never answers", short: true, inject: objects(rig.NeverAnswers, 0.2, true)},
 		{name: "objects-silent", does: "for 1 minute the object store neither does nor answers every fifth request", inject: objects(rig.AnswersNothing, 0.2, false)},
 		{name: "objects-refusing", does: "for 1 minute the object store takes no connection", inject: (*run).objectsRefusing},
+		{name: "catalog-conflict-after-the-work", does: "for 1 minute the lake's REST catalog does every third commit, and answers 409 CommitFailed", kind: restLake, inject: commits(rig.DoesButConflicts, 0.34)},
+		{name: "catalog-500-after-the-work", does: "for 1 minute the lake's REST catalog does every third commit, and answers 500", kind: restLake, inject: commits(rig.DoesButErrs, 0.34)},
+		{name: "catalog-silent-after-the-work", does: "for 1 minute the lake's REST catalog does every fifth commit, and never answers", kind: restLake, inject: commits(rig.NeverAnswers, 0.2)},
+		{name: "glue-conflict-after-the-work", does: "for 1 minute a catalog as AWS Glue does every third commit, and answers ConcurrentModification", kind: glueLake, inject: commits(rig.DoesButConflicts, 0.34)},
 		{name: "clickhouse-restored", does: "ClickHouse's disk is put back, under load, to what it was when the fault began", inject: (*run).clickHouseRestored},
 
 		// Who owns a partition.

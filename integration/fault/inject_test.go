@@ -221,6 +221,20 @@ func objects(how rig.Misbehaviour, share float64, writesOnly bool) func(*run) er
 	}
 }
 
+// commits makes the lake's catalog treat a share of the commits that way.
+func commits(how rig.Misbehaviour, share float64) func(*run) error {
+	const least = 3 // the first commits of a new rig come late
+	return func(r *run) error {
+		r.CatalogServer.Misbehave(how, share, true)
+		time.Sleep(scaled(badFor))
+		until(func() bool { return r.CatalogServer.Hurt() >= least }, pointTimeout)
+		if hit := r.CatalogServer.Behave(); hit < least {
+			return fmt.Errorf("the catalog answered %d commits wrongly, want %d at least", hit, least)
+		}
+		return nil
+	}
+}
+
 func (r *run) objectsRefusing() error {
 	links := r.Links.Matching("aggregator", "objects")
 	for _, l := range links {

@@ -91,9 +91,9 @@ func newRun(t *testing.T, k *kind, name string) *run {
 
 func inject(t *testing.T, f fault) {
 	t.Logf("seed %d; again: go test ./integration/fault -run 'TestFault/%s$' -args -seed %d -scale %v", *seed, f.name, *seed, *scale)
-	k := plain
-	if f.many > 0 {
-		k = guarded
+	k := f.kind
+	if k == nil {
+		k = plain
 	}
 	r := newRun(t, k, f.name)
 	r.fault = f

@@ -38,6 +38,9 @@ type Options struct {
 	// Faulty puts every connection between two parts through a proxy (Rig.Links), and the lake into an object store (Rig.Objects).
 	// Of that AggregatorConfigs must tell by the variables PULSEGRID_S3_*, and GatewayConfigs by PULSEGRID_SPILL_URL.
 	Faulty bool
+	// Catalog is the lake's catalog: CatalogSQL, or, of a faulty rig, a server in front of it (Rig.CatalogServer). AggregatorConfigs must then tell of the
+	// server by PULSEGRID_LAKE_CATALOG_URL.
+	Catalog CatalogKind
 	// SmallDisks gives ClickHouse, the lake and the last Kafka node a small file system each (Rig.Disks), which can be filled.
 	SmallDisks bool
 }
@@ -45,14 +48,15 @@ type Options struct {
 // Rig is a cell of real parts: Apache Kafka, the ClickHouse engine, a lake with a SQLite catalog, and gateways and aggregators as
 // users run them: the ocb-built collector with the configs of distributions/.
 type Rig struct {
-	opts        Options
-	Kafka       *kafkatest.Cluster
-	ClickHouse  *chengine.Engine
-	Links       *Links           // nil unless Faulty
-	Objects     *ObjectStore     // nil unless Faulty: the lake is a directory
-	Disks       map[string]*Disk // "clickhouse", "lake", "kafka"; nil unless SmallDisks
-	Gateways    []*Tier
-	Aggregators []*Tier // the spares come last
+	opts          Options
+	Kafka         *kafkatest.Cluster
+	ClickHouse    *chengine.Engine
+	Links         *Links           // nil unless Faulty
+	Objects       *ObjectStore     // nil unless Faulty: the lake is a directory
+	CatalogServer *CatalogServer   // nil: aggregators read and write the catalog's file
+	Disks         map[string]*Disk // "clickhouse", "lake", "kafka"; nil unless SmallDisks
+	Gateways      []*Tier
+	Aggregators   []*Tier // the spares come last
 
 	// The first of each, for those who have no more.
 	Gateway, Aggregator *Process
@@ -99,6 +103,11 @@ func New(o Options) (r *Rig, err error) {
 		r.Links = newLinks()
 		if r.Objects, err = startObjectStore(filepath.Join(r.lake(), "objects")); err != nil {
 			return r, err
+		}
+		if o.Catalog != CatalogSQL {
+			if r.CatalogServer, err = r.startCatalog(); err != nil {
+				return r, err
+			}
 		}
 	} else if err := os.MkdirAll(filepath.Join(r.lake(), "warehouse"), 0o755); err != nil {
 		return r, err
@@ -249,6 +258,13 @@ func (r *Rig) stores(name string) (map[string]string, error) {
 	env["PULSEGRID_CLICKHOUSE_HTTP"] = hot.Addr
 	env["PULSEGRID_S3_ENDPOINT"] = "http://" + lake.Addr
 	env["PULSEGRID_S3_REGION"], env["PULSEGRID_S3_ACCESS_KEY_ID"], env["PULSEGRID_S3_SECRET_ACCESS_KEY"] = s3test.Region, s3test.AccessKey, s3test.SecretKey
+	if r.CatalogServer != nil {
+		link, err := r.Links.open(name+"-catalog", r.CatalogServer.front.Addr().String())
+		if err != nil {
+			return nil, err
+		}
+		env["PULSEGRID_LAKE_CATALOG_URL"] = "http://" + link.Addr
+	}
 	return env, nil
 }
 
@@ -325,6 +341,9 @@ func (r *Rig) Close() error {
 	}
 	if r.Kafka != nil {
 		errs = append(errs, r.Kafka.Close())
+	}
+	if r.CatalogServer != nil {
+		errs = append(errs, r.CatalogServer.close())
 	}
 	if r.Objects != nil {
 		errs = append(errs, r.Objects.close())
