@@ -25,7 +25,8 @@ nothing else installed. This host's metrics and the cell's own telemetry flow th
 What a client has been told is accepted is on disk. Ctrl-C stops everything in order, a second one by force, and the next start
 with the same --data goes on where this one was. Ports given as 0 are chosen at the first start and kept.`,
 		Example: `  pulsegrid local
-  pulsegrid local --data /var/lib/pulsegrid --grpc 0.0.0.0:4317 --http 0.0.0.0:4318`,
+  pulsegrid local --data /var/lib/pulsegrid --grpc 0.0.0.0:4317 --http 0.0.0.0:4318
+  pulsegrid local --cors http://localhost:3000`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
@@ -43,6 +44,7 @@ with the same --data goes on where this one was. Ports given as 0 are chosen at 
 	f.StringVar(&o.DataDir, "data", defaultDataDir, "directory of everything durable, and of the logs")
 	f.StringVar(&o.GRPC, "grpc", "127.0.0.1:4317", "HOST:PORT of OTLP/gRPC; port 0: a free one")
 	f.StringVar(&o.HTTP, "http", "127.0.0.1:4318", "HOST:PORT of OTLP/HTTP; port 0: a free one")
+	f.StringSliceVar(&o.CORS, "cors", nil, "origin of web pages that may send by OTLP/HTTP, as http://localhost:3000; *: all; may be repeated")
 	f.IntVar(&o.KafkaPort, "kafka-port", 0, "port of Kafka on 127.0.0.1; 0: the one of the last run, else a free one")
 	f.IntVar(&o.ClickHousePort, "clickhouse-port", 0, "port of ClickHouse's HTTP interface on 127.0.0.1; 0: as --kafka-port")
 	f.StringVar(&collector, "collector", "", "path of the Collector (default: collector/"+collectorName+" beside this program)")

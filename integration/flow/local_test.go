@@ -19,6 +19,7 @@ import (
 const (
 	localVisible  = time.Minute      // from start to rows in ClickHouse
 	localStopping = 45 * time.Second // a drain
+	webPage       = "http://localhost:3000"
 )
 
 // Scenario: what `make run` runs: the embedded cell, with nobody sending anything; stopped as by Ctrl-C; started again.
@@ -31,7 +32,7 @@ func TestLocalCellShowsThisHostAtOnceAndContinues(t *testing.T) {
 	start := func() *rig.Process {
 		_, grpcPort, _ := strings.Cut(rig.FreeAddr(), ":")
 		_, httpPort, _ := strings.Cut(rig.FreeAddr(), ":")
-		p := rig.NewProcess(nil, nil, program, "local", "--data", data, "--grpc", "127.0.0.1:"+grpcPort, "--http", "127.0.0.1:"+httpPort)
+		p := rig.NewProcess(nil, nil, program, "local", "--data", data, "--grpc", "127.0.0.1:"+grpcPort, "--http", "127.0.0.1:"+httpPort, "--cors", webPage)
 		if err := p.Start(localVisible); err != nil {
 			t.Fatal(err)
 		}
@@ -82,6 +83,7 @@ func TestLocalCellShowsThisHostAtOnceAndContinues(t *testing.T) {
 		t.Errorf("the README's way to read the lake: %v\n%s", err, out)
 	}
 
+	aBrowserMaySend(t, state)
 	operatorsCommandsTellTheTruth(t, program, data, state)
 
 	if !p.Stop(localStopping) {
@@ -100,6 +102,28 @@ func TestLocalCellShowsThisHostAtOnceAndContinues(t *testing.T) {
 		}
 		return err == nil
 	})
+}
+
+// aBrowserMaySend asks as a browser does before a page sends, for the page that --cors names and for another one.
+func aBrowserMaySend(t *testing.T, state cell.State) {
+	t.Helper()
+	for origin, allowed := range map[string]string{webPage: webPage, "http://localhost:3001": ""} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodOptions, "http://"+state.Endpoints.HTTP+"/v1/traces", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Origin", origin)
+		req.Header.Set("Access-Control-Request-Method", http.MethodPost)
+		req.Header.Set("Access-Control-Request-Headers", "content-type,x-pulsegrid-tenant")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if got := resp.Header.Get("Access-Control-Allow-Origin"); got != allowed {
+			t.Errorf("a page of %s: allowed origin %q, want %q (status %d)", origin, got, allowed, resp.StatusCode)
+		}
+	}
 }
 
 // operatorsCommandsTellTheTruth sends legacy events, one of which cannot be mapped, finds that one in quarantine and in

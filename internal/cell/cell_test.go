@@ -73,6 +73,8 @@ func TestOptionErrorsNameTheFlagAndTheValue(t *testing.T) {
 		`--kafka-port -1`:      {GRPC: "127.0.0.1:0", HTTP: "127.0.0.1:0", KafkaPort: -1, DataDir: "d"},
 		`--data is empty`:      {GRPC: "127.0.0.1:0", HTTP: "127.0.0.1:0"},
 		`--clickhouse-port 65`: {GRPC: "127.0.0.1:0", HTTP: "127.0.0.1:0", ClickHousePort: 65536, DataDir: "d"},
+		`--cors "localhost"`:   {GRPC: "127.0.0.1:0", HTTP: "127.0.0.1:0", CORS: []string{"*", "localhost"}, DataDir: "d"},
+		`--cors "http://a/b"`:  {GRPC: "127.0.0.1:0", HTTP: "127.0.0.1:0", CORS: []string{"http://a/b"}, DataDir: "d"},
 	} {
 		err := o.validate()
 		require.ErrorContains(t, err, want)

@@ -1,6 +1,7 @@
 package cell
 
 import (
+	"encoding/json"
 	"net"
 	"net/url"
 	"os"
@@ -14,6 +15,8 @@ func (c *Cell) environment(health, metrics string) []string {
 	set := func(name, value string) { env = append(env, "PULSEGRID_"+name+"="+value) }
 	set("GRPC_ENDPOINT", e.GRPC)
 	set("HTTP_ENDPOINT", e.HTTP)
+	origins, _ := json.Marshal(append([]string{}, c.options.CORS...)) // of text
+	set("CORS", string(origins))
 	set("KAFKA_BROKERS", e.Kafka)
 	set("CLICKHOUSE_HTTP", e.ClickHouseHTTP)
 	set("LAKE_WAREHOUSE", e.Warehouse)

@@ -8,15 +8,17 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 )
 
 // Options say what cell to run.
 type Options struct {
-	DataDir        string // everything durable and the logs; created if missing
-	GRPC           string // host:port of OTLP/gRPC; port 0 takes a free one
-	HTTP           string // host:port of OTLP/HTTP; port 0 takes a free one
-	KafkaPort      int    // 0: the data directory's last one, else a free one
-	ClickHousePort int    // of ClickHouse's HTTP interface; 0: as KafkaPort
+	DataDir        string   // everything durable and the logs; created if missing
+	GRPC           string   // host:port of OTLP/gRPC; port 0 takes a free one
+	HTTP           string   // host:port of OTLP/HTTP; port 0 takes a free one
+	CORS           []string // origins of web pages that may send by OTLP/HTTP; * in one stands for any text
+	KafkaPort      int      // 0: the data directory's last one, else a free one
+	ClickHousePort int      // of ClickHouse's HTTP interface; 0: as KafkaPort
 
 	Collector        string // path of the built Collector
 	GatewayConfig    []byte
@@ -44,6 +46,11 @@ func (o *Options) validate() error {
 			return OptionError{fmt.Errorf("%s %d: want 0 to 65535", p.flag, p.port)}
 		}
 	}
+	for _, origin := range o.CORS {
+		if err := checkOrigin(origin); err != nil {
+			return OptionError{fmt.Errorf("--cors %q: %w", origin, err)}
+		}
+	}
 	if o.DataDir == "" {
 		return OptionError{errors.New("--data is empty: name a directory")}
 	}
@@ -66,6 +73,18 @@ func checkAddress(addr string) error {
 	}
 	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
 		return fmt.Errorf("port %q: want a number from 0 to 65535", port)
+	}
+	return nil
+}
+
+// checkOrigin: browsers send scheme, host and port, no path.
+func checkOrigin(origin string) error {
+	if origin == "*" {
+		return nil
+	}
+	scheme, host, ok := strings.Cut(origin, "://")
+	if !ok || scheme != "http" && scheme != "https" || host == "" || strings.ContainsAny(host, "/ \"$") {
+		return errors.New("want * or an origin such as http://localhost:3000, without a path")
 	}
 	return nil
 }

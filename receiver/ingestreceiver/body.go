@@ -2,35 +2,26 @@ package ingestreceiver
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"sync"
 
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
-
 	"github.com/pulsegrid/pulsegrid/internal/zstdframe"
 )
 
 const (
-	ratioFloor     = 1 * mib  // decompressed bytes up to which the ratio is not judged
-	firstBuffer    = 64 << 10 // what a body gets before any of it has come, whatever its headers claim
-	pooledMax      = 1 * mib  // larger compressed buffers are left to the garbage collector
-	zstdMaxWindow  = 8 * mib  // what the specification of zstd asks a decoder to support
-	gzipSizeOfTail = 4        // a gzip member ends with its size modulo 2^32
+	// ratioFloor is the decompressed bytes up to which the ratio is not judged: a storm of one error compresses 300 times. It is what the stock otlp receiver
+	// takes of any body.
+	ratioFloor     = 20 * mib
+	firstBuffer    = 64 << 10  // what a body gets before any of it has come, whatever its headers claim
+	pooledMax      = 1 * mib   // larger compressed buffers are left to the garbage collector
+	zstdMaxWindow  = 8 * mib   // what the specification of zstd asks a decoder to support; a stream costs as much
+	zstdWideWindow = 128 * mib // what zstd -22 --ultra makes, and the most that the zstd program decompresses unasked
+	gzipSizeOfTail = 4         // a gzip member ends with its size modulo 2^32
 	minBuffer      = 512
-)
-
-// Content encodings.
-const (
-	encodingNone = ""
-	encodingGzip = "gzip"
-	encodingZstd = "zstd"
 )
 
 // reader reads bodies within the limits.
@@ -44,6 +35,7 @@ type reader struct {
 	bufs  sync.Pool // *[]byte, compressed bodies
 	gzips sync.Pool // *gzip.Reader
 	zstds sync.Pool // *zstd.Decoder for streams and DecodeAll, used by one request at a time
+	wides sync.Pool // *zstd.Decoder for DecodeAll of frames whose window is larger
 }
 
 func newReader(l *LimitsConfig, passFrames bool) *reader {
@@ -94,7 +86,7 @@ func (d *reader) read(req *http.Request, encoding string, held *reservation) (bo
 	if errors.Is(err, errLimit) {
 		err = d.compressedTooLarge()
 	}
-	if err != nil || len(in) == 0 {
+	if err != nil {
 		return body{}, readError(err)
 	}
 	b := body{compressed: len(in)}
@@ -206,25 +198,6 @@ func (l *LimitsConfig) overAllowed(compressed int) error {
 	return refusedTooLarge.because("body is larger than %d bytes when decompressed", l.MaxDecompressedBytes)
 }
 
-func (d *reader) decompress(encoding string, in []byte, held *reservation) ([]byte, error) {
-	var out []byte
-	var err error
-	if encoding == encodingGzip {
-		out, err = d.gunzip(in, held)
-	} else {
-		out, err = d.unzstd(in, held)
-	}
-	switch {
-	case err == nil:
-		return out, nil
-	case errors.Is(err, errMemory):
-		return nil, refusedMemory
-	case errors.Is(err, errLimit), errors.Is(err, zstd.ErrDecoderSizeExceeded):
-		return nil, d.limits.overAllowed(len(in))
-	}
-	return nil, refusedCompression.because("body is not %s, or needs more than %d bytes of window: %v", encoding, zstdMaxWindow, err)
-}
-
 // source is a bytes.Reader that a decompressor can drop.
 type source struct {
 	b []byte
@@ -247,59 +220,4 @@ func (s *source) ReadByte() (byte, error) {
 	c := s.b[0]
 	s.b = s.b[1:]
 	return c, nil
-}
-
-func (d *reader) gunzip(in []byte, held *reservation) ([]byte, error) {
-	limit, _ := d.limits.allowed(len(in))
-	first := 0
-	if len(in) > gzipSizeOfTail { // right for nearly all: one member. It is a hint, bounded like everything.
-		first = min(int(binary.LittleEndian.Uint32(in[len(in)-gzipSizeOfTail:]))+1, limit+1)
-	}
-	z, _ := d.gzips.Get().(*gzip.Reader)
-	if z == nil {
-		z = new(gzip.Reader)
-	}
-	defer d.gzips.Put(z)
-	if err := z.Reset(&source{in}); err != nil {
-		return nil, err
-	}
-	return readAll(z, nil, expected{first, first}, limit, held)
-}
-
-func (d *reader) unzstd(in []byte, held *reservation) ([]byte, error) {
-	limit, _ := d.limits.allowed(len(in))
-	z, _ := d.zstds.Get().(*zstd.Decoder)
-	if z == nil {
-		var err error
-		// Concurrency 1: no goroutines, so that a decoder which the pool drops needs no Close.
-		z, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(zstdMaxWindow), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxMemory(uint64(max(d.limits.MaxDecompressedBytes, zstdMaxWindow))), zstd.WithDecodeAllCapLimit(true))
-		if err != nil {
-			return nil, fmt.Errorf("zstd decoder: %w", err)
-		}
-	}
-	defer d.zstds.Put(z)
-	var h zstd.Header
-	if err := h.Decode(in); err == nil && h.HasFCS && !h.Skippable && h.FrameContentSize > 0 {
-		if h.FrameContentSize > uint64(limit) {
-			return nil, errLimit
-		}
-		size := int(h.FrameContentSize)
-		if !held.grow(size) {
-			return nil, errMemory
-		}
-		out, err := z.DecodeAll(in, make([]byte, 0, size))
-		if !errors.Is(err, zstd.ErrDecoderSizeExceeded) {
-			return out, err
-		}
-		// There are more frames than the first one: read them as a stream.
-	}
-	if !held.grow(int(min(h.WindowSize, zstdMaxWindow))) { // a stream is decoded through a window
-		return nil, errMemory
-	}
-	if err := z.Reset(&source{in}); err != nil {
-		return nil, err
-	}
-	out, err := readAll(z, nil, expected{first: min(4*len(in), limit+1)}, limit, held)
-	return out, errors.Join(err, z.Reset(nil)) // a pooled decoder must not keep the body
 }

@@ -39,6 +39,9 @@ const (
 	// Of a gRPC connection: it is asked to go after its age, and is gone after the grace time.
 	defaultConnectionAge   = 10 * time.Minute
 	defaultConnectionGrace = time.Minute
+	// defaultIdleTimeout of an HTTP connection. It must be well above the interval at which SDKs export, 60 s: a connection that is closed just when the next
+	// request comes fails it.
+	defaultIdleTimeout = 3 * time.Minute
 	// maxHeaderBytes of a gRPC call's headers, decompressed: a token of an identity provider and much else. The library's bound is 16 MiB a call. Over HTTP
 	// it is net/http's 1 MiB a connection.
 	maxHeaderBytes = 64 << 10
@@ -115,7 +118,7 @@ type LimitsConfig struct {
 	MaxCompressedBytes int `mapstructure:"max_compressed_bytes"`
 	// MaxDecompressedBytes of a body after decompression, or of one that is not compressed; default 64 MiB.
 	MaxDecompressedBytes int `mapstructure:"max_decompressed_bytes"`
-	// MaxCompressionRatio of decompressed to compressed bytes, judged beyond 1 MiB of decompressed bytes; default 200.
+	// MaxCompressionRatio of decompressed to compressed bytes, judged beyond 20 MiB of decompressed bytes; default 200.
 	MaxCompressionRatio int `mapstructure:"max_compression_ratio"`
 	// MaxDepth in levels of nested attribute values; default 64, which zero means too.
 	MaxDepth int `mapstructure:"max_depth"`
@@ -142,6 +145,7 @@ func createDefaultConfig() component.Config {
 	httpCfg.NetAddr.Endpoint = defaultHTTPEndpoint
 	// It would run while the next hop works, and take the answer from a sender whose request is durable.
 	httpCfg.WriteTimeout = 0
+	httpCfg.IdleTimeout = defaultIdleTimeout //nolint:staticcheck // it is where the library's default still is
 
 	return &Config{
 		Protocols:    Protocols{GRPC: configoptional.Default(grpcCfg), HTTP: configoptional.Default(httpCfg)},
@@ -170,7 +174,7 @@ func (c *Config) Validate() error {
 			bad("protocols::http::max_request_body_size: is %d; set limits::max_compressed_bytes and limits::max_decompressed_bytes instead", h.MaxRequestBodySize)
 		}
 		if h.CompressionAlgorithms != nil {
-			bad("protocols::http::compression_algorithms: is %q; the receiver always takes none, gzip and zstd", h.CompressionAlgorithms)
+			bad("protocols::http::compression_algorithms: is %q; the receiver always takes all that the Collector knows", h.CompressionAlgorithms)
 		}
 		if h.ReadTimeout != 0 {
 			bad("protocols::http::read_timeout: is %v; it would cut off requests that wait for the next hop: set limits::read_timeout instead", h.ReadTimeout)

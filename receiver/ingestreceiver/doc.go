@@ -7,7 +7,8 @@
 //	http.go       OTLP/HTTP: method, path, content type -> body -> answer
 //	grpc.go       OTLP/gRPC: raw messages, without protobuf decoding
 //	auth.go       who may come in: credentials, and the registry of tenants, before a body is read
-//	body.go       reading and decompressing an HTTP body within the limits
+//	body.go       reading an HTTP body within the limits
+//	encoding.go   content encodings
 //	budget.go     memory of all requests in flight
 //	json.go       OTLP/JSON -> protobuf, checked before it is decoded
 //	request.go    bytes -> count -> envelope (or pdata) -> pipeline

@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/collector/config/configoptional"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
 	grpcmetadata "google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/stats"
@@ -24,6 +25,19 @@ var services = map[signal.Signal]string{
 	signal.Logs:    "opentelemetry.proto.collector.logs.v1.LogsService",
 	signal.Metrics: "opentelemetry.proto.collector.metrics.v1.MetricsService",
 	signal.Traces:  "opentelemetry.proto.collector.trace.v1.TraceService",
+}
+
+const profilesService = "/opentelemetry.proto.collector.profiles." // of any version
+
+const noProfiles = "profiles are not served here; want logs, metrics or traces"
+
+// unknownService answers calls of services and methods that are not served. Their messages are not read.
+func unknownService(_ any, stream grpc.ServerStream) error {
+	method, _ := grpc.MethodFromServerStream(stream)
+	if strings.HasPrefix(method, profilesService) {
+		return status.Error(codes.Unimplemented, noProfiles)
+	}
+	return status.Errorf(codes.Unimplemented, "nothing is served at %.100q; want Export of OTLP's LogsService, MetricsService or TraceService", method)
 }
 
 // frame is a message as gRPC received it, decompressed. A frame without data is an Export*ServiceResponse that says nothing.
@@ -225,6 +239,7 @@ func (r *ingestReceiver) startGRPC(ctx context.Context) error {
 	srv, err := cfg.ToServer(ctx, r.host.GetExtensions(), r.set.TelemetrySettings,
 		configgrpc.WithGrpcServerOption(grpc.ForceServerCodecV2(rawCodec{})),
 		configgrpc.WithGrpcServerOption(grpc.MaxHeaderListSize(maxHeaderBytes)),
+		configgrpc.WithGrpcServerOption(grpc.UnknownServiceHandler(unknownService)),
 		configgrpc.WithGrpcServerOption(grpc.StatsHandler(callStats{r, ln})))
 	if err != nil {
 		return err

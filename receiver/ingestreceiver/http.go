@@ -7,7 +7,9 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/collector/config/confighttp"
@@ -27,6 +29,19 @@ const (
 
 var paths = map[string]signal.Signal{"/v1/logs": signal.Logs, "/v1/metrics": signal.Metrics, "/v1/traces": signal.Traces}
 
+// profiles are the paths of the OTLP signal that is not served, as SDKs and Collectors have sent it.
+var profiles = []string{"/v1development/profiles", "/v1/profiles", "/v1experimental/profiles"}
+
+// pathOf is the path of a request without empty segments: an endpoint that ends with a slash, joined with OTLP's path, makes //v1/logs, and a redirect is
+// followed by few SDKs.
+func pathOf(req *http.Request) string {
+	p := req.URL.Path
+	if !strings.Contains(p, "//") && !strings.HasSuffix(p, "/") {
+		return p
+	}
+	return "/" + strings.Join(strings.FieldsFunc(p, func(r rune) bool { return r == '/' }), "/")
+}
+
 // serverConfig is the user's, with confighttp's own body handling out of the way: no decompression, and a size limit that is
 // never reached before this package's own. Credentials are this package's business too (gate).
 func serverConfig(c confighttp.ServerConfig, l *LimitsConfig) confighttp.ServerConfig {
@@ -38,14 +53,15 @@ func serverConfig(c confighttp.ServerConfig, l *LimitsConfig) confighttp.ServerC
 
 // ServeHTTP answers one OTLP/HTTP request.
 func (r *ingestReceiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	q := &request{transport: r.http, start: time.Now(), signal: paths[req.URL.Path]}
+	path := pathOf(req)
+	q := &request{transport: r.http, start: time.Now(), signal: paths[path]}
 	contentType := mediaType(req)
 	held := &reservation{of: &r.budget}
 	defer held.release()
 	answered := false
 	defer func() { q.arrival.end(answered) }()
 	var err error
-	if r.legacy != nil && req.URL.Path == legacyPath {
+	if r.legacy != nil && path == legacyPath {
 		contentType = typeJSON
 		err = r.serveLegacy(w, req, q, held)
 	} else {
@@ -71,6 +87,9 @@ func (r *ingestReceiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 func (r *ingestReceiver) serveHTTP(w http.ResponseWriter, req *http.Request, q *request, contentType string, held *reservation) error {
 	if !r.next.takes(q.signal, r.cfg.Output) {
 		q.signal = 0
+		if slices.Contains(profiles, pathOf(req)) {
+			return refusedPath.because("%s", noProfiles)
+		}
 		return refusedPath.because("nothing is served at %.100q; want /v1/logs, /v1/metrics or /v1/traces", req.URL.Path)
 	}
 	if req.Method != http.MethodPost {
@@ -102,9 +121,6 @@ func (r *ingestReceiver) takeHTTP(ctx context.Context, w http.ResponseWriter, re
 		return err
 	}
 	q.received, q.body, q.frames, q.compressed = time.Now(), b.bytes, b.frames, b.compressed
-	if len(q.body) == 0 {
-		return nil
-	}
 	if contentType == typeJSON {
 		q.frames = nil // they hold JSON
 		if q.body, err = r.fromJSON(q.signal, q.body, held); err != nil {
@@ -137,22 +153,6 @@ func (r *ingestReceiver) readHTTP(w http.ResponseWriter, req *http.Request, enco
 		_ = deadline.SetReadDeadline(time.Time{}) // a connection that is gone by now shows when it is written to
 	}
 	return b, err
-}
-
-func contentEncoding(h http.Header) (string, error) {
-	v := h.Values("Content-Encoding")
-	switch {
-	case len(v) == 0:
-		return encodingNone, nil
-	case len(v) == 1:
-		switch v[0] {
-		case encodingGzip, encodingZstd, encodingNone:
-			return v[0], nil
-		case "identity":
-			return encodingNone, nil
-		}
-	}
-	return "", refusedEncoding.because("content encoding %.100q is not one of gzip, zstd, identity", v)
 }
 
 func mediaType(req *http.Request) string {
@@ -211,7 +211,7 @@ func writeStatus(w http.ResponseWriter, contentType string, code int, s *status.
 // httpError answers what confighttp refuses before the request gets here.
 func (r *ingestReceiver) httpError(w http.ResponseWriter, req *http.Request, msg string, code int) {
 	a := answer{encodable(status.New(codes.InvalidArgument, msg)), code, reasonTransport}
-	r.http.done(req.Context(), &request{signal: paths[req.URL.Path], start: time.Now()}, &a)
+	r.http.done(req.Context(), &request{signal: paths[pathOf(req)], start: time.Now()}, &a)
 	writeStatus(w, mediaType(req), code, a.status)
 }
 

@@ -47,7 +47,7 @@ var (
 	refusedMethod      = &refusal{"method", http.StatusMethodNotAllowed, codes.Unimplemented, "method is not POST"}
 	refusedPath        = &refusal{"path", http.StatusNotFound, codes.Unimplemented, "unknown path"}
 	refusedContentType = &refusal{"content_type", http.StatusUnsupportedMediaType, codes.InvalidArgument, "content type is not application/x-protobuf or application/json"}
-	refusedEncoding    = &refusal{"content_encoding", http.StatusUnsupportedMediaType, codes.InvalidArgument, "content encoding is not gzip, zstd or none"}
+	refusedEncoding    = &refusal{"content_encoding", http.StatusUnsupportedMediaType, codes.InvalidArgument, ""}
 	refusedCompression = &refusal{"compression", http.StatusBadRequest, codes.InvalidArgument, ""}
 	refusedTooLarge    = &refusal{"too_large", http.StatusRequestEntityTooLarge, codes.InvalidArgument, ""}
 	refusedRatio       = &refusal{"ratio", http.StatusRequestEntityTooLarge, codes.InvalidArgument, ""}
