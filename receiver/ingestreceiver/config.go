@@ -231,7 +231,14 @@ func (l *LimitsConfig) validate() error {
 }
 
 func (l *LimitsConfig) wire() otlpwire.Limits {
-	return otlpwire.Limits{MaxDepth: l.depth(), MaxEvents: l.MaxEvents}
+	return otlpwire.Limits{MaxDepth: l.depth(), MaxEvents: l.events()}
+}
+
+func (l *LimitsConfig) events() int {
+	if l.MaxEvents == 0 {
+		return otlpwire.DefaultMaxEvents
+	}
+	return l.MaxEvents
 }
 
 func (l *LimitsConfig) depth() int {

@@ -10,7 +10,7 @@
 //	body.go       reading an HTTP body within the limits
 //	encoding.go   content encodings
 //	budget.go     memory of all requests in flight
-//	json.go       OTLP/JSON -> protobuf, checked before it is decoded
+//	json.go       OTLP/JSON -> protobuf; events that are not OTLP
 //	request.go    bytes -> count -> envelope (or pdata) -> pipeline
 //	refusal.go    every refusal: its reason, HTTP status, gRPC code, and how downstream errors become answers
 //

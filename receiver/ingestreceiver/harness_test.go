@@ -185,25 +185,31 @@ func compress(t testing.TB, encoding string, b []byte) []byte {
 	return out.Bytes()
 }
 
+// pdataRequest is what the three requests of pdata have in common.
+type pdataRequest interface {
+	UnmarshalProto([]byte) error
+	MarshalProto() ([]byte, error)
+	MarshalJSON() ([]byte, error)
+}
+
+func pdataOf(t testing.TB, s signal.Signal, b []byte) pdataRequest {
+	t.Helper()
+	req := map[signal.Signal]pdataRequest{signal.Logs: plogotlp.NewExportRequest(), signal.Metrics: pmetricotlp.NewExportRequest(), signal.Traces: ptraceotlp.NewExportRequest()}[s]
+	require.NoError(t, req.UnmarshalProto(b))
+	return req
+}
+
 // toJSON is independent of the receiver's own way round.
 func toJSON(t testing.TB, s signal.Signal, b []byte) []byte {
 	t.Helper()
-	var out []byte
-	var err error
-	switch s {
-	case signal.Logs:
-		req := plogotlp.NewExportRequest()
-		require.NoError(t, req.UnmarshalProto(b))
-		out, err = req.MarshalJSON()
-	case signal.Metrics:
-		req := pmetricotlp.NewExportRequest()
-		require.NoError(t, req.UnmarshalProto(b))
-		out, err = req.MarshalJSON()
-	default:
-		req := ptraceotlp.NewExportRequest()
-		require.NoError(t, req.UnmarshalProto(b))
-		out, err = req.MarshalJSON()
-	}
+	out, err := pdataOf(t, s, b).MarshalJSON()
+	require.NoError(t, err)
+	return out
+}
+
+func asPdataWritesIt(t testing.TB, s signal.Signal, b []byte) []byte {
+	t.Helper()
+	out, err := pdataOf(t, s, b).MarshalProto()
 	require.NoError(t, err)
 	return out
 }

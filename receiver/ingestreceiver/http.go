@@ -122,8 +122,7 @@ func (r *ingestReceiver) takeHTTP(ctx context.Context, w http.ResponseWriter, re
 	}
 	q.received, q.body, q.frames, q.compressed = time.Now(), b.bytes, b.frames, b.compressed
 	if contentType == typeJSON {
-		q.frames = nil // they hold JSON
-		if q.body, err = r.fromJSON(q.signal, q.body, held); err != nil {
+		if err = r.fromJSON(q, held); err != nil {
 			return err
 		}
 	}

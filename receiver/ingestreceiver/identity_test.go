@@ -21,8 +21,7 @@ func TestARequestHasOneDigestHoweverItIsSent(t *testing.T) {
 	conn := r.dial()
 	for _, s := range signal.All {
 		// Encoders differ in the order of fields: this body is as the Collector's encoder writes it, as what is made of JSON is.
-		body, err := transcode(s, toJSON(t, s, otlptest.Realistic(s, 5, 20)))
-		require.NoError(t, err)
+		body := asPdataWritesIt(t, s, otlptest.Realistic(s, 5, 20))
 		want := eventid.Digest(body)
 		check := func(how string) {
 			t.Helper()

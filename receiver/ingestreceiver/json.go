@@ -1,60 +1,70 @@
 package ingestreceiver
 
 import (
-	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
-	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
-	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
+	"errors"
 
-	"github.com/pulsegrid/pulsegrid/internal/jsonshape"
-	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"go.opentelemetry.io/collector/pdata/plog"
+
+	"github.com/pulsegrid/pulsegrid/internal/envelope"
+	"github.com/pulsegrid/pulsegrid/internal/otlpjson"
+	"github.com/pulsegrid/pulsegrid/internal/schema"
 )
 
-// What decoding JSON may cost. pdata's decoder recurses, and makes a struct of a few hundred bytes of two braces.
+// Bounds of OTLP/JSON: how deep it may be for a depth of attribute values, and how large a record of events that were rejected becomes.
 const (
-	jsonDepthPerValue = 3   // {"arrayValue": {"values": [ ... ]}}
-	jsonDepthAround   = 20  // of resourceLogs, scopeLogs, ... an attribute
-	jsonObjectBytes   = 192 // of pdata, for an object: between a KeyValue's and a Span's
+	jsonDepthPerValue = 3  // {"arrayValue": {"values": [ ... ]}}
+	jsonDepthAround   = 20 // of resourceLogs, scopeLogs, ... an attribute
+	rejectedBytes     = 256 << 10
 )
 
-// fromJSON returns the OTLP/JSON request as protobuf. Fields that this version of OTLP does not know are lost in that.
-func (r *ingestReceiver) fromJSON(sig signal.Signal, body []byte, held *reservation) ([]byte, error) {
-	s := jsonshape.Of(body)
-	if limit := jsonDepthPerValue*r.cfg.Limits.depth() + jsonDepthAround; s.Depth > limit {
-		return nil, refusedTooDeep.because("JSON is nested %d deep, at most %d is allowed", s.Depth, limit)
+// fromJSON makes q's body protobuf. Fields that this version of OTLP does not know are lost in that, and events with values that OTLP cannot have.
+func (r *ingestReceiver) fromJSON(q *request, held *reservation) error {
+	tooLarge := false
+	limits := otlpjson.Limits{
+		MaxDepth: jsonDepthPerValue*r.cfg.Limits.depth() + jsonDepthAround, MaxEvents: r.cfg.Limits.events(),
+		Reserve: func(n int) bool {
+			tooLarge = held.held+int64(n) > r.budget.limit // it would be asked to come again for ever
+			return held.grow(n)
+		},
 	}
-	cost := s.Objects*jsonObjectBytes + 2*len(body) // its strings, and what it becomes
-	if int64(cost) > r.budget.limit {
-		return nil, refusedTooLarge.because("JSON of %d objects in %d bytes is too large; send less at a time, or protobuf", s.Objects, len(body))
+	result, err := otlpjson.Transcode(q.signal, q.body, limits)
+	switch {
+	case errors.Is(err, otlpjson.ErrTooDeep):
+		return refusedTooDeep.because("%v", err)
+	case errors.Is(err, otlpjson.ErrTooManyEvents):
+		return refusedTooMany.because("%v", err)
+	case errors.Is(err, otlpjson.ErrMemory) && tooLarge:
+		return refusedTooLarge.because("JSON of %d bytes is too large; send less at a time, or protobuf", len(q.body))
+	case errors.Is(err, otlpjson.ErrMemory):
+		return refusedMemory
+	case err != nil:
+		return refusedMalformed.because("%v", err)
+	case len(result.Rejected) > 0 && len(result.Rejected) == result.Events:
+		return refusedMalformed.because("none of the %d events is OTLP: %v", result.Events, result.Rejected[0])
 	}
-	if !held.grow(cost) {
-		return nil, refusedMemory
-	}
-	out, err := transcode(sig, body)
-	if err != nil {
-		return nil, refusedMalformed.because("malformed OTLP/JSON: %v", err)
-	}
-	return out, nil
+	q.body, q.frames, q.json = result.Body, nil, result // frames hold JSON
+	return nil
 }
 
-func transcode(sig signal.Signal, body []byte) ([]byte, error) {
-	switch sig {
-	case signal.Logs:
-		req := plogotlp.NewExportRequest()
-		if err := req.UnmarshalJSON(body); err != nil {
-			return nil, err
+// rejectJSON hands the events that fromJSON has rejected to the quarantine, as JSON requests of just these, and has the sender told. Without a quarantine
+// they are lost.
+func (r *ingestReceiver) rejectJSON(q *request, ld plog.Logs) {
+	rest := q.json.Rejected
+	for r.cfg.QuarantineUndecodable && len(rest) > 0 {
+		n, size := 0, 0
+		for n < len(rest) && (n == 0 || size+rest[n].Size() <= rejectedBytes) {
+			size += rest[n].Size()
+			n++
 		}
-		return req.MarshalProto()
-	case signal.Metrics:
-		req := pmetricotlp.NewExportRequest()
-		if err := req.UnmarshalJSON(body); err != nil {
-			return nil, err
-		}
-		return req.MarshalProto()
-	default:
-		req := ptraceotlp.NewExportRequest()
-		if err := req.UnmarshalJSON(body); err != nil {
-			return nil, err
-		}
-		return req.MarshalProto()
+		undecodableEvents(q, rest[:n]).Append(ld)
+		rest = rest[n:]
 	}
+}
+
+func undecodableEvents(q *request, of []otlpjson.Rejected) envelope.Envelope {
+	findings := make(schema.Findings, len(of))
+	for i, event := range of {
+		findings[i] = schema.Finding{Event: i, PII: true, Verdicts: []schema.Verdict{undecodable("an event of OTLP/JSON", event.Reason)}}
+	}
+	return quarantined(q, findings, len(of), original{q.json.Part(of), typeJSON, encodingNone})
 }

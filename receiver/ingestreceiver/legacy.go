@@ -24,8 +24,9 @@ import (
 )
 
 const (
-	legacyPath = "/v1/events"
-	typeLines  = "application/x-ndjson" // of what is quarantined: the events as they came, one a line
+	legacyPath        = "/v1/events"
+	legacyObjectBytes = 192                    // of what is decoded, for an object
+	typeLines         = "application/x-ndjson" // of what is quarantined: the events as they came, one a line
 )
 
 // mapping reads the mapping file. nil: the path is not served.
@@ -63,7 +64,7 @@ func (r *ingestReceiver) serveLegacy(w http.ResponseWriter, req *http.Request, q
 		return err
 	}
 	q.received, q.compressed, q.body = time.Now(), b.compressed, b.bytes
-	cost := jsonshape.Of(b.bytes).Objects*jsonObjectBytes + 4*len(b.bytes) // its fields, twice, and what they become
+	cost := jsonshape.Of(b.bytes).Objects*legacyObjectBytes + 4*len(b.bytes) // its fields, twice, and what they become
 	if int64(cost) > r.budget.limit {
 		return refusedTooLarge.because("JSON in %d bytes is too large; send less at a time", len(b.bytes))
 	}
@@ -122,7 +123,7 @@ func (r *ingestReceiver) exportLegacy(ctx context.Context, q *request, result le
 	ctx, said := envelope.WithResult(ctx)
 	err := r.next.logs.ConsumeLogs(ctx, ld)
 	q.transport.end(ctx, signal.Logs, q.events, err)
-	q.outcome.rejected, q.outcome.flagged, q.outcome.reasons = said.Read()
+	q.outcome = outcomeOf(said)
 	q.outcome.rejected += len(result.Rejected)
 	for _, bad := range result.Rejected[:min(len(result.Rejected), 3)] {
 		q.outcome.reasons = append(q.outcome.reasons, fmt.Sprintf("event %d: %s: %s", bad.Index, bad.Code, encodableText(bad.Reason)))

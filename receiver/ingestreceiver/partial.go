@@ -9,24 +9,50 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/pulsegrid/pulsegrid/internal/envelope"
+	"github.com/pulsegrid/pulsegrid/internal/otlpjson"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
 // maxPartialBytes bounds what a sender is told of its events; SDKs log it.
 const maxPartialBytes = 1 << 10
 
+// maxJSONReasons are told of events that are no OTLP.
+const maxJSONReasons = 3
+
 // outcome is what the pipeline said of a request that it took: OTLP's partial success.
 type outcome struct {
-	rejected int // events that are kept in quarantine; the sender must not send them again
+	rejected int // events that did not go where the sender meant them to go; it must not send them again
+	lost     int // of these, events that are not in quarantine either
 	flagged  int // events that went on although something is wrong with them
 	reasons  []string
+}
+
+func outcomeOf(r *envelope.Result) outcome {
+	var o outcome
+	o.rejected, o.flagged, o.reasons = r.Read()
+	return o
+}
+
+// addJSON adds events that were no OTLP.
+func (o *outcome) addJSON(events []otlpjson.Rejected, kept bool) {
+	o.rejected += len(events)
+	if !kept {
+		o.lost += len(events)
+	}
+	for _, event := range events[:min(len(events), maxJSONReasons)] {
+		o.reasons = append(o.reasons, encodableText(event.String()))
+	}
 }
 
 // message is what the sender is told; empty: nothing, all is well.
 func (o *outcome) message() string {
 	var parts []string
-	if o.rejected > 0 {
-		parts = append(parts, fmt.Sprintf("%d events were put into quarantine, sending them again does not help", o.rejected))
+	if kept := o.rejected - o.lost; kept > 0 {
+		parts = append(parts, fmt.Sprintf("%d events were put into quarantine, sending them again does not help", kept))
+	}
+	if o.lost > 0 {
+		parts = append(parts, fmt.Sprintf("%d events were refused and are kept nowhere, sending them again does not help", o.lost))
 	}
 	if o.flagged > 0 {
 		parts = append(parts, fmt.Sprintf("%d events violate their schema and were taken all the same", o.flagged))

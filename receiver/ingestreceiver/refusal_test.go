@@ -125,7 +125,7 @@ func TestEveryRefusalOverHTTPIsAsDocumented(t *testing.T) {
 		{"too deep", "/v1/logs", typeProtobuf, "", deepProtobuf(10_000), "", 400, codes.InvalidArgument},
 		{"too deep JSON", "/v1/logs", typeJSON, "", []byte(deepJSON(10_000)), "", 400, codes.InvalidArgument},
 		{"too many events", "/v1/logs", typeProtobuf, "", many, "", 413, codes.InvalidArgument},
-		{"JSON of too many objects", "/v1/logs", typeJSON, "", bytes.Repeat([]byte("{},"), 200_000), "", 413, codes.InvalidArgument},
+		{"JSON of too many events", "/v1/logs", typeJSON, "", toJSON(t, signal.Logs, many), "", 413, codes.InvalidArgument},
 		{"tenant", "/v1/logs", typeProtobuf, "", good, "a b", 400, codes.InvalidArgument},
 		{"long tenant", "/v1/logs", typeProtobuf, "", good, strings.Repeat("a", tenant.MaxIDBytes+1), 400, codes.InvalidArgument},
 	} {
@@ -153,6 +153,27 @@ func TestEveryRefusalOverHTTPIsAsDocumented(t *testing.T) {
 	assert.Equal(t, http.MethodPost, got.header.Get("Allow"))
 	got = r.post("/v1/logs", bytes.NewReader(good), "Content-Type", typeProtobuf, defaultTenantHeader, "a", defaultTenantHeader, "b")
 	assert.Equal(t, http.StatusBadRequest, got.code)
+}
+
+// Scenario: JSON whose numbers take four times as much in protobuf.
+// Guarantees: what it takes is reserved; what can never fit is refused for good, what does not fit now may come again.
+func TestJSONThatBecomesTooLargeIsRefused(t *testing.T) {
+	s := &sink{}
+	cfg := testConfig()
+	cfg.Limits.MaxCompressedBytes, cfg.Limits.MaxDecompressedBytes, cfg.Limits.MaxInFlightBytes = mib, mib, 3*mib
+	r := start(t, cfg, s, nil)
+	buckets := func(n int) *strings.Reader {
+		return strings.NewReader(`{"resourceMetrics":[{"scopeMetrics":[{"metrics":[{"histogram":{"dataPoints":[{"bucketCounts":[1` + strings.Repeat(",1", n) + `]}]}}]}]}]}`)
+	}
+	got := r.post("/v1/metrics", buckets(500_000), "Content-Type", typeJSON)
+	assert.Equal(t, http.StatusRequestEntityTooLarge, got.code)
+	assert.Contains(t, statusOf(t, got).Message(), "or protobuf")
+	assert.Empty(t, s.take())
+	assert.Equal(t, http.StatusOK, r.post("/v1/metrics", buckets(50_000), "Content-Type", typeJSON).code)
+	other := &reservation{of: &r.budget}
+	require.True(t, other.grow(2*mib+mib/2))
+	defer other.release()
+	assert.Equal(t, http.StatusServiceUnavailable, r.post("/v1/metrics", buckets(50_000), "Content-Type", typeJSON).code)
 }
 
 func TestEveryRefusalOverGRPCIsAsDocumented(t *testing.T) {

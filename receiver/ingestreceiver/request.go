@@ -13,6 +13,7 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
+	"github.com/pulsegrid/pulsegrid/internal/otlpjson"
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 	"github.com/pulsegrid/pulsegrid/internal/tenant"
@@ -33,8 +34,9 @@ type request struct {
 	outcome    outcome
 	legacy     bool // it came to /v1/events: its events may be of all signals
 	headers    map[string][]string
-	arrival    *arrival // its place among equal requests; nil: none
-	original   original // what is put into quarantine if it cannot be decoded; empty where that is not configured
+	arrival    *arrival         // its place among equal requests; nil: none
+	json       *otlpjson.Result // what the body was made of; nil: it came as protobuf
+	original   original         // what is put into quarantine if it cannot be decoded; empty where that is not configured
 }
 
 // identify takes tenant and source from a request's headers. values returns all values of one header.
@@ -80,9 +82,13 @@ func (r *ingestReceiver) export(ctx context.Context, q *request) error {
 	case err != nil:
 		return refusedMalformed.because("%v", err)
 	}
-	q.events = events
+	rejected := 0
+	if q.json != nil {
+		rejected = len(q.json.Rejected)
+	}
+	q.events = events + rejected
 	if events == 0 {
-		return nil // nothing to hand on
+		return r.nothing(q) // to hand on
 	}
 	if q.source == "" {
 		q.source = otlpwire.Source(q.signal, q.body)
@@ -102,11 +108,35 @@ func (r *ingestReceiver) export(ctx context.Context, q *request) error {
 		}
 		r.place(ctx, q, &e)
 		e.Append(ld)
+		if rejected > 0 {
+			r.rejectJSON(q, ld)
+		}
 		err = r.next.logs.ConsumeLogs(ctx, ld)
 	}
-	q.outcome.rejected, q.outcome.flagged, q.outcome.reasons = result.Read()
+	q.outcome = outcomeOf(result)
+	if rejected > 0 {
+		q.outcome.addJSON(q.json.Rejected, r.cfg.QuarantineUndecodable)
+	}
 	q.transport.end(ctx, q.signal, events, err)
 	return err
+}
+
+// nothing is what becomes of a request without events: it is taken, unless it holds what OTLP does not have. Then it is of another kind, and its sender
+// shall know that nothing of it is kept.
+func (r *ingestReceiver) nothing(q *request) error {
+	unknown := ""
+	switch {
+	case q.json == nil:
+		unknown = otlpwire.Unknown(q.signal, q.body)
+	case len(q.json.Rejected) > 0:
+		return refusedMalformed.because("no event is OTLP: %v", q.json.Rejected[0])
+	default:
+		unknown = q.json.Unknown
+	}
+	if unknown == "" {
+		return nil
+	}
+	return refusedMalformed.because("no request of %s: it has no event, and %s, which OTLP does not have", q.signal, unknown)
 }
 
 // exportPdata decodes q and stamps its resources with whose they are, over whatever the sender claimed there.

@@ -20,8 +20,11 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/pulsegrid/pulsegrid/internal/envelope"
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
+	"github.com/pulsegrid/pulsegrid/internal/schema"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -204,4 +207,127 @@ func TestAnEmptyBodyIsNoJSON(t *testing.T) {
 		}
 	}
 	assert.Empty(t, s.take())
+}
+
+const oneLog = `{"resourceLogs":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"s"}}]},"scopeLogs":[{"logRecords":[{"timeUnixNano":"1","body":{"stringValue":"first"}}]}]}]}`
+
+// Scenario: JSON that is no OTLP request, or more than one; and protobuf of another kind.
+// Guarantees: none is answered OK, since nothing of it is kept, and each is in quarantine where that is configured. Requests that merely have no events are
+// taken.
+func TestABodyOfAnotherKindIsNotAnsweredOK(t *testing.T) {
+	s := &sink{}
+	cfg := testConfig()
+	cfg.QuarantineUndecodable = true
+	r := start(t, cfg, s, nil)
+	unknownField := protowire.AppendString(protowire.AppendTag(nil, 77, protowire.BytesType), "what is this?")
+	nested := protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), unknownField)
+	refused := func(what string, got reply, sent []byte) {
+		t.Helper()
+		require.Equal(t, http.StatusBadRequest, got.code, "%s: %s", what, got.body)
+		kept := s.take()
+		require.Len(t, kept, 1, what)
+		require.Equal(t, envelope.LaneQuarantine, kept[0].Lane)
+		require.Equal(t, string(sent), string(kept[0].Body), what)
+	}
+	for what, body := range map[string]string{
+		"two requests": oneLog + "\n" + oneLog, "garbage behind": oneLog + " trailing {{{", "plain": `{"level":"info","msg":"hello"}`,
+		"another signal": `{"resourceSpans":[{"scopeSpans":[{"spans":[{"name":"x"}]}]}]}`, "before OTLP 0.15": `{"resourceLogs":[{"instrumentationLibraryLogs":[{"logs":[{"body":{"stringValue":"old"}}]}]}]}`,
+		"Firehose": `{"requestId":"r","timestamp":1,"records":[{"data":"AAAA"}]}`, "a list": `[` + oneLog + `]`, "a text": `"hello"`, "null": `null`,
+	} {
+		for _, encoding := range []string{encodingNone, encodingGzip} {
+			refused(what, r.post("/v1/logs", bytes.NewReader(compress(t, encoding, []byte(body))), "Content-Type", typeJSON, "Content-Encoding", encoding), []byte(body))
+		}
+	}
+	for what, body := range map[string][]byte{"unknown": unknownField, "unknown within": nested} {
+		refused(what, r.post("/v1/logs", bytes.NewReader(body), "Content-Type", typeProtobuf), body)
+		require.Equal(t, codes.InvalidArgument, status.Code(raw(t.Context(), r.dial(), signal.Logs, body)))
+		require.Len(t, s.take(), 1)
+	}
+	for _, body := range []string{`{}`, `{"resourceLogs":[]}`, `{"resourceLogs":null}`, `{"resourceLogs":[{"resource":{"attributes":[]},"scopeLogs":[{}],"schemaUrl":"x"}]}`} {
+		require.Equal(t, http.StatusOK, r.post("/v1/logs", strings.NewReader(body), "Content-Type", typeJSON).code, body)
+	}
+	require.Empty(t, s.take())
+}
+
+// Scenario: what the JavaScript SDK makes of an attribute NaN, Infinity, 1e21 and 2**63, beside good spans.
+// Guarantees: NaN and Infinity are attributes without a value. What cannot be an integer costs its span only: the sender hears how many and why, and it
+// is in quarantine, with what is around it, where that is configured.
+func TestAValueThatOTLPCannotHaveCostsItsEventOnly(t *testing.T) {
+	span := func(name, value string) string {
+		return `{"name":"` + name + `","attributes":[{"key":"v","value":` + value + `}]}`
+	}
+	around := func(spans ...string) string {
+		return `{"resourceSpans":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"js"}}]},"scopeSpans":[{"scope":{"name":"x"},"spans":[` + strings.Join(spans, ",") + `]}]}]}`
+	}
+	bad := []string{span("1e21", `{"intValue":1e+21}`), span("2**63", `{"intValue":9223372036854776000}`)}
+	sent := around(span("good", `{"intValue":1}`), bad[0], span("NaN", `{"doubleValue":null}`), bad[1], span("1e3", `{"intValue":1e3}`))
+	for _, quarantine := range []bool{false, true} {
+		s := &sink{}
+		cfg := testConfig()
+		cfg.QuarantineUndecodable = quarantine
+		r := start(t, cfg, s, nil)
+		got := r.post("/v1/traces", strings.NewReader(sent), "Content-Type", typeJSON, "x-pulsegrid-tenant", "acme")
+		require.Equal(t, http.StatusOK, got.code, "%s", got.body)
+		rejected, text := partialOf(t, signal.Traces, got.body, true)
+		require.EqualValues(t, 2, rejected)
+		require.Contains(t, text, `event 1: spans[1].attributes[0].value.intValue: "1e+21" is not an integer of 64 bits; event 3`)
+		es := s.take()
+		require.Equal(t, 3, es[0].Events)
+		require.Equal(t, envelope.LaneFast, es[0].Lane)
+		require.JSONEq(t, around(span("good", `{"intValue":"1"}`), span("NaN", `{}`), span("1e3", `{"intValue":"1000"}`)), withoutDefaults(string(toJSON(t, signal.Traces, es[0].Body))))
+		if !quarantine {
+			require.Len(t, es, 1)
+			require.Contains(t, text, "kept nowhere")
+			continue
+		}
+		require.Len(t, es, 2)
+		require.Contains(t, text, "put into quarantine")
+		kept := es[1]
+		require.Equal(t, envelope.LaneQuarantine, kept.Lane)
+		require.Equal(t, "acme", kept.Tenant)
+		require.Equal(t, around(bad...), string(kept.Body))
+		require.Equal(t, typeJSON, kept.Quarantine.ContentType)
+		require.Equal(t, 2, kept.Events)
+		findings, err := schema.DecodeFindings(kept.Findings)
+		require.NoError(t, err)
+		require.Len(t, findings, 2)
+		require.Equal(t, schema.Undecodable, findings[1].Verdicts[0].Code)
+		require.Contains(t, findings[1].Verdicts[0].Got, "9223372036854776000")
+
+		got = r.post("/v1/traces", strings.NewReader(around(bad...)), "Content-Type", typeJSON)
+		require.Equal(t, http.StatusBadRequest, got.code, "nothing of it is taken")
+		es = s.take()
+		require.Len(t, es, 1)
+		require.Equal(t, around(bad...), string(es[0].Body))
+	}
+}
+
+// withoutDefaults takes away what pdata writes though it is empty.
+func withoutDefaults(j string) string {
+	for _, empty := range []string{`"traceId":"",`, `"spanId":"",`, `"parentSpanId":"",`, `,"status":{}`} {
+		j = strings.ReplaceAll(j, empty, "")
+	}
+	return j
+}
+
+// Scenario: thousands of events with wrong values, of half a kilobyte each.
+// Guarantees: their records of the quarantine stay small, and each event is in one of them.
+func TestManyRejectedEventsBecomeSeveralRecords(t *testing.T) {
+	s := &sink{}
+	cfg := testConfig()
+	cfg.QuarantineUndecodable = true
+	r := start(t, cfg, s, nil)
+	bad := `{"flags":-1,"severityText":"` + strings.Repeat("x", 500) + `"}`
+	body := `{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"flags":1}` + strings.Repeat(","+bad, 2000) + `]}]}]}`
+	require.Equal(t, http.StatusOK, r.post("/v1/logs", strings.NewReader(body), "Content-Type", typeJSON).code)
+	es := s.take()
+	require.Equal(t, 1, es[0].Events)
+	events := 0
+	for _, e := range es[1:] {
+		require.LessOrEqual(t, len(e.Body), rejectedBytes+1024)
+		require.Equal(t, e.Events, strings.Count(string(e.Body), `"flags":-1`))
+		events += e.Events
+	}
+	require.Equal(t, 2000, events)
+	require.LessOrEqual(t, len(es), 8)
 }

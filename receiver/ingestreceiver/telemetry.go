@@ -14,9 +14,9 @@ import (
 
 // instruments are shared by the transports.
 type instruments struct {
-	requests, events, rejected, repeats, compressed, uncompressed, refused, denied componentmeta.Counter
-	duration                                                                       componentmeta.Histogram
-	with                                                                           func(...attribute.KeyValue) componentmeta.Attributes
+	requests, events, rejected, lost, repeats, compressed, uncompressed, refused, denied componentmeta.Counter
+	duration                                                                             componentmeta.Histogram
+	with                                                                                 func(...attribute.KeyValue) componentmeta.Attributes
 }
 
 func newInstruments(t *componentmeta.Telemetry, used func() int64) *instruments {
@@ -25,6 +25,7 @@ func newInstruments(t *componentmeta.Telemetry, used func() int64) *instruments 
 		requests:     t.Counter("ingest_requests"),
 		events:       t.Counter("ingest_events"),
 		rejected:     t.Counter("ingest_rejected_events"),
+		lost:         t.Counter("ingest_lost_events"),
 		repeats:      t.Counter("ingest_repeats"),
 		compressed:   t.Counter("ingest_compressed_bytes"),
 		uncompressed: t.Counter("ingest_uncompressed_bytes"),
@@ -90,6 +91,9 @@ func (t *transport) done(ctx context.Context, q *request, a *answer) {
 		t.in.events.Add(ctx, int64(q.events), t.bySignal[q.signal])
 		if n := q.outcome.rejected; n > 0 {
 			t.in.rejected.Add(ctx, int64(n), t.bySignal[q.signal])
+		}
+		if n := q.outcome.lost; n > 0 {
+			t.in.lost.Add(ctx, int64(n), t.bySignal[q.signal])
 		}
 		t.in.compressed.Add(ctx, int64(q.compressed), t.bySignal[q.signal])
 		t.in.uncompressed.Add(ctx, int64(len(q.body)), t.bySignal[q.signal])

@@ -31,24 +31,9 @@ func (r *ingestReceiver) keep(ctx context.Context, q *request, refused error) er
 	default: // too large, too slow, or nothing to do with the body
 		return refused
 	}
-	reason := why.msg
-	if len(reason) > maxPartialBytes {
-		reason = reason[:maxPartialBytes]
-	}
-	verdict := schema.Verdict{Code: schema.Undecodable, Path: "request", Expected: "an OTLP request of " + q.signal.String(), Got: encodableText(reason)}
-	received := q.received
-	if received.IsZero() {
-		received = time.Now()
-	}
 	ld := plog.NewLogs()
-	envelope.Envelope{
-		Signal: q.signal, Tenant: q.tenant, Source: q.source, Received: received, Lane: envelope.LaneQuarantine, Body: q.original.bytes,
-		Findings: schema.Findings{{PII: true, Verdicts: []schema.Verdict{verdict}}}.Append(nil),
-		Quarantine: &envelope.Quarantine{
-			Code: string(verdict.Code), Reason: verdict.String(), ContentType: q.original.contentType, ContentEncoding: q.original.encoding,
-			PII: true, // nobody knows
-		},
-	}.Append(ld)
+	findings := schema.Findings{{PII: true, Verdicts: []schema.Verdict{undecodable("an OTLP request of "+q.signal.String(), why.msg)}}}
+	quarantined(q, findings, 0, q.original).Append(ld)
 	if err := r.next.logs.ConsumeLogs(ctx, ld); err != nil {
 		if a := answerTo(err, r.cfg.RetryAfter); retryable(a.status) {
 			return err
@@ -56,4 +41,25 @@ func (r *ingestReceiver) keep(ctx context.Context, q *request, refused error) er
 		return why.because("%s (and the body could not be kept in quarantine: %v)", why.msg, err)
 	}
 	return refused
+}
+
+func undecodable(want, reason string) schema.Verdict {
+	return schema.Verdict{Code: schema.Undecodable, Path: "request", Expected: want, Got: encodableText(reason[:min(len(reason), maxPartialBytes)])}
+}
+
+// quarantined is the envelope of what cannot be decoded: so many events, 0 where nobody knows how many there are.
+func quarantined(q *request, findings schema.Findings, events int, body original) envelope.Envelope {
+	received := q.received
+	if received.IsZero() {
+		received = time.Now()
+	}
+	first := findings[0].Verdicts[0]
+	return envelope.Envelope{
+		Signal: q.signal, Tenant: q.tenant, Source: q.source, Events: events, Received: received, Lane: envelope.LaneQuarantine, Body: body.bytes,
+		Findings: findings.Append(nil),
+		Quarantine: &envelope.Quarantine{
+			Code: string(first.Code), Reason: first.String(), ContentType: body.contentType, ContentEncoding: body.encoding,
+			PII: true, // nobody knows
+		},
+	}
 }
