@@ -92,11 +92,14 @@ func integerOf(n []byte, bits int, signed bool) (uint64, bool) {
 	if negative {
 		digits = n[1:]
 	}
-	if len(digits) > 18 || bytes.ContainsAny(digits, ".eE") {
+	if len(digits) > 19 { // 19 cannot overflow, and nanoseconds have as many
 		return longInteger(digits, negative, bits, signed)
 	}
 	var v uint64
 	for _, c := range digits {
+		if c < '0' || c > '9' {
+			return longInteger(digits, negative, bits, signed)
+		}
 		v = v*10 + uint64(c-'0')
 	}
 	return fit(v, negative, bits, signed)
