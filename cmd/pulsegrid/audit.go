@@ -36,17 +36,17 @@ type auditError struct {
 func (e auditError) Unwrap() error { return e.error }
 
 type auditOptions struct {
-	data, brokers, kafkaConfig           string
-	clickhouse, clickhouseUser, database string
-	catalogURI, catalogType, catalogName string
-	warehouse, namespace                 string
-	lakeProperties                       map[string]string
-	stores, topics, ranges               []string
-	from, to                             string
-	json, quiet                          bool
-	config                               audit.Config
-	hotGroup, lakeGroup                  string
-	erased                               []string
+	data, brokers, kafkaConfig                               string
+	clickhouse, clickhouseUser, clickhousePassword, database string
+	catalogURI, catalogType, catalogName                     string
+	warehouse, namespace                                     string
+	lakeProperties                                           map[string]string
+	stores, topics, ranges                                   []string
+	from, to                                                 string
+	json, quiet                                              bool
+	config                                                   audit.Config
+	hotGroup, lakeGroup                                      string
+	erased                                                   []string
 }
 
 func newAudit() *cobra.Command {
@@ -206,6 +206,7 @@ func (o *auditOptions) resolve(now time.Time) (audit.Config, error) {
 		}
 	}
 	hot, lake := slices.Contains(o.stores, certificate.Hot), slices.Contains(o.stores, certificate.Lake)
+	o.clickhousePassword = os.Getenv(passwordVariable)
 	if o.brokers == "" && o.kafkaConfig == "" || hot && o.clickhouse == "" || lake && o.catalogURI == "" && o.catalogType != "glue" {
 		if err := o.fromCell(&c); err != nil {
 			return c, err
@@ -216,7 +217,7 @@ func (o *auditOptions) resolve(now time.Time) (audit.Config, error) {
 	}
 	if hot {
 		c.ClickHouse = &stored.ClickHouseConfig{
-			URL: httpURL(o.clickhouse), Database: o.database, Username: o.clickhouseUser, Password: os.Getenv(passwordVariable), Group: o.hotGroup,
+			URL: httpURL(o.clickhouse), Database: o.database, Username: o.clickhouseUser, Password: o.clickhousePassword, Group: o.hotGroup,
 		}
 	}
 	if lake {
@@ -242,7 +243,7 @@ func (o *auditOptions) fromCell(c *audit.Config) error {
 		o.brokers = e.Kafka
 	}
 	if o.clickhouse == "" {
-		o.clickhouse = e.ClickHouseHTTP
+		o.clickhouse, o.clickhouseUser, o.clickhousePassword = e.ClickHouseHTTP, e.ClickHouseUser, e.ClickHousePassword
 	}
 	if o.catalogURI == "" {
 		o.catalogURI = "file:" + strings.TrimPrefix(e.Catalog, "sqlite:///")

@@ -59,7 +59,7 @@ Statements that change something are refused without --write.`,
 		if !ok {
 			name = *format
 		}
-		q := question{endpoint: "http://" + state.Endpoints.ClickHouseHTTP, sql: args[0], format: name, formatAsked: cmd.Flags().Changed("format"), write: *write}
+		q := question{endpoint: state.Endpoints.ClickHouse().String(), sql: args[0], format: name, formatAsked: cmd.Flags().Changed("format"), write: *write}
 		q.terminal = isTerminal(cmd.OutOrStdout())
 		return q.ask(cmd.Context(), cmd.OutOrStdout())
 	}
@@ -77,7 +77,7 @@ func isTerminal(w io.Writer) bool {
 
 // question is one statement for ClickHouse.
 type question struct {
-	endpoint, sql string
+	endpoint, sql string // a URL, with user and password where there are any; a statement
 	format        string // of ClickHouse
 	formatAsked   bool   // by --format: FORMAT in the SQL contradicts it
 	write         bool   // the statement may change something
@@ -106,7 +106,7 @@ func (q question) ask(ctx context.Context, w io.Writer) error {
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return fmt.Errorf("ClickHouse at %s does not answer: %w", q.endpoint, unwrapURL(err))
+		return fmt.Errorf("ClickHouse at %s does not answer: %w", redacted(q.endpoint), unwrapURL(err))
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
@@ -140,6 +140,15 @@ func (q question) ask(ctx context.Context, w io.Writer) error {
 var messageNoise = regexp.MustCompile(`(?s)^Code: (\d+)\. DB::Exception: (.*?)( \(version [^)]*\(official build\)\)| \(version [^)]*\))?\s*$`)
 
 const expectedMax = 200
+
+// redacted is a URL for people: without its password.
+func redacted(endpoint string) string {
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return "an address that is none"
+	}
+	return u.Redacted()
+}
 
 // clickHouseMessage strips what does not help the reader of an error.
 func clickHouseMessage(answer []byte) string {

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
+	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -27,12 +29,12 @@ import (
 )
 
 type tenantShowOptions struct {
-	data, tenants, clickHouse string
-	gateways                  []string
-	window                    time.Duration
-	json                      bool
-	brokers, kafkaConfig      string
-	copiesPercent             float64
+	data, tenants, clickHouse, clickHouseUser, clickHousePassword string
+	gateways                                                      []string
+	window                                                        time.Duration
+	json                                                          bool
+	brokers, kafkaConfig                                          string
+	copiesPercent                                                 float64
 }
 
 func newTenantShow() *cobra.Command {
@@ -61,6 +63,7 @@ class, not by tenant, so refusals are those of all tenants of its class since th
 	f.StringVar(&o.data, "data", defaultDataDir, "data directory of the cell")
 	f.StringVar(&o.tenants, "tenants", "", "the registry: a directory or s3://BUCKET/PREFIX?region=REGION (default: quotas are not shown)")
 	f.StringVar(&o.clickHouse, "clickhouse", "", "HOST:PORT of ClickHouse's HTTP interface (default: the running cell's)")
+	f.StringVar(&o.clickHouseUser, "clickhouse-user", "", "user of ClickHouse; its password is read from "+passwordVariable)
 	f.StringSliceVar(&o.gateways, "gateway-metrics", nil, "URLs of the gateways' Prometheus endpoints (default: the running cell's)")
 	f.DurationVar(&o.window, "window", 5*time.Minute, "over which rates are taken; at most 24h")
 	f.StringVar(&o.brokers, "brokers", "", "HOST:PORT,... of Kafka, to count copies (default: the running cell's)")
@@ -121,12 +124,13 @@ func (o *tenantShowOptions) run(ctx context.Context, w io.Writer, id string) err
 	}
 	ctx, cancel := context.WithTimeout(ctx, tenantShowTimeout)
 	defer cancel()
+	o.clickHousePassword = os.Getenv(passwordVariable)
 	if o.clickHouse == "" {
 		state, err := cell.ReadState(o.data)
 		if err != nil {
 			return err
 		}
-		o.clickHouse = state.Endpoints.ClickHouseHTTP
+		o.clickHouse, o.clickHouseUser, o.clickHousePassword = state.Endpoints.ClickHouseHTTP, state.Endpoints.ClickHouseUser, state.Endpoints.ClickHousePassword
 		if len(o.gateways) == 0 {
 			o.gateways = []string{state.Endpoints.GatewayMetrics}
 		}
@@ -223,10 +227,19 @@ func (o *tenantShowOptions) registered(ctx context.Context, v *tenantView) (t *t
 
 var tableOf = map[signal.Signal]string{signal.Logs: "logs", signal.Metrics: "metrics", signal.Traces: "spans"}
 
+// endpoint is ClickHouse's URL.
+func (o *tenantShowOptions) endpoint() string {
+	u := url.URL{Scheme: "http", Host: o.clickHouse}
+	if o.clickHouseUser != "" {
+		u.User = url.UserPassword(o.clickHouseUser, o.clickHousePassword)
+	}
+	return u.String()
+}
+
 // rows asks ClickHouse for rows of JSON. A table that is not there yet has none. The id needs no quoting: ValidID has no quotes.
 func (o *tenantShowOptions) rows(ctx context.Context, sql string, each func([]byte) error) error {
 	var out bytes.Buffer
-	if err := (question{endpoint: "http://" + o.clickHouse, sql: sql, format: jsonFormat}).ask(ctx, &out); err != nil {
+	if err := (question{endpoint: o.endpoint(), sql: sql, format: jsonFormat}).ask(ctx, &out); err != nil {
 		if strings.Contains(err.Error(), "[ClickHouse error 60]") {
 			return nil
 		}

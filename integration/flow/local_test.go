@@ -85,6 +85,7 @@ func TestLocalCellShowsThisHostAtOnceAndContinues(t *testing.T) {
 
 	aBrowserMaySend(t, state)
 	operatorsCommandsTellTheTruth(t, program, data, state)
+	nobodyElseReadsTheCell(t, data, state)
 
 	if !p.Stop(localStopping) {
 		t.Fatalf("did not stop within %v of SIGTERM:\n%s", localStopping, p.Log())
@@ -122,6 +123,36 @@ func aBrowserMaySend(t *testing.T, state cell.State) {
 		_ = resp.Body.Close()
 		if got := resp.Header.Get("Access-Control-Allow-Origin"); got != allowed {
 			t.Errorf("a page of %s: allowed origin %q, want %q (status %d)", origin, got, allowed, resp.StatusCode)
+		}
+	}
+}
+
+// nobodyElseReadsTheCell: not another user of the machine, neither by files nor by ClickHouse, and no web page.
+func nobodyElseReadsTheCell(t *testing.T, data string, state cell.State) {
+	t.Helper()
+	entries, err := os.ReadDir(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if info, err := e.Info(); err != nil || info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s is open to others: %v (%v)", e.Name(), info.Mode(), err)
+		}
+	}
+	for _, query := range []string{"", "?user=default", "?add_http_cors_header=1", "?user=" + state.Endpoints.ClickHouseUser} {
+		req, err := http.NewRequest(http.MethodPost, "http://"+state.Endpoints.ClickHouseHTTP+"/"+query, strings.NewReader("SELECT count() FROM pulsegrid.logs"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "text/plain")
+		req.Header.Set("Origin", "http://somewhere.example")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode < http.StatusBadRequest {
+			t.Errorf("ClickHouse answered %s to whoever asked with %q", resp.Status, query)
 		}
 	}
 }

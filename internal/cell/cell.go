@@ -79,10 +79,12 @@ func (c *Cell) start(ctx context.Context) error {
 	if c.kafka, err = startKafka(c.layout, p.Kafka); err != nil {
 		return err
 	}
-	if c.clickhouse, err = startClickHouse(ctx, c.layout, p.ClickHouse, p.ClickHouseTCP, c.screen.event); err != nil {
+	if c.clickhouse, err = startClickHouse(ctx, c.layout, p.ClickHouse, c.screen.event); err != nil {
 		return err
 	}
-	c.state.Endpoints.ClickHouseHTTP, c.state.Endpoints.ClickHouseTCP = c.clickhouse.http, c.clickhouse.tcp
+	c.state.Endpoints.ClickHouseHTTP = c.clickhouse.http
+	user := c.clickhouse.options.Users[0]
+	c.state.Endpoints.ClickHouseUser, c.state.Endpoints.ClickHousePassword = user.Name, user.Password
 	if c.aggregator, err = c.startCollector("aggregator", c.options.AggregatorConfig, c.state.Endpoints.AggregatorHealth, c.state.Endpoints.AggregatorMetrics); err != nil {
 		return err
 	}
@@ -122,9 +124,6 @@ func (c *Cell) chooseAddresses() (ports, error) {
 	if p.ClickHouse, err = choosePort("--clickhouse-port", c.options.ClickHousePort, p.ClickHouse); err != nil {
 		return p, err
 	}
-	if p.ClickHouseTCP, err = choosePort("ClickHouse's native port", 0, p.ClickHouseTCP); err != nil {
-		return p, err
-	}
 	e.Kafka = kafkaAddress(p.Kafka)
 	for _, u := range []struct {
 		url  *string
@@ -145,7 +144,7 @@ func (c *Cell) chooseAddresses() (ports, error) {
 // startCollector writes the config to where the operator can read it and starts the Collector on it.
 func (c *Cell) startCollector(name string, config []byte, health, metrics string) (*child, error) {
 	path := c.layout.config(name)
-	if err := os.WriteFile(path, config, 0o644); err != nil {
+	if err := os.WriteFile(path, config, 0o600); err != nil {
 		return nil, fmt.Errorf("config of the %s: %w", name, err)
 	}
 	log, err := openLog(c.layout.log(name))

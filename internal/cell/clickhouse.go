@@ -2,6 +2,7 @@ package cell
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"sync"
@@ -19,7 +20,7 @@ type clickhouse struct {
 	log     *logFile
 	report  func(message string)
 
-	http, tcp string // host:port
+	http string // host:port
 
 	ctx    context.Context // of the restarts; done when stop is called
 	cancel context.CancelFunc
@@ -31,19 +32,23 @@ type clickhouse struct {
 	lastError string
 }
 
-func startClickHouse(ctx context.Context, l layout, httpPort, tcpPort int, report func(string)) (*clickhouse, error) {
+func startClickHouse(ctx context.Context, l layout, httpPort int, report func(string)) (*clickhouse, error) {
 	log, err := openLog(l.log("clickhouse"))
 	if err != nil {
 		return nil, err
 	}
+	// Whoever may read the data directory may use the engine: the password is in state.json, and is another at each start.
+	own := chengine.User{Name: "pulsegrid", Password: rand.Text(), Grants: []string{
+		"ALL ON " + Database + ".*", "SELECT ON system.*", "TABLE ENGINE ON MergeTree", "TABLE ENGINE ON ReplacingMergeTree", "TABLE ENGINE ON AggregatingMergeTree",
+	}}
 	c := &clickhouse{
-		options: chengine.Options{Dir: l.clickhouse(), HTTPPort: httpPort, TCPPort: tcpPort, Output: log},
+		options: chengine.Options{Dir: l.clickhouse(), HTTPPort: httpPort, Users: []chengine.User{own}, Output: log},
 		log:     log, report: report, done: make(chan struct{}),
 	}
 	if c.engine, err = chengine.Start(ctx, c.options); err != nil {
 		return nil, errors.Join(err, log.Close())
 	}
-	c.http, c.tcp = c.engine.HTTPAddr, c.engine.TCPAddr
+	c.http = c.engine.HTTPAddr
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	go c.supervise(c.engine)
 	return c, nil

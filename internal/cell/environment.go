@@ -19,6 +19,8 @@ func (c *Cell) environment(health, metrics string) []string {
 	set("CORS", string(origins))
 	set("KAFKA_BROKERS", e.Kafka)
 	set("CLICKHOUSE_HTTP", e.ClickHouseHTTP)
+	set("CLICKHOUSE_USERNAME", e.ClickHouseUser)
+	set("CLICKHOUSE_PASSWORD", e.ClickHousePassword)
 	set("LAKE_WAREHOUSE", e.Warehouse)
 	set("LAKE_CATALOG", strings.TrimPrefix(e.Catalog, catalogScheme))
 	set("OWN_OTLP", "http://"+reachable(e.HTTP))

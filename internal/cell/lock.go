@@ -14,7 +14,7 @@ var ErrRunning = errors.New("a cell is running there already")
 
 // lockDir takes the data directory for this process. The kernel drops the lock when the process ends, however it ends.
 func lockDir(l layout) (release func(), err error) {
-	f, err := os.OpenFile(l.lock(), os.O_RDWR|os.O_CREATE, 0o644)
+	f, err := os.OpenFile(l.lock(), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock the data directory: %w", err)
 	}

@@ -107,8 +107,9 @@ func (l layout) log(name string) string    { return l.path("log", name+".log") }
 func (l layout) config(name string) string { return l.path("config", name+".yaml") }
 
 func (l layout) create() error {
-	for _, dir := range []string{l.path("log"), l.path("config"), l.kafka(), l.clickhouse(), l.warehouse()} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+	// Nobody else reads what agents send. An earlier version's directories were open to all.
+	for _, dir := range []string{l.path("log"), l.path("config"), l.kafka(), l.clickhouse(), l.path("lake"), l.warehouse()} {
+		if err := errors.Join(os.MkdirAll(dir, 0o700), os.Chmod(dir, 0o700)); err != nil {
 			return fmt.Errorf("data directory: %w", err)
 		}
 	}

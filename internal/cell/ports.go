@@ -11,9 +11,8 @@ import (
 
 // ports are the loopback ports that outlive a run, so that a client's settings stay good over restarts.
 type ports struct {
-	Kafka         int `json:"kafka"`
-	ClickHouse    int `json:"clickhouse"`     // HTTP
-	ClickHouseTCP int `json:"clickhouse_tcp"` // native protocol
+	Kafka      int `json:"kafka"`
+	ClickHouse int `json:"clickhouse"` // HTTP
 }
 
 func loadPorts(l layout) ports {

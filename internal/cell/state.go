@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -23,17 +24,23 @@ type State struct {
 
 // Endpoints are the addresses of a cell's parts.
 type Endpoints struct {
-	GRPC              string `json:"otlp_grpc"`          // host:port
-	HTTP              string `json:"otlp_http"`          // host:port
-	Kafka             string `json:"kafka"`              // host:port
-	ClickHouseHTTP    string `json:"clickhouse_http"`    // host:port
-	ClickHouseTCP     string `json:"clickhouse_tcp"`     // host:port, native protocol
-	GatewayHealth     string `json:"gateway_health"`     // URL
-	GatewayMetrics    string `json:"gateway_metrics"`    // URL
-	AggregatorHealth  string `json:"aggregator_health"`  // URL
-	AggregatorMetrics string `json:"aggregator_metrics"` // URL
-	Warehouse         string `json:"lake_warehouse"`     // URI
-	Catalog           string `json:"lake_catalog"`       // URI, as pyiceberg's SqlCatalog takes it
+	GRPC               string `json:"otlp_grpc"`       // host:port
+	HTTP               string `json:"otlp_http"`       // host:port
+	Kafka              string `json:"kafka"`           // host:port
+	ClickHouseHTTP     string `json:"clickhouse_http"` // host:port
+	ClickHouseUser     string `json:"clickhouse_user"`
+	ClickHousePassword string `json:"clickhouse_password"` // of the user; another at each start
+	GatewayHealth      string `json:"gateway_health"`      // URL
+	GatewayMetrics     string `json:"gateway_metrics"`     // URL
+	AggregatorHealth   string `json:"aggregator_health"`   // URL
+	AggregatorMetrics  string `json:"aggregator_metrics"`  // URL
+	Warehouse          string `json:"lake_warehouse"`      // URI
+	Catalog            string `json:"lake_catalog"`        // URI, as pyiceberg's SqlCatalog takes it
+}
+
+// ClickHouse is its HTTP interface as a URL with user and password.
+func (e Endpoints) ClickHouse() *url.URL {
+	return &url.URL{Scheme: "http", Host: e.ClickHouseHTTP, User: url.UserPassword(e.ClickHouseUser, e.ClickHousePassword)}
 }
 
 // Process is one child process.
@@ -76,7 +83,7 @@ func writeJSON(path string, v any) error {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	tmp := path + ".new"
-	if err := os.WriteFile(tmp, append(b, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	if err := os.Rename(tmp, path); err != nil {

@@ -94,7 +94,7 @@ func EndpointLines(e Endpoints) []string {
 	return []string{
 		"send OTLP to   grpc://" + e.GRPC + "   http://" + e.HTTP,
 		"Kafka          " + e.Kafka,
-		"ClickHouse     http://" + e.ClickHouseHTTP + "   native " + e.ClickHouseTCP,
+		"ClickHouse     http://" + e.ClickHouseHTTP + "   user " + e.ClickHouseUser + ", password in state.json of the data directory",
 		"lake           catalog " + e.Catalog,
 		"               warehouse " + e.Warehouse,
 	}

@@ -1,6 +1,7 @@
 package chengine
 
 import (
+	"encoding/base64"
 	"encoding/xml"
 	"fmt"
 	"os"
@@ -21,11 +22,13 @@ const (
 	keepFreeRatio = 0.02
 )
 
-// User is a further user of the engine. The user `default` exists always and has no password: the child's own session is his.
+// User is a user of the engine, who may do what is granted and nothing else: not write files, nor reach other hosts, unless Grants say so. One thing is not
+// closed: the function file(path) reads any file that the engine may read (the table function does not), because the library takes itself for
+// clickhouse-local. So a password is as good as the rights of the account that runs the engine.
 type User struct {
 	Name     string
 	Password string
-	ReadOnly bool
+	Grants   []string // such as "SELECT ON system.*"
 }
 
 // layout of Options.Dir.
@@ -55,18 +58,18 @@ func writeConfig(o Options) error {
     <number_of_free_entries_in_pool_to_lower_max_size_of_merge>1</number_of_free_entries_in_pool_to_lower_max_size_of_merge>
     <number_of_free_entries_in_pool_to_execute_optimize_entire_partition>1</number_of_free_entries_in_pool_to_execute_optimize_entire_partition>
   </merge_tree>
-  <storage_configuration><disks><default><keep_free_space_ratio>%g</keep_free_space_ratio></default></disks></storage_configuration>
+%s  <storage_configuration><disks><default><keep_free_space_ratio>%g</keep_free_space_ratio></default></disks></storage_configuration>
 </clickhouse>
-`, escape(usersPath(o.Dir)), memory, markCacheBytes, primaryCacheBytes, backgroundPoolSize, maxConcurrentQuery, httpKeepAliveSecond, keepFreeRatio)
+`, escape(usersPath(o.Dir)), memory, markCacheBytes, primaryCacheBytes, backgroundPoolSize, maxConcurrentQuery, httpKeepAliveSecond, handlers(o.Users), keepFreeRatio)
 
 	var users strings.Builder
 	for _, u := range o.Users {
-		profile := "default"
-		if u.ReadOnly {
-			profile = "readonly"
+		fmt.Fprintf(&users, "    <%[1]s><password>%[2]s</password><profile>default</profile><quota>default</quota><networks><ip>127.0.0.1</ip></networks><grants>",
+			u.Name, escape(u.Password))
+		for _, g := range u.Grants {
+			fmt.Fprintf(&users, "<query>GRANT %s</query>", escape(g))
 		}
-		fmt.Fprintf(&users, "    <%[1]s><password>%[2]s</password><profile>%[3]s</profile><quota>default</quota><networks><ip>127.0.0.1</ip></networks></%[1]s>\n",
-			u.Name, escape(u.Password), profile)
+		fmt.Fprintf(&users, "</grants></%s>\n", u.Name)
 	}
 	// The first settings undo what the library sets otherwise than a server. No limit on execution time: the query that keeps
 	// the child alive is one of default's.
@@ -79,7 +82,6 @@ func writeConfig(o Options) error {
       <storage_file_read_method>pread</storage_file_read_method>
       <max_execution_time>0</max_execution_time>
     </default>
-    <readonly><readonly>1</readonly></readonly>
   </profiles>
   <users>
     <default><password></password><profile>default</profile><quota>default</quota></default>
@@ -92,6 +94,26 @@ func writeConfig(o Options) error {
 		return err
 	}
 	return os.WriteFile(usersPath(o.Dir), []byte(text), 0o600)
+}
+
+// handlers make the HTTP interface answer nobody but these users. `default`, whose the child's own session is, cannot be given a password: the library always
+// begins the session without one. The native protocol has no such gate, so it is not served. A request goes nowhere unless it has the headers of one of them; without users there is nothing to keep.
+func handlers(users []User) string {
+	if len(users) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	b.WriteString("  <http_handlers>\n    <rule><url>/ping</url><methods>GET,HEAD</methods><handler><type>static</type><response_content>Ok.\n</response_content></handler></rule>\n")
+	for _, u := range users {
+		for _, headers := range []string{ // the two ways in which clients name themselves
+			"<Authorization>Basic " + base64.StdEncoding.EncodeToString([]byte(u.Name+":"+u.Password)) + "</Authorization>",
+			"<X-ClickHouse-User>" + u.Name + "</X-ClickHouse-User><X-ClickHouse-Key>" + escape(u.Password) + "</X-ClickHouse-Key>",
+		} {
+			fmt.Fprintf(&b, "    <rule><headers>%s</headers><handler><type>dynamic_query_handler</type><query_param_name>query</query_param_name></handler></rule>\n", headers)
+		}
+	}
+	b.WriteString("  </http_handlers>\n")
+	return b.String()
 }
 
 func escape(s string) string {

@@ -30,17 +30,17 @@ type Options struct {
 	Library     string    // path of libchdb.so; empty: FindLibrary
 	Dir         string    // where data and configuration lie; created if missing. One engine a directory
 	HTTPPort    int       // on 127.0.0.1; 0: a free one
-	TCPPort     int       // native protocol, on 127.0.0.1; 0: a free one
+	TCPPort     int       // native protocol, on 127.0.0.1; 0: a free one. With Users it is not served: see handlers
 	ConfigFile  string    // a ClickHouse configuration in place of the written one; empty: the written one
 	MemoryBytes int64     // of the engine; 0: 2 GiB. Queries beyond it fail, the engine stays
-	Users       []User    // besides `default`
+	Users       []User    // empty: `default` without a password, who may do everything; else nobody but these
 	Output      io.Writer // the child's output; nil: only its end is kept, for errors
 }
 
 // Engine is a running child process. Its methods may be called by any goroutine.
 type Engine struct {
 	HTTPAddr string // "127.0.0.1:port"
-	TCPAddr  string // "127.0.0.1:port", native protocol
+	TCPAddr  string // "127.0.0.1:port", native protocol; empty with Options.Users
 
 	stdin   io.Closer
 	process *os.Process
@@ -108,8 +108,11 @@ func Start(ctx context.Context, o Options) (*Engine, error) {
 
 // arguments of the child. The last query ends when standard input does: until then the servers serve.
 func arguments(o Options) []string {
-	query := "SYSTEM START LISTEN HTTP; SYSTEM START LISTEN TCP; " +
-		"SELECT getServerPort('http_port'), getServerPort('tcp_port') INTO OUTFILE '" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(portsPath(o.Dir)) + "' TRUNCATE FORMAT TSV; " +
+	query, tcp := "SYSTEM START LISTEN HTTP; ", "0"
+	if len(o.Users) == 0 {
+		query, tcp = query+"SYSTEM START LISTEN TCP; ", "getServerPort('tcp_port')"
+	}
+	query += "SELECT getServerPort('http_port'), " + tcp + " INTO OUTFILE '" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(portsPath(o.Dir)) + "' TRUNCATE FORMAT TSV; " +
 		"SELECT count() FROM file('-', 'LineAsString', 'l String') FORMAT Null"
 	return []string{
 		childArg, o.Library,
@@ -186,7 +189,10 @@ func (e *Engine) ready(ctx context.Context, o Options) error {
 	if len(ports) != 2 {
 		return fmt.Errorf("the engine told ports %q, want two", text)
 	}
-	e.HTTPAddr, e.TCPAddr = net.JoinHostPort("127.0.0.1", ports[0]), net.JoinHostPort("127.0.0.1", ports[1])
+	e.HTTPAddr = net.JoinHostPort("127.0.0.1", ports[0])
+	if len(o.Users) == 0 {
+		e.TCPAddr = net.JoinHostPort("127.0.0.1", ports[1])
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+e.HTTPAddr+"/ping", http.NoBody)
 	if err != nil {
 		return err

@@ -115,17 +115,52 @@ func TestSomeOfTheDiskIsLeftFree(t *testing.T) {
 	require.Equal(t, "1", query(t, e, "SELECT abs(keep_free_space / total_space - 0.02) < 0.001 FROM system.disks WHERE name = 'default'"))
 }
 
-func TestFurtherUsersNeedTheirPassword(t *testing.T) {
-	e := start(t, chengine.Options{Dir: t.TempDir(), Users: []chengine.User{
-		{Name: "writer", Password: "s3<cret"}, {Name: "reader", Password: "look", ReadOnly: true},
+func TestUsersNeedTheirPasswordAndDoWhatIsGranted(t *testing.T) {
+	dir := t.TempDir()
+	secret := filepath.Join(dir, "clickhouse", "data", "user_files", "secret")
+	e := start(t, chengine.Options{Dir: filepath.Join(dir, "clickhouse"), Users: []chengine.User{
+		{Name: "writer", Password: "s3<cret", Grants: []string{"ALL ON d.*", "SELECT ON system.*", "TABLE ENGINE ON MergeTree"}}, {Name: "reader", Password: "look", Grants: []string{"SELECT ON d.*"}},
 	}})
-	status, text := ask(t, e, "SELECT 1", "writer", "s3<cret")
+	require.NoError(t, os.MkdirAll(filepath.Dir(secret), 0o700))
+	require.NoError(t, os.WriteFile(secret, []byte("secret\n"), 0o600))
+	for _, sql := range []string{
+		"SELECT * FROM file('" + secret + "', 'LineAsString')", "SELECT * FROM url('http://127.0.0.1:1/', 'LineAsString')", "INSERT INTO FUNCTION file('" + secret + ".2', 'LineAsString') SELECT 'x'",
+		"SELECT * FROM s3('http://127.0.0.1:1/bucket/k', 'LineAsString')", "SELECT * FROM remote('127.0.0.2:1', system.one)",
+		"CREATE DATABASE other", "CREATE USER u", "SYSTEM SHUTDOWN", "CREATE TABLE d.f (l String) ENGINE = File(LineAsString, '" + secret + "')", "CREATE FUNCTION f AS (x) -> x",
+		"SELECT * FROM mysql('127.0.0.1:1', 'd', 't', 'u', 'p')",
+	} {
+		status, text := ask(t, e, sql, "writer", "s3<cret")
+		require.NotEqual(t, http.StatusOK, status, sql)
+		require.Contains(t, text, "Not enough privileges", sql)
+	}
+	require.Empty(t, e.TCPAddr)
+	for password, want := range map[string]int{"s3<cret": http.StatusOK, "wrong": http.StatusNotFound} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+e.HTTPAddr+"/?query=SELECT+1", http.NoBody)
+		require.NoError(t, err)
+		req.Header.Set("X-ClickHouse-User", "writer")
+		req.Header.Set("X-ClickHouse-Key", password)
+		resp, err := http.DefaultClient.Do(req)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, want, resp.StatusCode)
+	}
+	for _, who := range []string{"", "default"} {
+		status, text := ask(t, e, "SELECT 1", who, "")
+		require.NotEqual(t, http.StatusOK, status, "the child's own user is nobody else's: %s", text)
+	}
+	status, text := ask(t, e, "CREATE DATABASE d", "writer", "s3<cret")
+	require.Equal(t, http.StatusOK, status, text)
+	status, text = ask(t, e, "CREATE TABLE d.t (n Int64) ORDER BY n", "writer", "s3<cret")
+	require.Equal(t, http.StatusOK, status, text)
+	status, text = ask(t, e, "INSERT INTO d.t VALUES (1)", "reader", "look")
+	require.NotEqual(t, http.StatusOK, status)
+	require.Contains(t, text, "Not enough privileges")
+	status, text = ask(t, e, "SELECT count() FROM d.t", "reader", "look")
+	require.Equal(t, http.StatusOK, status, text)
+	status, text = ask(t, e, "SELECT 1", "writer", "s3<cret")
 	require.Equal(t, http.StatusOK, status, text)
 	status, _ = ask(t, e, "SELECT 1", "writer", "wrong")
 	require.NotEqual(t, http.StatusOK, status)
-	status, text = ask(t, e, "CREATE DATABASE d", "reader", "look")
-	require.NotEqual(t, http.StatusOK, status)
-	require.Contains(t, text, "READONLY")
 	stop(t, e)
 }
 
