@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -349,7 +350,12 @@ func TestUntilTheRegistryIsReadNothingIsAccepted(t *testing.T) {
 
 func TestACertificateCountsOnlyIfItWasVerified(t *testing.T) {
 	r := start(t, `tenants: [{id: a, mtls: ["subject:CN=agent"]}]`, nil)
-	cert := &x509.Certificate{Subject: pkix.Name{CommonName: "agent"}}
+	named := func(name string) *x509.Certificate {
+		raw, err := asn1.Marshal(pkix.Name{CommonName: name}.ToRDNSequence())
+		require.NoError(t, err)
+		return &x509.Certificate{RawSubject: raw}
+	}
+	cert := named("agent")
 	with := func(state tls.ConnectionState) context.Context {
 		return peer.NewContext(from("192.0.2.1"), &peer.Peer{AuthInfo: credentials.TLSInfo{State: state}})
 	}
@@ -358,8 +364,7 @@ func TestACertificateCountsOnlyIfItWasVerified(t *testing.T) {
 	require.Equal(t, "a by mtls", got)
 	_, err = r.ask(with(tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}}), nil)
 	r.refused(err, codes.Unauthenticated, toldMissing, reasonMissing)
-	other := &x509.Certificate{Subject: pkix.Name{CommonName: "other"}}
-	_, err = r.ask(with(tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{other}}}), nil)
+	_, err = r.ask(with(tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{named("other")}}}), nil)
 	r.refused(err, codes.Unauthenticated, toldInvalid, reasonUnknownTenant)
 }
 

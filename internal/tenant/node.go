@@ -2,6 +2,7 @@ package tenant
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,8 +40,11 @@ func (e *FieldError) Error() string {
 	if e.Value != "" {
 		fmt.Fprintf(&b, ": %q", e.Value)
 	}
-	return b.String() + ": " + e.Reason
+	return pastedKey.ReplaceAllString(b.String()+": "+e.Reason, KeyPrefix+"...")
 }
+
+// pastedKey is an API key, or the beginning of one, at whatever place somebody pasted it: errors go to logs and terminals.
+var pastedKey = regexp.MustCompile(regexp.QuoteMeta(KeyPrefix) + `[0-9A-Za-z_]*`)
 
 // nodes reads YAML nodes into values. What is wrong is collected, and the value left as it was.
 type nodes struct {
@@ -51,7 +55,11 @@ type nodes struct {
 }
 
 func (r *nodes) bad(n *yaml.Node, field, reason string, args ...any) {
-	r.add(&FieldError{File: r.file, Line: n.Line, Field: field, Value: quotable(n), Reason: fmt.Sprintf(reason, args...)})
+	value := quotable(n)
+	if strings.HasSuffix(field, "keys") || strings.HasSuffix(field, "]") && strings.Contains(field, ".keys[") {
+		value = "" // what stands in the place of a key's fields may be the key
+	}
+	r.add(&FieldError{File: r.file, Line: n.Line, Field: field, Value: value, Reason: fmt.Sprintf(reason, args...)})
 }
 
 // badSecret does not say the value.

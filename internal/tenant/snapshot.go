@@ -2,6 +2,8 @@ package tenant
 
 import (
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"time"
@@ -92,8 +94,10 @@ func (s *Snapshot) ByClaim(issuer, value string) *Tenant { return s.claims[claim
 
 // ByCertificate returns whose a client certificate is, or nil. That the certificate was verified is the caller's business.
 func (s *Snapshot) ByCertificate(c *x509.Certificate) *Tenant {
-	if t := s.subjects[subjectPrefix+c.Subject.String()].value; t != nil {
-		return t
+	if name, ok := subjectOf(c); ok {
+		if t := s.subjects[subjectPrefix+name].value; t != nil {
+			return t
+		}
 	}
 	for _, u := range c.URIs {
 		if t := s.subjects[uriPrefix+u.String()].value; t != nil {
@@ -106,6 +110,14 @@ func (s *Snapshot) ByCertificate(c *x509.Certificate) *Tenant {
 		}
 	}
 	return nil
+}
+
+// subjectOf is the certificate's distinguished name as RFC 2253 writes it: whole and in its order. Certificate.Subject keeps neither, and of names that are
+// there twice only the last: whoever may choose a part of a name could make another's of it.
+func subjectOf(c *x509.Certificate) (string, bool) {
+	var name pkix.RDNSequence
+	rest, err := asn1.Unmarshal(c.RawSubject, &name)
+	return name.String(), err == nil && len(rest) == 0
 }
 
 // conflict is between a file and one that was added before it.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"net/url"
@@ -354,10 +355,48 @@ func TestCertificatesAreKnownByAnyOfTheirNames(t *testing.T) {
 `})
 	require.Equal(t, none, f.reload())
 	s := f.loader.Snapshot()
-	require.Equal(t, "s", s.ByCertificate(&x509.Certificate{Subject: pkix.Name{CommonName: "agents", Organization: []string{"Acme"}}}).ID)
+	require.Equal(t, "s", s.ByCertificate(named(t, "O=Acme", "CN=agents")).ID)
 	require.Equal(t, "u", s.ByCertificate(&x509.Certificate{URIs: []*url.URL{{Scheme: "spiffe", Host: "acme", Path: "/agent"}}}).ID)
 	require.Equal(t, "d", s.ByCertificate(&x509.Certificate{DNSNames: []string{"x", "agent.acme.example"}}).ID)
-	require.Nil(t, s.ByCertificate(&x509.Certificate{Subject: pkix.Name{CommonName: "agents"}}))
+	for _, other := range [][]string{
+		{"CN=agents"}, {"CN=agents", "O=Acme"}, {"O=Acme", "CN=mallory", "CN=agents"}, {"O=Acme", "CN=agents", "CN=mallory"}, {"O=Acme", "CN=agents", "OU=x"},
+		{"O=Bravo", "O=Acme", "CN=agents"}, {"CN=agents,O=Acme"}, {"O=Acme,CN=agents"}, {"O=Acme+CN=agents"}, {},
+	} {
+		require.Nil(t, s.ByCertificate(named(t, other...)), other)
+	}
+	require.Nil(t, s.ByCertificate(&x509.Certificate{RawSubject: []byte("no name")}))
+}
+
+// named is a certificate whose subject is these, in this order, as it comes from a connection.
+func named(t *testing.T, parts ...string) *x509.Certificate {
+	t.Helper()
+	oids := map[string]asn1.ObjectIdentifier{"CN": {2, 5, 4, 3}, "O": {2, 5, 4, 10}, "OU": {2, 5, 4, 11}}
+	var name pkix.RDNSequence
+	for _, p := range parts {
+		key, value, _ := strings.Cut(p, "=")
+		name = append(name, pkix.RelativeDistinguishedNameSET{{Type: oids[key], Value: value}})
+	}
+	raw, err := asn1.Marshal(name)
+	require.NoError(t, err)
+	c := &x509.Certificate{RawSubject: raw}
+	c.Subject.FillFromRDNSequence(&name)
+	return c
+}
+
+// Guarantee: an API key that somebody pasted into a file is in no error.
+func TestAPastedKeyIsNotShown(t *testing.T) {
+	key, id, hash := NewKey()
+	secret := key[len(key)-20:]
+	for _, text := range []string{
+		"tenants: [{id: a, keys: " + key + "}]", "tenants: [{id: a, keys: [" + key + "]}]", "tenants: [{id: a, keys: [" + secret + "]}]", "tenants: [{id: a, keys: [{" + key + ": x}]}]",
+		"tenants: [{id: a, keys: [{id: " + key + ", hash: '" + hash.String() + "'}]}]", "tenants: [{id: a, keys: [{id: " + id + ", hash: " + key + "}]}]",
+		"tenants: [{id: a, class: " + key + "}]", "tenants: [{id: '" + key + " '}]", key + ": 1", key, "tenants: [{id: a, mtls: [" + key + "]}]", "tenants: [{id: a, keys: [{expires: " + key + "}]}]",
+		"tenants: [{id: a, keys: [\n" + key, "tenants: [{id: a, oidc: [{issuer: [], " + key + ": x}]}]", "tenants:\n\t" + key,
+	} {
+		_, err := parse("a.yaml", []byte(text))
+		require.Error(t, err, text)
+		require.NotContains(t, err.Error(), secret, text)
+	}
 }
 
 type fixed struct {
