@@ -24,7 +24,7 @@ const (
 	verifyBackoffMin = 250 * time.Millisecond
 	verifyBackoffMax = 10 * time.Second
 	verifyTimeout    = 15 * time.Second // of one try
-	minAnswer        = 100 * time.Millisecond
+	minDelivery      = time.Second      // that the Kafka client takes
 )
 
 // client is what the exporters of one configured component share: the Kafka client, the room in its buffer, the topics' state,
@@ -179,7 +179,7 @@ func (c *client) connectSpill(ctx context.Context, dial func() (*kgo.Client, err
 	if err != nil {
 		return err
 	}
-	if c.spillway, err = newSpillway(ctx, c, &giveBack{client: c, kafka: p, wait: c.cfg.Spill.After}); err != nil {
+	if c.spillway, err = newSpillway(ctx, c, &giveBack{client: c, kafka: p}); err != nil {
 		p.close()
 		return fmt.Errorf("spill: %w", err)
 	}
@@ -193,12 +193,6 @@ func (c *client) options(ctx context.Context, compression kgo.Opt) ([]kgo.Opt, e
 	if err != nil {
 		return nil, err
 	}
-	// A broker answers for all partitions of a request together, and waits so long for the replicas of each. Where what is late is spilled,
-	// a partition whose replicas hang must not make the others late.
-	answer := min(10*time.Second, c.cfg.Timeout)
-	if c.cfg.Spill.URL != "" {
-		answer = max(minAnswer, min(answer, c.cfg.Spill.After/2))
-	}
 	return append(opts,
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.ProducerBatchMaxBytes(int32(c.cfg.MaxRecordBytes)),
@@ -206,10 +200,10 @@ func (c *client) options(ctx context.Context, compression kgo.Opt) ([]kgo.Opt, e
 		kgo.RecordPartitioner(c.router),
 		// The bound is room, which whole requests pass; here it would cut them in pieces.
 		kgo.MaxBufferedRecords(math.MaxInt32),
-		// Records are given up by their context, after timeout; this is for a client that does not come to look at it.
-		kgo.RecordDeliveryTimeout(c.cfg.Timeout),
-		kgo.ProduceRequestTimeout(answer),
-		// A frozen broker must not hold a request beyond its timeout. Its outcome is then unknown, and said to be.
+		// Records are given up between two tries: to give up one that a broker has at this moment closes the connection, and takes the requests of
+		// all other partitions on it away. The broker answers soon; only one that is frozen is not waited for (produce).
+		kgo.RecordDeliveryTimeout(max(minDelivery, c.cfg.patience())),
+		kgo.ProduceRequestTimeout(c.cfg.answer()),
 		kgo.AllowIdempotentProduceCancellation(),
 		compression,
 	), nil

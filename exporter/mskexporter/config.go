@@ -37,6 +37,9 @@ const (
 	defaultSpillMaxAge         = 24 * time.Hour
 	defaultSpillProbeInterval  = 2 * time.Second
 
+	minAnswer = 100 * time.Millisecond
+	maxAnswer = 10 * time.Second
+
 	minRecordBytes = 4 << 10
 	maxRecordBytes = 64 << 20
 
@@ -64,8 +67,8 @@ type Config struct {
 	MaxBufferedBytes int64 `mapstructure:"max_buffered_bytes"`
 	// MaxWait is how long a request waits for room in the buffer before it is refused as retryable. Default 2s; zero: not at all.
 	MaxWait time.Duration `mapstructure:"max_wait"`
-	// Timeout is how long a request waits for its acknowledgement before its outcome is given up as unknown. Default 30s; at
-	// least 1s.
+	// Timeout is how long a request waits for its acknowledgement before its outcome is given up as unknown; what a broker has at that moment is
+	// waited for, up to half as long again and 10s at most. Default 30s; at least 1s.
 	Timeout time.Duration `mapstructure:"timeout"`
 	// StartupTimeout is how long starting waits for Kafka and its topics. Whatever comes of it the Collector starts; requests
 	// are refused as retryable until the topics are verified. Default 15s; zero: not at all.
@@ -85,7 +88,7 @@ type SpillConfig struct {
 	Gateway string `mapstructure:"gateway"`
 	// After is how long a record waits for Kafka before it is spilled. Default 3s; 100ms to timeout. Once one has, all records for its
 	// partition are spilled at once until everything that was spilled of it is in Kafka, so that a source's requests keep their order.
-	// Brokers are asked to answer within half of it.
+	// Brokers are asked to answer within half of it, and what one has at that moment is waited for, up to half as long again.
 	After time.Duration `mapstructure:"after"`
 	// MaxObjectBytes close an object, before compression. Default 8388608 (8 MiB); at least 65536.
 	MaxObjectBytes int `mapstructure:"max_object_bytes"`
@@ -193,6 +196,20 @@ func (c *Config) Validate() error {
 	}
 	errs = append(errs, c.Spill.validate(c.Timeout))
 	return errors.Join(errs...)
+}
+
+// patience is how long a record is tried.
+func (c *Config) patience() time.Duration {
+	if c.Spill.URL != "" {
+		return c.Spill.After
+	}
+	return c.Timeout
+}
+
+// answer is how long a broker may take for a request. It answers for all partitions of a request together, and waits so long for the replicas of
+// each: one whose replicas hang must not make the others late.
+func (c *Config) answer() time.Duration {
+	return max(minAnswer, min(maxAnswer, c.patience()/2))
 }
 
 func (c *SpillConfig) validate(timeout time.Duration) error {

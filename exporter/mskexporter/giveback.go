@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -19,7 +18,6 @@ import (
 type giveBack struct {
 	client *client
 	kafka  *producer
-	wait   time.Duration
 }
 
 // Route gives a record its partition where the store does not tell, because nobody knew it, or the topic no longer has it.
@@ -36,7 +34,7 @@ func (*giveBack) record(r spill.Record) *kgo.Record {
 
 // Produce returns when it is known of each record whether Kafka has it, or after the time that a request would wait for it.
 func (g *giveBack) Produce(ctx context.Context, rs []spill.Record) []error {
-	ctx, cancel := context.WithTimeoutCause(ctx, g.wait, errTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, g.client.cfg.patience()+g.client.cfg.answer(), errTimeout)
 	defer cancel()
 	errs := make([]error, len(rs))
 	var pending sync.WaitGroup

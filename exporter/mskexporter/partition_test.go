@@ -2,6 +2,7 @@ package mskexporter
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -237,6 +238,68 @@ func TestAPartitionThatCannotBeWrittenDelaysOnlyItself(t *testing.T) {
 			require.Equal(t, r.value("msk_exporter_spilled_records"), r.value("msk_exporter_unspilled_records"), "nothing is produced twice by probes")
 		})
 	}
+}
+
+// Scenario: a partition's replicas hang: each request with records for it is answered late, and says that they timed out.
+// Guarantee: giving the partition up takes no connection away, on which the requests of others are.
+func TestGivingAPartitionUpClosesNoConnection(t *testing.T) {
+	var closed atomic.Int64
+	k := fake(t, kfake.ListenFn(func(network, address string) (net.Listener, error) {
+		l, err := net.Listen(network, address)
+		return &countingListener{l, &closed}, err
+	}))
+	r := newRig(t, k.ListenAddrs(), func(c *Config) { spilling(t.TempDir())(c); c.Spill.After = time.Second })
+	r.direct()
+	require.NoError(t, r.send(request(signal.Logs, "t", "a", 1)))
+	closed.Store(0)
+	metrics := k.TopicInfo("otlp.metrics.v1").TopicID
+	k.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "otlp.metrics.v1", Partitions: []int32{0}, Err: kerr.RequestTimedOut, Count: -1})
+	k.ControlKey(int16(kmsg.Produce), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		k.KeepControl()
+		if slices.ContainsFunc(req.(*kmsg.ProduceRequest).Topics, func(t kmsg.ProduceRequestTopic) bool {
+			return t.TopicID == metrics && slices.ContainsFunc(t.Partitions, func(p kmsg.ProduceRequestTopicPartition) bool { return p.Partition == 0 })
+		}) {
+			k.SleepControl(func() { time.Sleep(400 * time.Millisecond) }) // within half of spill::after, as a broker does
+		}
+		return nil, nil, false
+	})
+	var wg sync.WaitGroup
+	for n := range 8 {
+		wg.Go(func() {
+			time.Sleep(time.Duration(n) * 50 * time.Millisecond)
+			if err := r.send(request(signal.Metrics, "t", strconv.Itoa(n), 1)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	require.Positive(t, r.value("msk_exporter_spilled_records", "signal=metrics"))
+	require.Zero(t, closed.Load(), "connections that the gateway closed")
+}
+
+// countingListener counts the connections that the other side has closed.
+type countingListener struct {
+	net.Listener
+	closed *atomic.Int64
+}
+
+func (l *countingListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	return &countingConn{Conn: c, closed: l.closed}, err
+}
+
+type countingConn struct {
+	net.Conn
+	closed *atomic.Int64
+	once   sync.Once
+}
+
+func (c *countingConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err != nil {
+		c.once.Do(func() { c.closed.Add(1) })
+	}
+	return n, err
 }
 
 // Scenario: the same, and the gateway is started again in the middle, twice: once as an operator would, once after it lost everything that it

@@ -74,7 +74,7 @@ func (c *client) tryDeliver(ctx context.Context, envelopes func() ([]envelope.En
 	if c.spillway != nil {
 		return c.spillway.deliver(ctx, records, to, room)
 	}
-	out := c.produce(records, c.cfg.Timeout)
+	out := c.produce(records)
 	c.observe(out.worst)
 	return out.err(len(records))
 }
@@ -170,7 +170,7 @@ func (c *client) admit(ctx context.Context, records []record, to []*lane) (*room
 // maxWait: when Kafka stops answering, the buffer is full of requests that are spilled a moment later.
 func (c *client) maxWait() time.Duration {
 	if c.spillway != nil {
-		return c.cfg.MaxWait + c.cfg.Spill.After
+		return c.cfg.MaxWait + c.cfg.patience()
 	}
 	return c.cfg.MaxWait
 }
@@ -202,12 +202,13 @@ func (o *outcome) err(of int) error {
 
 var errTimeout = errors.New("no acknowledgement within timeout")
 
-// produce sends the records and waits, at most so long, until each is acknowledged, refused or given up. The caller's context plays no
-// part: cancelling a record fails every record behind it in its partition, other callers' included.
-func (c *client) produce(records []record, wait time.Duration) *outcome {
+// produce sends the records and waits until each is acknowledged, refused or given up. The Kafka client gives them up when they were tried for long
+// enough; the context is for a broker that is frozen. The caller's context plays no part: cancelling a record fails every record behind it in its
+// partition, other callers' included.
+func (c *client) produce(records []record) *outcome {
 	ctx, cancel := context.WithCancelCause(c.alive)
 	defer cancel(nil)
-	timer := time.AfterFunc(wait, func() { cancel(errTimeout) })
+	timer := time.AfterFunc(c.cfg.patience()+c.cfg.answer(), func() { cancel(errTimeout) })
 	defer timer.Stop()
 	kc := c.kafka.client()
 	o := &outcome{}

@@ -104,7 +104,7 @@ func (s *spillway) deliver(ctx context.Context, records []record, to []*lane, ro
 	}
 	out := &outcome{}
 	if direct > 0 {
-		out = s.client.produce(records[:direct], s.cfg.After)
+		out = s.client.produce(records[:direct])
 		for i := range records[:direct] {
 			if r := &records[i]; !r.stored && out.refused[r] == nil {
 				s.trip(to[i], out.worst)
