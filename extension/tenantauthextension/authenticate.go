@@ -6,9 +6,7 @@ import (
 	"errors"
 	"net/netip"
 	"strings"
-	"time"
 
-	"go.opentelemetry.io/collector/client"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
@@ -62,9 +60,9 @@ func (e *authExtension) authenticate(ctx context.Context, sources map[string][]s
 	case secret == "":
 		return e.byCertificate(ctx, snapshot)
 	case strings.HasPrefix(secret, tenant.KeyPrefix):
-		return e.byKey(ctx, snapshot, secret)
+		return e.byKey(snapshot, secret, e.addressOf(ctx, sources))
 	case len(e.cfg.OIDC) > 0:
-		return e.byToken(ctx, snapshot, secret)
+		return e.byToken(ctx, snapshot, secret, e.addressOf(ctx, sources))
 	}
 	return tenant.Identity{}, unauthenticated(tenant.CredentialKey, reasonMalformed, toldMalformed, "the credential is no API key: those begin with "+tenant.KeyPrefix)
 }
@@ -110,38 +108,37 @@ func header(sources map[string][]string, name, lower string) []string {
 	return nil
 }
 
-func (e *authExtension) byKey(ctx context.Context, snapshot *tenant.Snapshot, key string) (tenant.Identity, *failure) {
+// byKey checks the key first, and throttles only failures: were a right key turned away because of wrong ones, whoever knows a tenant's key id, which is no
+// secret, or shares its address could lock it out. Nobody guesses a key of 256 random bits at any rate.
+func (e *authExtension) byKey(snapshot *tenant.Snapshot, key string, address netip.Addr) (tenant.Identity, *failure) {
 	const credential = tenant.CredentialKey
-	who := guesser{address: clientAddress(ctx)}
-	if id, ok := tenant.SplitKey(key); ok && snapshot.KnownKeyID(id) {
-		who.keyID = id // whoever guesses at this key locks out nobody else
-	}
-	if wait := e.guesses.blocked(who); wait > 0 {
-		return tenant.Identity{}, throttled(credential, wait)
-	}
-	t, _, err := snapshot.ByKey(key, e.now())
+	t, id, err := snapshot.ByKey(key, e.now())
 	if err == nil {
 		return tenant.Identity{Tenant: t, Credential: credential}, nil
 	}
 	if errors.Is(err, tenant.ErrKeyExpired) {
 		return tenant.Identity{}, unauthenticated(credential, reasonExpired, toldExpired, "the API key has expired: use its successor")
 	}
-	reason := reasonUnknownKey
+	who, reason := guesser{address: address, credential: credential}, reasonUnknownKey
 	switch {
 	case errors.Is(err, tenant.ErrKeyForm):
 		reason = reasonMalformed
 	case errors.Is(err, tenant.ErrKeyWrong):
-		reason = reasonWrongKey
+		reason, who.keyID = reasonWrongKey, id
 	case snapshot.Incomplete():
 		return tenant.Identity{}, incomplete(credential)
 	}
-	e.guesses.wrong(who)
-	return tenant.Identity{}, unauthenticated(credential, reason, toldInvalid, "the API key is not valid")
+	return tenant.Identity{}, e.wrong(who, unauthenticated(credential, reason, toldInvalid, "the API key is not valid"))
 }
 
-func throttled(credential string, wait time.Duration) *failure {
-	return &failure{reasonThrottled, credential, &tenant.Refusal{
-		Reason: toldThrottled, Code: codes.ResourceExhausted, After: wait, Text: "too many wrong credentials from this address: this one was not looked at",
+// wrong counts an attempt that failed, and returns what its sender is told: f, or that it has failed too often.
+func (e *authExtension) wrong(who guesser, f *failure) *failure {
+	wait := e.guesses.wrong(who)
+	if wait == 0 {
+		return f
+	}
+	return &failure{reasonThrottled, who.credential, &tenant.Refusal{
+		Reason: toldThrottled, Code: codes.ResourceExhausted, After: wait, Text: "the credential is not valid, as too many from this address before it",
 	}}
 }
 
@@ -176,14 +173,4 @@ func verifiedCertificate(ctx context.Context) *x509.Certificate {
 		return nil
 	}
 	return info.State.VerifiedChains[0][0]
-}
-
-func clientAddress(ctx context.Context) netip.Addr {
-	a := client.FromContext(ctx).Addr
-	if a == nil {
-		if p, ok := peer.FromContext(ctx); ok {
-			a = p.Addr
-		}
-	}
-	return addressOf(a)
 }

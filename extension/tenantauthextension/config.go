@@ -3,6 +3,7 @@ package tenantauthextension
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"net/url"
 	"time"
 
@@ -22,6 +23,7 @@ const (
 	defaultRemembered     = 65536
 
 	maxIssuers       = 16
+	maxProxies       = 256
 	maxRememberedMax = 1 << 24
 )
 
@@ -36,6 +38,9 @@ type Config struct {
 	OIDC []OIDCConfig `mapstructure:"oidc"`
 	// Guesses bounds how often an address may show wrong credentials.
 	Guesses GuessesConfig `mapstructure:"guesses"`
+	// TrustedProxies are the networks, as CIDR, of the load balancers and proxies in front of the gateway, at most 256. A sender that comes through one
+	// has the last address in X-Forwarded-For that is in none of them. Default none: the header is ignored.
+	TrustedProxies []string `mapstructure:"trusted_proxies"`
 }
 
 // RegistryConfig says where the tenants' files are.
@@ -59,8 +64,8 @@ type OIDCConfig struct {
 	TenantClaim string `mapstructure:"tenant_claim"`
 }
 
-// GuessesConfig bounds wrong attempts. They are counted by client address (IPv6: by /64), those with the id of a known API key by address and
-// key, so that whoever guesses does not lock out others behind the same address.
+// GuessesConfig bounds wrong attempts. They are counted by client address (IPv6: by /64) and kind of credential, those with the id of a known API key by
+// address and key. A right credential is taken whatever was shown before.
 type GuessesConfig struct {
 	// Burst is how many wrong attempts are answered at once. Default 20; at least 1.
 	Burst int `mapstructure:"burst"`
@@ -106,6 +111,12 @@ func (c *Config) Validate() error {
 		}
 		seen[o.Issuer] = true
 	}
+	if len(c.TrustedProxies) > maxProxies {
+		bad("trusted_proxies: has %d networks, more than %d", len(c.TrustedProxies), maxProxies)
+	}
+	if _, err := c.proxies(); err != nil {
+		bad("trusted_proxies: %w", err)
+	}
 	if c.Guesses.Burst < 1 || c.Guesses.Burst > 1e6 {
 		bad("guesses::burst: %d is not between 1 and 1000000", c.Guesses.Burst)
 	}
@@ -129,6 +140,18 @@ func (o *OIDCConfig) validate() error {
 		return errors.New("audience: is empty: a token for another service must not open this one")
 	}
 	return nil
+}
+
+func (c *Config) proxies() ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, text := range c.TrustedProxies {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("%q is no network like 10.0.0.0/8", text)
+		}
+		out = append(out, p)
+	}
+	return out, nil
 }
 
 func loopback(host string) bool { return host == "localhost" || host == "127.0.0.1" || host == "::1" }

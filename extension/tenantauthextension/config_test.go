@@ -29,6 +29,9 @@ func TestTestdataHoldsEveryDefault(t *testing.T) {
 		if len(cfg.OIDC) == 0 {
 			cfg.OIDC = nil
 		}
+		if len(cfg.TrustedProxies) == 0 {
+			cfg.TrustedProxies = nil
+		}
 		require.Equal(t, want, cfg, id)
 	}
 }
@@ -64,6 +67,8 @@ func TestErrorsNameTheKeyAndTheValue(t *testing.T) {
 		"oidc::0::audience: is empty":                               func(c *Config) { c.OIDC = []OIDCConfig{{Issuer: "https://a"}} },
 		"oidc::1::issuer: \"https://a.example.com\" is there twice": func(c *Config) { c.OIDC = []OIDCConfig{good, good} },
 		"oidc: has 17 issuers":                                      func(c *Config) { c.OIDC = make([]OIDCConfig, 17) },
+		`trusted_proxies: "10.0.0.1" is no network`:                 func(c *Config) { c.TrustedProxies = []string{"10.0.0.1"} },
+		"trusted_proxies: has 257 networks":                         func(c *Config) { c.TrustedProxies = make([]string, 257) },
 		"guesses::burst: 0":                                         func(c *Config) { c.Guesses.Burst = 0 },
 		"guesses::per_second: 0":                                    func(c *Config) { c.Guesses.PerSecond = 0 },
 		"guesses::remembered_max: 0":                                func(c *Config) { c.Guesses.RememberedMax = 0 },

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +25,7 @@ type authExtension struct {
 	telemetry *telemetry
 	guesses   *guesses
 	issuers   *issuers
+	proxies   []netip.Prefix // trusted
 	now       func() time.Time
 
 	loader atomic.Pointer[tenant.Loader] // set by Start
@@ -45,6 +47,9 @@ var (
 func newExtension(set extension.Settings, cfg *Config) (*authExtension, error) {
 	e := &authExtension{cfg: cfg, log: set.Logger, now: time.Now}
 	var err error
+	if e.proxies, err = cfg.proxies(); err != nil {
+		return nil, fmt.Errorf("trusted_proxies: %w", err)
+	}
 	if e.guesses, err = newGuesses(cfg.Guesses, func() time.Time { return e.now() }); err != nil {
 		return nil, err
 	}

@@ -231,51 +231,102 @@ func TestEachWrongCredentialIsRefusedAsTheREADMESays(t *testing.T) {
 	require.Equal(t, invalid.Error(), other.Error(), "senders do not hear which part was right")
 }
 
-// Guarantees: an address that guesses is told to wait, and those who share the address and have a right key are not.
+// Guarantees: an address that guesses is told to wait. A right credential is taken whatever was shown before, by whom, and of which kind.
 func TestGuessingIsSlowedDownWithoutLockingOutOthers(t *testing.T) {
+	issuer := newIssuer(t)
 	a, key := withKey("a", "")
-	b, keyB := withKey("b", "")
-	r := start(t, "tenants:\n"+a+b, func(c *Config) { c.Guesses = GuessesConfig{Burst: 3, PerSecond: 0.1, RememberedMax: 100} })
+	r := start(t, "tenants:\n  - {id: acme, oidc: [{issuer: \""+issuer.URL+"\", claim: acme}]}\n"+a, func(c *Config) {
+		c.Guesses = GuessesConfig{Burst: 3, PerSecond: 0.1, RememberedMax: 100}
+		c.OIDC = []OIDCConfig{{Issuer: issuer.URL, Audience: "pulsegrid"}}
+	})
 	frozen := time.Now()
 	r.now = func() time.Time { return frozen.Add(time.Duration(r.clock.Load()) * time.Second) }
-	guess := func(ip string) error {
-		k, _, _ := tenant.NewKey()
-		_, err := r.ask(from(ip), bearer(k))
-		return err
+	ask := func(ip, secret string) error { _, err := r.ask(from(ip), bearer(secret)); return err }
+	unknown := func() string { k, _, _ := tenant.NewKey(); return k }
+	// guessed shows wrong credentials until their sender is told to wait, and then some.
+	guessed := func(ip string, wrong func() string, reason string) {
+		t.Helper()
+		for range 3 {
+			r.refused(ask(ip, wrong()), codes.Unauthenticated, toldInvalid, reason)
+		}
+		for range 20 {
+			r.refused(ask(ip, wrong()), codes.ResourceExhausted, toldThrottled, reasonThrottled)
+		}
 	}
-	for range 3 {
-		r.refused(guess("192.0.2.1"), codes.Unauthenticated, toldInvalid, reasonUnknownKey)
-	}
-	err := guess("192.0.2.1")
-	r.refused(err, codes.ResourceExhausted, toldThrottled, reasonThrottled)
-	r.refused(guess("192.0.2.2"), codes.Unauthenticated, toldInvalid, reasonUnknownKey)
-	_, err = r.ask(from("192.0.2.1"), bearer(key))
-	require.NoError(t, err, "a right key from the address that guesses")
+	guessed("192.0.2.1", unknown, reasonUnknownKey)
+	r.refused(ask("192.0.2.2", unknown()), codes.Unauthenticated, toldInvalid, reasonUnknownKey)
+	require.NoError(t, ask("192.0.2.1", key), "a right key from the address that guesses")
+	require.NoError(t, ask("192.0.2.1", issuer.token(t, nil)), "a right token that was never seen, from the address that guesses keys")
+	guessed("192.0.2.1", func() string { return key[:len(key)-3] + "zzz" }, reasonWrongKey)
+	require.NoError(t, ask("192.0.2.1", key), "the key whose id others guess by")
 
-	wrong := bearer(key[:len(key)-3] + "zzz")
-	for range 3 {
-		_, err := r.ask(from("192.0.2.1"), wrong)
-		r.refused(err, codes.Unauthenticated, toldInvalid, reasonWrongKey)
-	}
-	_, err = r.ask(from("192.0.2.1"), wrong)
-	r.refused(err, codes.ResourceExhausted, toldThrottled, reasonThrottled)
-	_, err = r.ask(from("192.0.2.1"), bearer(key))
-	r.refused(err, codes.ResourceExhausted, toldThrottled, reasonThrottled) // or guessing would go on unhindered
-	_, err = r.ask(from("192.0.2.9"), bearer(key))
-	require.NoError(t, err, "the key from elsewhere")
-	_, err = r.ask(from("192.0.2.1"), bearer(keyB))
-	require.NoError(t, err, "another key from there")
+	fetched := issuer.fetched.Load()
+	guessed("192.0.2.1", func() string {
+		good := issuer.token(t, map[string]any{"jti": t.Name()})
+		return good[:len(good)-8] + "AAAAAAAA"
+	}, reasonInvalidToken)
+	require.NoError(t, ask("192.0.2.1", issuer.token(t, map[string]any{"jti": "new"})), "a right token that was never seen, from the address that guesses tokens")
+	require.LessOrEqual(t, issuer.fetched.Load(), fetched+1, "wrong signatures do not become a flood of questions to the issuer")
 
 	r.clock.Add(11)
-	_, err = r.ask(from("192.0.2.1"), bearer(key))
-	require.NoError(t, err, "after the wait that it was told")
+	r.refused(ask("192.0.2.1", unknown()), codes.Unauthenticated, toldInvalid, reasonUnknownKey) // after the wait that it was told
 
 	// One host has a /64 of IPv6 to itself.
 	for i := range 3 {
-		require.Error(t, guess(fmt.Sprintf("2001:db8::%d", i+1)))
+		require.Error(t, ask(fmt.Sprintf("2001:db8::%d", i+1), unknown()))
 	}
-	r.refused(guess("2001:db8::ffff"), codes.ResourceExhausted, toldThrottled, reasonThrottled)
-	r.refused(guess("2001:db8:0:1::1"), codes.Unauthenticated, toldInvalid, reasonUnknownKey)
+	r.refused(ask("2001:db8::ffff", unknown()), codes.ResourceExhausted, toldThrottled, reasonThrottled)
+	r.refused(ask("2001:db8:0:1::1", unknown()), codes.Unauthenticated, toldInvalid, reasonUnknownKey)
+}
+
+// Guarantees: behind a trusted proxy senders are told apart by the last address that is no proxy's; from elsewhere, and before that address, the header
+// is anybody's word.
+func TestBehindATrustedProxyTheSendersAddressCounts(t *testing.T) {
+	a, _ := withKey("a", "")
+	r := start(t, "tenants:\n"+a, func(c *Config) { c.TrustedProxies = []string{"10.0.0.0/8", "fd00::/8"} })
+	for name, c := range map[string]struct {
+		peer      string
+		forwarded []string
+		want      string
+	}{
+		"no proxy":                        {"192.0.2.1", nil, "192.0.2.1"},
+		"a header of somebody":            {"192.0.2.1", []string{"198.51.100.7"}, "192.0.2.1"},
+		"by a proxy":                      {"10.0.0.1", []string{"198.51.100.7"}, "198.51.100.7"},
+		"by two proxies":                  {"10.0.0.1", []string{"198.51.100.7, 10.0.0.2"}, "198.51.100.7"},
+		"invented before its own":         {"10.0.0.1", []string{"203.0.113.5, 198.51.100.7"}, "198.51.100.7"},
+		"invented in a header before":     {"10.0.0.1", []string{"203.0.113.5", "198.51.100.7"}, "198.51.100.7"},
+		"invented proxy before its own":   {"10.0.0.1", []string{"10.0.0.9, 198.51.100.7, 10.0.0.2"}, "198.51.100.7"},
+		"with port":                       {"10.0.0.1", []string{"198.51.100.7:4711"}, "198.51.100.7"},
+		"IPv6, by its /64":                {"fd00::1", []string{"[2001:db8:0:7::9]:4711"}, "2001:db8:0:7::"},
+		"IPv6 without port":               {"10.0.0.1", []string{"2001:db8:0:7::9"}, "2001:db8:0:7::"},
+		"IPv4 written as IPv6":            {"10.0.0.1", []string{"::ffff:198.51.100.7"}, "198.51.100.7"},
+		"a proxy that says nothing":       {"10.0.0.1", nil, "10.0.0.1"},
+		"nonsense behind the own address": {"10.0.0.1", []string{"198.51.100.7, unknown"}, "10.0.0.1"},
+		"proxies only":                    {"10.0.0.1", []string{"10.0.0.3, 10.0.0.2"}, "10.0.0.3"},
+		"a flood of proxies":              {"10.0.0.1", []string{"198.51.100.7" + strings.Repeat(",10.0.0.2", 10000)}, "10.0.0.2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, key := range []string{"X-Forwarded-For", "x-forwarded-for"} { // HTTP, gRPC
+				sources := map[string][]string{}
+				if c.forwarded != nil {
+					sources[key] = c.forwarded
+				}
+				require.Equal(t, c.want, r.addressOf(from(c.peer), sources).String())
+			}
+		})
+	}
+	wrong := func(sender string) error {
+		k, _, _ := tenant.NewKey()
+		sources := bearer(k)
+		sources["X-Forwarded-For"] = []string{sender}
+		_, err := r.ask(from("10.0.0.1"), sources)
+		return err
+	}
+	for range defaultGuessBurst {
+		r.refused(wrong("198.51.100.7"), codes.Unauthenticated, toldInvalid, reasonUnknownKey)
+	}
+	r.refused(wrong("198.51.100.7"), codes.ResourceExhausted, toldThrottled, reasonThrottled)
+	r.refused(wrong("198.51.100.8"), codes.Unauthenticated, toldInvalid, reasonUnknownKey)
 }
 
 func TestWhatIsRememberedOfGuessersIsBounded(t *testing.T) {

@@ -1,13 +1,16 @@
 package tenantauthextension
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -25,6 +28,8 @@ const (
 	tokenTrust       = 5 * time.Minute // after which a token that was right is checked again: its issuer's keys may be others
 	issuerTimeout    = 10 * time.Second
 	issuerRetry      = 5 * time.Second // between tries to reach an issuer
+	keysFor          = time.Second     // is as long as an issuer is not asked for its keys again: each token with a wrong signature asks for them
+	maxKeysBytes     = 1 << 20
 )
 
 // issuers check tokens. Tokens that were right are remembered by their hash: an agent shows the same one for an hour, and checking a signature
@@ -78,18 +83,15 @@ var (
 	errTokenExpired  = errors.New("token has expired")
 )
 
-func (e *authExtension) byToken(ctx context.Context, snapshot *tenant.Snapshot, token string) (tenant.Identity, *failure) {
+// byToken checks the token first, and throttles only failures, as byKey does.
+func (e *authExtension) byToken(ctx context.Context, snapshot *tenant.Snapshot, token string, address netip.Addr) (tenant.Identity, *failure) {
 	const credential = tenant.CredentialOIDC
 	hash := sha256.Sum256([]byte(token))
 	n, known := e.issuers.recall(hash)
 	if !known {
-		who := guesser{address: clientAddress(ctx)}
-		if wait := e.guesses.blocked(who); wait > 0 {
-			return tenant.Identity{}, throttled(credential, wait)
-		}
 		var err error
 		if n, err = e.issuers.check(ctx, token); err != nil {
-			return tenant.Identity{}, e.tokenFailure(who, err)
+			return tenant.Identity{}, e.tokenFailure(guesser{address: address, credential: credential}, err)
 		}
 		e.issuers.remember(hash, n)
 	}
@@ -111,14 +113,11 @@ func (e *authExtension) tokenFailure(who guesser, err error) *failure {
 	case errors.Is(err, errTokenExpired):
 		return unauthenticated(credential, reasonExpired, toldExpired, "the token has expired: get another one")
 	case errors.Is(err, errUnknownIssuer):
-		e.guesses.wrong(who)
-		return unauthenticated(credential, reasonUnknownIssuer, toldInvalid, "the token is of an issuer that is not trusted here")
+		return e.wrong(who, unauthenticated(credential, reasonUnknownIssuer, toldInvalid, "the token is of an issuer that is not trusted here"))
 	case errors.Is(err, errNoToken):
-		e.guesses.wrong(who)
-		return unauthenticated(credential, reasonMalformed, toldMalformed, "the credential is neither an API key nor a JSON Web Token")
+		return e.wrong(who, unauthenticated(credential, reasonMalformed, toldMalformed, "the credential is neither an API key nor a JSON Web Token"))
 	}
-	e.guesses.wrong(who)
-	return unauthenticated(credential, reasonInvalidToken, toldInvalid, "the token is not valid: its signature, audience, times or tenant claim are not as they must be")
+	return e.wrong(who, unauthenticated(credential, reasonInvalidToken, toldInvalid, "the token is not valid: its signature, audience, times or tenant claim are not as they must be"))
 }
 
 func (s *issuers) recall(hash [sha256.Size]byte) (named, bool) {
@@ -222,7 +221,8 @@ func (i *issuer) ask() (*oidc.IDTokenVerifier, error) {
 		i.failed = fmt.Errorf("%w: %w", errIssuerDown, err)
 		return nil, i.failed
 	}
-	keys := oidc.NewRemoteKeySet(oidc.ClientContext(context.Background(), i.http), described.JWKS)
+	keysHTTP := &http.Client{Timeout: i.http.Timeout, Transport: &repeating{of: i.http.Transport, now: i.now}}
+	keys := oidc.NewRemoteKeySet(oidc.ClientContext(context.Background(), keysHTTP), described.JWKS)
 	i.verifier = oidc.NewVerifier(i.cfg.Issuer, watchedKeys{keys}, &oidc.Config{ClientID: i.cfg.Audience, SupportedSigningAlgs: asymmetric(described.Algs), Now: i.now})
 	return i.verifier, nil
 }
@@ -237,6 +237,39 @@ func asymmetric(algs []string) []string {
 		}
 	}
 	return out
+}
+
+// repeating gives the last good answer again while it is younger than keysFor. It is for one address; its user asks once at a time.
+type repeating struct {
+	of  http.RoundTripper
+	now func() time.Time
+
+	mu   sync.Mutex // held while it is asked
+	last http.Response
+	body []byte
+	at   time.Time // of last; zero: there is none
+}
+
+func (r *repeating) RoundTrip(req *http.Request) (*http.Response, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.at.IsZero() || r.now().Sub(r.at) >= keysFor {
+		res, err := r.of.RoundTrip(req)
+		if err != nil || res.StatusCode != http.StatusOK {
+			return res, err
+		}
+		body, err := io.ReadAll(io.LimitReader(res.Body, maxKeysBytes+1))
+		if err = errors.Join(err, res.Body.Close()); err != nil {
+			return nil, err
+		}
+		if len(body) > maxKeysBytes {
+			return nil, fmt.Errorf("%s: keys of more than %d bytes", req.URL, maxKeysBytes)
+		}
+		r.last, r.body, r.at = *res, body, r.now()
+	}
+	res := r.last
+	res.Request, res.Header, res.Body = req, r.last.Header.Clone(), io.NopCloser(bytes.NewReader(r.body))
+	return &res, nil
 }
 
 type keysErrKey struct{}

@@ -83,12 +83,6 @@ func (s *Snapshot) ByKey(key string, now time.Time) (t *Tenant, id string, err e
 	return k.value.of, id, nil
 }
 
-// KnownKeyID tells whether there is a key of this id.
-func (s *Snapshot) KnownKeyID(id string) bool {
-	_, ok := s.keys[id]
-	return ok
-}
-
 // ByClaim returns whom an OIDC issuer names by the value of its tenant claim, or nil.
 func (s *Snapshot) ByClaim(issuer, value string) *Tenant { return s.claims[claim{issuer, value}].value }
 

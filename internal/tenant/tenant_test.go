@@ -111,7 +111,6 @@ func TestTheDocumentsExampleIsWhatItSays(t *testing.T) {
 	require.Equal(t, Quota{50000, 60000000, 2 * time.Minute}, acme.Quota(signal.Logs))
 	require.Equal(t, Quota{EventsPerSecond: 20000, Burst: time.Minute}, acme.Quota(signal.Metrics), "its share of the fleet's")
 	require.False(t, acme.Quota(signal.Traces).Limited())
-	require.True(t, s.KnownKeyID("3k5xqv7tnbz2mawd"))
 	require.Same(t, acme, s.ByClaim("https://login.example.com", "acme-production"))
 	require.Nil(t, s.ByClaim("https://elsewhere.example.com", "acme-production"), "another issuer's word does not count")
 	require.Equal(t, "https://ingest.eu.example.com", s.Endpoint("eu"))
