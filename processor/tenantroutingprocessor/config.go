@@ -23,9 +23,10 @@ const (
 )
 
 const (
-	defaultDrainShare = 0.25
-	defaultRetryMax   = 60 * time.Second
-	minRetry          = 100 * time.Millisecond
+	defaultDrainShare  = 0.25
+	defaultRetryMax    = 60 * time.Second
+	defaultUndecodable = 1 << 20
+	minRetry           = 100 * time.Millisecond
 
 	maxTenantAttributes = 16
 	maxAttributeBytes   = 128
@@ -50,12 +51,15 @@ type Config struct {
 	// DrainShare is the part of a tenant's quota with which its overflow lane is taken to drain. Default 0.25; above 0 and at most 1. It is what the
 	// aggregator has left over; senders are told to come again by it.
 	DrainShare float64 `mapstructure:"drain_share"`
+	// UndecodableBytesPerSecond is how many bytes of a tenant that cannot be decoded are kept in quarantine, besides its quotas. Default 1048576; 0 is no
+	// limit.
+	UndecodableBytesPerSecond int64 `mapstructure:"undecodable_bytes_per_second"`
 	// RetryMax bounds what senders are asked to wait. Default 60s; 1s to 1h.
 	RetryMax time.Duration `mapstructure:"retry_max"`
 }
 
 func createDefaultConfig() component.Config {
-	return &Config{Unauthenticated: refuseUnauthenticated, Spoofed: overwriteSpoofed, DrainShare: defaultDrainShare, RetryMax: defaultRetryMax}
+	return &Config{Unauthenticated: refuseUnauthenticated, Spoofed: overwriteSpoofed, DrainShare: defaultDrainShare, RetryMax: defaultRetryMax, UndecodableBytesPerSecond: defaultUndecodable}
 }
 
 // Validate names the key and the value of what is wrong.
@@ -87,6 +91,9 @@ func (c *Config) Validate() error {
 	}
 	if c.RetryMax < time.Second || c.RetryMax > time.Hour {
 		bad("retry_max: %v is not between 1s and 1h", c.RetryMax)
+	}
+	if c.UndecodableBytesPerSecond < 0 {
+		bad("undecodable_bytes_per_second: %d is below 0", c.UndecodableBytesPerSecond)
 	}
 	return errors.Join(errs...)
 }

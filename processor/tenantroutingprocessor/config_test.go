@@ -58,6 +58,7 @@ func TestErrorsNameTheKeyAndTheValue(t *testing.T) {
 		"tenant_attributes: has 17":        func(c *Config) { c.TenantAttributes = strings.Split(strings.Repeat("a", 17), "") },
 		"drain_share: 0":                   func(c *Config) { c.DrainShare = 0 },
 		"retry_max: 1ms":                   func(c *Config) { c.RetryMax = time.Millisecond },
+		"undecodable_bytes_per_second: -1": func(c *Config) { c.UndecodableBytesPerSecond = -1 },
 	} {
 		cfg := createDefaultConfig().(*Config)
 		change(cfg)

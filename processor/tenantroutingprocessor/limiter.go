@@ -31,11 +31,12 @@ const (
 //
 // A gateway holds only its own figures: a fleet's quota reaches it as the share that the registry gives it.
 type limiter struct {
-	drainShare float64
-	retryMax   time.Duration
-	now        func() time.Time
-	seed       maphash.Seed
-	shard      [shards]shard
+	drainShare  float64
+	undecodable float64 // bytes a second, of a tenant
+	retryMax    time.Duration
+	now         func() time.Time
+	seed        maphash.Seed
+	shard       [shards]shard
 }
 
 type shard struct {
@@ -45,8 +46,9 @@ type shard struct {
 }
 
 type bucketKey struct {
-	tenant string
-	signal signal.Signal
+	tenant      string
+	signal      signal.Signal
+	undecodable bool // of all signals
 }
 
 // Dimensions of a quota.
@@ -75,7 +77,7 @@ const (
 )
 
 func newLimiter(cfg *Config, now func() time.Time) *limiter {
-	l := &limiter{drainShare: cfg.DrainShare, retryMax: cfg.RetryMax, now: now, seed: maphash.MakeSeed()}
+	l := &limiter{drainShare: cfg.DrainShare, undecodable: float64(cfg.UndecodableBytesPerSecond), retryMax: cfg.RetryMax, now: now, seed: maphash.MakeSeed()}
 	for i := range l.shard {
 		l.shard[i].of = map[bucketKey]*bucket{}
 	}
@@ -84,12 +86,19 @@ func newLimiter(cfg *Config, now func() time.Time) *limiter {
 
 // take decides about a request. With laneNone nothing was taken, and the sender shall come again after the duration.
 func (l *limiter) take(t *tenant.Tenant, s signal.Signal, nEvents, nBytes int) (lane, time.Duration) {
-	q := t.Quota(s)
+	return l.takeOf(bucketKey{tenant: t.ID, signal: s}, t.Quota(s), nEvents, nBytes)
+}
+
+// takeUndecodable decides whether a body that cannot be decoded is kept, by the quota that every tenant has for such bodies.
+func (l *limiter) takeUndecodable(t *tenant.Tenant, nBytes int) (lane, time.Duration) {
+	return l.takeOf(bucketKey{tenant: t.ID, undecodable: true}, tenant.Quota{BytesPerSecond: l.undecodable}, 0, nBytes)
+}
+
+func (l *limiter) takeOf(key bucketKey, q tenant.Quota, nEvents, nBytes int) (lane, time.Duration) {
 	if !q.Limited() {
 		return laneFast, 0
 	}
-	key := bucketKey{t.ID, s}
-	sh := &l.shard[maphash.String(l.seed, t.ID)%shards]
+	sh := &l.shard[maphash.String(l.seed, key.tenant)%shards]
 	n := amount{float64(nEvents), float64(nBytes)}
 	rates := amount{q.EventsPerSecond, q.BytesPerSecond}
 	sh.mu.Lock()

@@ -212,7 +212,7 @@ func TestIdleTenantsAreForgotten(t *testing.T) {
 		l.take(s.Tenant(fmt.Sprint("t", 9000+i)), signal.Logs, 1, 1)
 	}
 	require.LessOrEqual(t, l.buckets(), int64(1001))
-	require.Contains(t, l.shard[shardOf(l, "t1")].of, bucketKey{"t1", signal.Logs}, "what it owes is not forgotten")
+	require.Contains(t, l.shard[shardOf(l, "t1")].of, bucketKey{tenant: "t1", signal: signal.Logs}, "what it owes is not forgotten")
 }
 
 func shardOf(l *limiter, id string) int {

@@ -42,6 +42,9 @@ type routing struct {
 	stop     sync.Once
 }
 
+// undecodableEvent is the size, in bytes, of the events that a body which cannot be decoded is taken to hold. Nobody knows how many there are.
+const undecodableEvent = 1 << 10
+
 // use is what a request takes of its tenant's quota.
 type use struct {
 	signal signal.Signal
@@ -165,12 +168,14 @@ func (p *routing) envelopes(ctx context.Context, ld plog.Logs) (plog.Logs, error
 				return out, consumererror.NewPermanent(fmt.Errorf("request of tenant %q: %w", t.ID, err))
 			}
 		}
-		lane, err := p.lane(ctx, u, t)
+		var lane string
+		if quarantined {
+			lane, err = p.undecodable(ctx, u, t)
+		} else {
+			lane, err = p.lane(ctx, u, u.events, t)
+		}
 		if err != nil {
 			return out, err
-		}
-		if quarantined {
-			lane = envelope.LaneQuarantine
 		}
 		e.Tenant, e.Lane, e.Jurisdiction, e.TopicClass, e.IDAttribute = t.ID, lane, t.Jurisdiction, t.TopicClass, t.IDAttribute
 		e.Append(out)
@@ -205,7 +210,7 @@ func (p *routing) pdata(ctx context.Context, u use, resources func(func(int, pco
 		}
 		claimed(t.ID, true)
 	}
-	lane, err := p.lane(ctx, u, t)
+	lane, err := p.lane(ctx, u, u.events, t)
 	if err != nil {
 		return err
 	}
@@ -259,14 +264,24 @@ func (p *routing) spoofed(ctx context.Context, u use, t *tenant.Tenant) error {
 	return nil
 }
 
-// lane decides by the tenant's quota.
-func (p *routing) lane(ctx context.Context, u use, t *tenant.Tenant) (string, error) {
-	lane, after := p.limiter.take(t, u.signal, u.events, u.bytes)
+// undecodable decides about what its receiver could not decode. It costs of the tenant's quota what events of its size would: were it free, whoever may
+// send could fill the quarantine.
+func (p *routing) undecodable(ctx context.Context, u use, t *tenant.Tenant) (string, error) {
+	if lane, after := p.limiter.takeUndecodable(t, u.bytes); lane == laneNone {
+		return "", p.throttled(ctx, u, t, after, fmt.Sprintf("tenant %q sends more that cannot be decoded than the %d bytes/s that are kept of it: nothing of the request is stored",
+			t.ID, p.cfg.UndecodableBytesPerSecond))
+	}
+	_, err := p.lane(ctx, u, max(u.events, (u.bytes+undecodableEvent-1)/undecodableEvent, 1), t)
+	return envelope.LaneQuarantine, err
+}
+
+// lane decides by the tenant's quota, of which the request costs its bytes and so many events.
+func (p *routing) lane(ctx context.Context, u use, events int, t *tenant.Tenant) (string, error) {
+	lane, after := p.limiter.take(t, u.signal, events, u.bytes)
 	switch {
 	case lane == laneNone:
-		p.telemetry.decided(ctx, decidedThrottled, u, t.Class)
-		p.telemetry.sentBack(ctx, u, t.Class, after)
-		return "", overQuota(t, u, after)
+		return "", p.throttled(ctx, u, t, after, fmt.Sprintf("tenant %q is over its quota of %s, %s, and its burst of %v is full: nothing of the %d events is stored",
+			t.ID, u.signal, rates(t.Quota(u.signal)), t.Quota(u.signal).Burst, u.events))
 	case lane == laneOverflow || t.Lane == envelope.LaneOverflow:
 		p.telemetry.decided(ctx, decidedOverflow, u, t.Class)
 		return envelope.LaneOverflow, nil
@@ -275,12 +290,12 @@ func (p *routing) lane(ctx context.Context, u use, t *tenant.Tenant) (string, er
 	return envelope.LaneFast, nil
 }
 
-func overQuota(t *tenant.Tenant, u use, after time.Duration) error {
-	q := t.Quota(u.signal)
+func (p *routing) throttled(ctx context.Context, u use, t *tenant.Tenant, after time.Duration, why string) error {
+	p.telemetry.decided(ctx, decidedThrottled, u, t.Class)
+	p.telemetry.sentBack(ctx, u, t.Class, after)
 	return &tenant.Refusal{
 		Reason: tenant.ReasonQuota, Code: codes.ResourceExhausted, After: after, Info: map[string]string{"tenant": t.ID, "signal": u.signal.String()},
-		Text: fmt.Sprintf("tenant %q is over its quota of %s, %s, and its burst of %v is full: nothing of the %d events is stored, send them again in %v",
-			t.ID, u.signal, rates(q), q.Burst, u.events, after.Round(time.Millisecond)),
+		Text: fmt.Sprintf("%s, send it again in %v", why, after.Round(time.Millisecond)),
 	}
 }
 

@@ -463,3 +463,48 @@ func TestWhatIsInQuarantineStaysThere(t *testing.T) {
 	require.Equal(t, kept.Body, got.Body)
 	require.Equal(t, kept.Quarantine.Reason, got.Quarantine.Reason)
 }
+
+// Guarantees: bodies that nobody can decode cost what events of their size would, and a tenant without a quota cannot fill the quarantine with them.
+func TestBodiesThatCannotBeDecodedAreNotFree(t *testing.T) {
+	junk := func(size int) plog.Logs {
+		ld := plog.NewLogs()
+		envelope.Envelope{
+			Signal: signal.Logs, Source: "agent", Received: time.Unix(1, 0), Lane: envelope.LaneQuarantine, Body: make([]byte, size),
+			Quarantine: &envelope.Quarantine{Code: "undecodable", Reason: "it is no OTLP", ContentType: "application/x-protobuf", PII: true},
+		}.Append(ld)
+		return ld
+	}
+	for name, c := range map[string]struct {
+		tenant string
+		size   int
+		kept   int // of 200
+	}{
+		"quota of 100 events/s and a burst as large, small bodies": {"small", 10, 200},
+		"the same, bodies of 50 KiB":                               {"small", 50 << 10, 4},
+		"no quota, 1 MiB/s":                                        {"acme", 256 << 10, 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := start(t, nil)
+			now := time.Unix(1_800_000_000, 0)
+			r.logs.(*routing).limiter.now = func() time.Time { return now }
+			kept := 0
+			for range 300 {
+				if err := r.logs.ConsumeLogs(r.as(c.tenant), junk(c.size)); err == nil {
+					require.Equal(t, envelope.LaneQuarantine, r.got().Lane)
+					kept++
+				} else {
+					requireStatus(t, err, codes.ResourceExhausted, tenant.ReasonQuota)
+				}
+			}
+			require.Equal(t, c.kept, kept)
+			now = now.Add(time.Minute)
+			require.NoError(t, r.logs.ConsumeLogs(r.as(c.tenant), junk(c.size)), "later it is kept")
+		})
+	}
+	t.Run("no limit where none is wanted", func(t *testing.T) {
+		r := start(t, func(c *Config) { c.UndecodableBytesPerSecond = 0 })
+		for range 300 {
+			require.NoError(t, r.logs.ConsumeLogs(r.as("acme"), junk(256<<10)))
+		}
+	})
+}
