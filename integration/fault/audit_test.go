@@ -19,17 +19,25 @@ const auditTimeout = 5 * time.Minute
 func (r *run) audit(out *outcome.Run) {
 	r.t.Helper()
 	for _, l := range r.lanes {
-		r.auditLane(l, out)
+		if r.ranges == nil {
+			r.auditLane(l, nil, out)
+		}
+		for _, ranges := range r.ranges {
+			r.auditLane(l, ranges, out)
+		}
 	}
 }
 
-func (r *run) auditLane(l lane, out *outcome.Run) {
+// auditLane audits ranges of offsets, or, without any, all since the run began.
+func (r *run) auditLane(l lane, ranges []certificate.Range, out *outcome.Run) {
 	r.t.Helper()
 	c := audit.DefaultConfig()
 	c.Tool, c.Cell = "fault test", r.service
 	c.Kafka.Brokers = r.Kafka.Brokers()
 	c.Topics = l.topics
-	c.From = r.started
+	if c.Ranges = ranges; ranges == nil {
+		c.From = r.started
+	}
 	c.Rollups = true
 	c.TempDir = r.t.TempDir()
 	c.Certificates = *certificates

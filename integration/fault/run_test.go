@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/integration/rig"
 	"github.com/pulsegrid/pulsegrid/integration/rig/agents"
 	"github.com/pulsegrid/pulsegrid/internal/audit"
+	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -75,7 +77,16 @@ type run struct {
 	started time.Time
 	admin   *kadm.Client // client's
 	fresh   *freshness
+	fleets  []*agents.Fleet // of underLoad
+
+	// A fault may know better what the stores must have, once they are quiet.
+	settle  func() error
+	excused map[string]excuse     // by consumer group
+	ranges  [][]certificate.Range // an audit each; nil: one, of all since the run began
 }
+
+// excuse tells of an acknowledged event that a store need not have it.
+type excuse func(sig signal.Signal, number int) bool
 
 func newRun(t *testing.T, k *kind, name string) *run {
 	r := &run{Rig: rigFor(t, k), t: t, lanes: k.lanes, rng: random(name), started: time.Now()}
@@ -103,6 +114,9 @@ func inject(t *testing.T, f fault) {
 			t.Fatal(err)
 		}
 		r.waitQuiet()
+		if r.settle != nil {
+			r.must(r.settle())
+		}
 		r.check(requests, out)
 	})
 }
@@ -159,14 +173,13 @@ func (r *run) underLoad(out *outcome.Run) ([]*agents.Request, error) {
 	if r.fault.agents != nil {
 		r.fault.agents(&o)
 	}
-	fleets := []*agents.Fleet{}
 	for i := range max(1, r.fault.many) {
 		one := o
 		if r.fault.many > 0 {
 			one.Key, one.First = apiKeys[plainTenant(i)], i*numbersEach
 			one.Rate, one.Events = o.Rate/r.fault.many, o.Events/r.fault.many
 		}
-		fleets = append(fleets, agents.Start(one))
+		r.fleets = append(r.fleets, agents.Start(one))
 	}
 	r.fresh = watchFreshness(r.Rig, r.service)
 	defer r.fresh.stop()
@@ -181,9 +194,25 @@ func (r *run) underLoad(out *outcome.Run) ([]*agents.Request, error) {
 	if faultErr == nil {
 		faultErr = r.fresh.wait(settled, freshTimeout)
 	}
-	requests := r.stop(fleets...)
+	if faultErr != nil {
+		faultErr = fmt.Errorf("%w; lag: %s", faultErr, r.lag())
+	}
+	requests := r.stop(r.fleets...)
 	out.HotLongest = r.fresh.longest().Seconds()
 	return requests, faultErr
+}
+
+// pause lets the fleets begin no further request until resume is called, and returns when each is answered and nothing is spilled.
+func (r *run) pause() (resume func(), err error) {
+	for _, f := range r.fleets {
+		f.Pause()
+	}
+	resume = sync.OnceFunc(func() {
+		for _, f := range r.fleets {
+			f.Resume()
+		}
+	})
+	return resume, r.waitDrained()
 }
 
 // waitQuiet waits until both groups have committed everything that is in Kafka, and then a little for whoever comes late.
@@ -221,7 +250,7 @@ func (r *run) lag() string {
 				return err.Error()
 			}
 			for _, e := range ends.Offsets().Sorted() {
-				if o, ok := done.Lookup(e.Topic, e.Partition); e.At > 0 && (!ok || o.At < e.At) {
+				if o, ok := done.Lookup(e.Topic, e.Partition); e.At > 0 && (!ok || o.At != e.At) { // what lies beyond the end is of a former topic
 					return fmt.Sprintf("group %s has committed %d of topic %s, partition %d, which ends at %d", group, o.At, e.Topic, e.Partition, e.At)
 				}
 			}

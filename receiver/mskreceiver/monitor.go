@@ -3,6 +3,7 @@ package mskreceiver
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -33,10 +34,13 @@ type monitor struct {
 	other   map[string]block.TopicID // topics that seem to have been made anew, as of the last look
 	failing bool
 	hurry   chan struct{} // holds one token: look before it is time
+
+	mu      sync.Mutex
+	fetched map[string]block.TopicID // guarded by mu: by topic, the id that the client has asked brokers for
 }
 
 func newMonitor(client *kgo.Client, topics []string, g *group, log *zap.Logger) *monitor {
-	return &monitor{client: client, topics: topics, group: g, log: log, missing: map[string]bool{}, hurry: make(chan struct{}, 1)}
+	return &monitor{client: client, topics: topics, group: g, log: log, missing: map[string]bool{}, hurry: make(chan struct{}, 1), fetched: map[string]block.TopicID{}}
 }
 
 // lookNow makes it look at once, but not more often than each missingInterval. It does not wait.
@@ -45,6 +49,20 @@ func (m *monitor) lookNow() {
 	case m.hurry <- struct{}{}:
 	default:
 	}
+}
+
+// hear takes down the id by which the client asks for a topic; zero: it is not known.
+func (m *monitor) hear(topic string, id block.TopicID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fetched[topic] = id
+}
+
+// heard is that id.
+func (m *monitor) heard(topic string) block.TopicID {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.fetched[topic]
 }
 
 func (m *monitor) run(ctx context.Context) {
@@ -88,8 +106,9 @@ func (m *monitor) look(ctx context.Context) {
 	m.madeAnew(ctx)
 }
 
-// madeAnew has the group begin topics anew that have another id than when their partitions were placed. It must be seen twice: a
-// broker may be behind the others for a moment.
+// madeAnew has the group begin topics anew that have another id than when their partitions were placed, or than the client asks for: a partition
+// may have been placed since, and the client takes no other id for a topic that it knows. It must be seen twice: a broker may be behind the others
+// for a moment.
 func (m *monitor) madeAnew(ctx context.Context) {
 	ids, failed, err := topicIDs(ctx, m.client, m.topics)
 	if err != nil {
@@ -97,13 +116,14 @@ func (m *monitor) madeAnew(ctx context.Context) {
 	}
 	other := map[string]block.TopicID{}
 	for _, p := range m.group.partitions() {
-		if id := ids[p.topic]; failed[p.topic] == nil && p.isPlaced() && isOther(id, p.plan.topic) {
+		if id := ids[p.topic]; failed[p.topic] == nil && p.isPlaced() && (isOther(id, p.plan.topic) || isOther(id, m.heard(p.topic))) {
 			other[p.topic] = id
 		}
 	}
 	for topic, id := range other {
 		if m.other[topic] == id {
 			m.group.beginAgain(topic, id)
+			m.hear(topic, block.TopicID{})
 			delete(other, topic)
 		}
 	}

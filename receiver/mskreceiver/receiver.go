@@ -247,6 +247,7 @@ func (r *mskReceiver) poll(ctx context.Context) {
 		}
 		for _, f := range fetches {
 			for _, t := range f.Topics {
+				r.monitor.hear(t.Topic, t.TopicID)
 				for _, p := range t.Partitions {
 					r.reportFetch(topicPartition{t.Topic, p.Partition}, p.Err)
 					r.dispatch(t.TopicID, p)

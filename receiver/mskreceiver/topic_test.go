@@ -8,8 +8,10 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.opentelemetry.io/collector/pdata/plog"
 
@@ -172,4 +174,51 @@ func TestATopicMadeAnewUnderItsReaderIsReadFromItsStart(t *testing.T) {
 			s.check(t)
 		})
 	}
+}
+
+// Scenario: a topic is deleted and made anew, and before its reader notices, the group expels and readmits it: its partition begins anew, of the new
+// topic, while the client goes on asking for the old one.
+// Guarantee: the new topic is read from its start.
+func TestATopicMadeAnewWhoseReaderBeginsBeforeItNoticesIsRead(t *testing.T) {
+	c := fakeCluster(t, 1)
+	cl := testClient(t, c.ListenAddrs())
+	var expel atomic.Bool
+	c.ControlKey(int16(kmsg.Heartbeat), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		if !expel.Load() {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.HeartbeatResponse)
+		resp.ErrorCode = kerr.RebalanceInProgress.Code
+		return resp, nil, true
+	})
+	c.ControlKey(int16(kmsg.JoinGroup), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		if q := req.(*kmsg.JoinGroupRequest); q.MemberID == "" || !expel.Swap(false) {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.JoinGroupResponse)
+		resp.ErrorCode = kerr.UnknownMemberID.Code
+		return resp, nil, true
+	})
+	s := newStore(nil)
+	cfg := testConfig(c.ListenAddrs(), "g")
+	cfg.SessionTimeout = time.Second
+	r, _ := run(t, cfg, s)
+	produce(t, cl, "old", 10, 1)
+	eventually(t, "committed", func() bool { return committed(t, cl, "g")[0] == 10 })
+	before := r.group.partitions()
+
+	require.NoError(t, c.DeleteTopic(logsTopic))
+	require.NoError(t, c.CreateTopic(logsTopic, 1, nil))
+	now := block.TopicID(c.TopicInfo(logsTopic).TopicID)
+	expel.Store(true)
+	eventually(t, "begun anew", func() bool {
+		ps := r.group.partitions()
+		return len(ps) == 1 && ps[0] != before[0] && ps[0].isPlaced() && ps[0].plan.topic == now
+	})
+	fresh := testClient(t, c.ListenAddrs())
+	want := produce(t, fresh, "new", 12, 1)
+	eventually(t, "all committed", func() bool { return committed(t, fresh, "g")[0] == 12 && s.hasAll(allBodies(want)) })
+	s.check(t)
 }

@@ -105,6 +105,8 @@ type Fleet struct {
 	stopped sync.Once
 	drain   chan struct{} // closed: no further request is begun
 	done    chan struct{}
+	turn    sync.Mutex     // held by who begins a request, and while the fleet pauses
+	pending sync.WaitGroup // requests under way
 	later   sync.WaitGroup // duplicates under way
 	acked   atomic.Int64   // events
 
@@ -135,6 +137,16 @@ func Start(o Options) *Fleet {
 // Acked is how many events are acknowledged by now.
 func (f *Fleet) Acked() int { return int(f.acked.Load()) }
 
+// Pause begins no further request, and returns when each one is acknowledged or deserted and every duplicate is sent. Resume must follow.
+func (f *Fleet) Pause() {
+	f.turn.Lock()
+	f.pending.Wait()
+	f.later.Wait()
+}
+
+// Resume undoes Pause.
+func (f *Fleet) Resume() { f.turn.Unlock() }
+
 // Stop ends the fleet as soon as it has begun Options.Events, waits until every request is acknowledged or deserted and every
 // duplicate is sent, and returns all requests.
 func (f *Fleet) Stop() ([]*Request, error) {
@@ -164,7 +176,10 @@ func (f *Fleet) run() {
 			}
 		}
 		r := &Request{Number: n, Signal: f.signalOf(n)}
+		f.turn.Lock()
 		f.record(func() { f.requests = append(f.requests, r) })
+		f.pending.Add(1)
+		f.turn.Unlock()
 		queues[r.Source()%len(queues)] <- r
 		<-tick.C
 	}
@@ -186,6 +201,7 @@ func (f *Fleet) senders() (queues []chan *Request, wait func()) {
 		wg.Go(func() {
 			for r := range queues[i%len(queues)] {
 				f.carry(r)
+				f.pending.Done()
 			}
 		})
 	}

@@ -146,6 +146,39 @@ func TestFleetKnowsWhatWasAcknowledged(t *testing.T) {
 	require.Positive(t, resent)
 }
 
+// Guarantee: while a fleet pauses nothing is sent, not even a duplicate, and every request is answered.
+func TestAFleetThatPausesSendsNothing(t *testing.T) {
+	g := newGateway(t, func(int) int { return http.StatusOK })
+	f := Start(Options{
+		Service: "test", Rate: 5000, Seed: 3, Events: 2000, Duplicates: 0.5, LateAfter: 300 * time.Millisecond, Gateways: []string{strings.TrimPrefix(g.URL, "http://")},
+	})
+	requests := func() (begun, answered int) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		for _, r := range f.requests {
+			if r.Acked {
+				answered++
+			}
+		}
+		return len(f.requests), answered
+	}
+	require.Eventually(t, func() bool { n, _ := requests(); return n > 5 }, 10*time.Second, time.Millisecond)
+	f.Pause()
+	begun, answered := requests()
+	require.Equal(t, begun, answered)
+	g.mu.Lock()
+	before := g.n
+	g.mu.Unlock()
+	time.Sleep(500 * time.Millisecond)
+	g.mu.Lock()
+	require.Equal(t, before, g.n)
+	g.mu.Unlock()
+	f.Resume()
+	all, err := f.Stop()
+	require.NoError(t, err)
+	require.Greater(t, len(all), begun)
+}
+
 func TestFleetSaysWhenItsGoodEventsAreRefused(t *testing.T) {
 	g := newGateway(t, func(int) int { return http.StatusBadRequest })
 	_, err := Start(Options{Service: "test", Rate: 1000, Events: PerRequest, Gateways: []string{strings.TrimPrefix(g.URL, "http://")}}).Stop()
