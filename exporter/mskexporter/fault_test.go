@@ -201,26 +201,6 @@ func TestARequestIsSplitByEventsAndNoneIsLost(t *testing.T) {
 	require.EqualValues(t, 1, r.value("msk_exporter_splits", "signal=logs"))
 }
 
-func TestAnEventTooLargeForARecordRefusesItsRequestByName(t *testing.T) {
-	k := fake(t)
-	r := newRig(t, k.ListenAddrs(), func(c *Config) { c.MaxRecordBytes = 10_000 })
-	ld := plog.NewLogs()
-	lrs := ld.ResourceLogs().AppendEmpty().ScopeLogs().AppendEmpty().LogRecords()
-	for i := range 20 {
-		size := 100
-		if i == 13 {
-			size = 20_000
-		}
-		lrs.AppendEmpty().Body().SetStr(strings.Repeat("x", size))
-	}
-	err := r.logs.ConsumeLogs(t.Context(), ld)
-	requirePermanent(t, err)
-	require.ErrorContains(t, err, "event 13 is 20")
-	require.ErrorContains(t, err, "max_record_bytes 10000")
-	require.Zero(t, stored(k, "otlp.logs.v1"), "nothing of the request is stored")
-	require.EqualValues(t, 1, r.value("msk_exporter_failures", "class=permanent", "reason=event_too_large"))
-}
-
 func TestPlainLogsAreSplitByTenant(t *testing.T) {
 	k := fake(t)
 	r := newRig(t, k.ListenAddrs(), nil)

@@ -19,7 +19,7 @@ type metrics struct {
 	plain     componentmeta.Attributes
 
 	records, events, bytes, failures, splits componentmeta.Counter
-	spilled, unspilled, damaged              componentmeta.Counter
+	spilled, unspilled, damaged, oversized   componentmeta.Counter
 	duration                                 componentmeta.Histogram
 }
 
@@ -37,6 +37,7 @@ func newMetrics(id component.ID, set component.TelemetrySettings, buffered, read
 		spilled:   t.Counter("msk_exporter_spilled_records"),
 		unspilled: t.Counter("msk_exporter_unspilled_records"),
 		damaged:   t.Counter("msk_exporter_spill_damaged_objects"),
+		oversized: t.Counter("msk_exporter_oversized_events"),
 		duration:  t.Histogram("msk_exporter_produce_duration"),
 	}
 	for _, s := range signal.All {

@@ -43,12 +43,13 @@ func (c *client) tryDeliver(ctx context.Context, envelopes func() ([]envelope.En
 		return permanent(reasonInvalid, "%w", err)
 	}
 	var records []record
+	var left []leftOut
 	for _, e := range es {
 		if len(e.Findings) > 0 && e.Lane != envelope.LaneQuarantine {
 			forgetFrames(records)
 			return retryable(reasonComposition, retryAfterOutage, "%s request of tenant %q has events that are to be quarantined, and nothing has taken them out; nothing was sent, an operator must put processor quarantine behind schema_validation in this pipeline", e.Signal, e.Tenant)
 		}
-		rs, err := c.records(e, envelope.Frame(ctx, e.Body))
+		rs, out, err := c.records(ctx, e, envelope.Frame(ctx, e.Body))
 		if err != nil {
 			forgetFrames(records)
 			return err
@@ -56,12 +57,24 @@ func (c *client) tryDeliver(ctx context.Context, envelopes func() ([]envelope.En
 		if len(rs) > 1 {
 			c.metrics.splits.Add(ctx, 1, c.metrics.of[e.Signal])
 		}
-		records = append(records, rs...)
+		records, left = append(records, rs...), append(left, out...)
 	}
-	if len(records) == 0 {
+	switch {
+	case len(records) == 0 && len(left) > 0:
+		return left[0].failure
+	case len(records) == 0:
 		return nil
 	}
 	defer forgetFrames(records)
+	if err := c.write(ctx, records); err != nil {
+		return err
+	}
+	c.tell(ctx, left)
+	return nil
+}
+
+// write returns when Kafka holds the records, or the store of the spill does.
+func (c *client) write(ctx context.Context, records []record) error {
 	to, err := c.assign(records)
 	if err != nil {
 		return err

@@ -1,7 +1,9 @@
 package mskexporter
 
 import (
+	"context"
 	"encoding/hex"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -44,16 +46,16 @@ func (r *record) size() int64 {
 }
 
 // records makes the records of an envelope: one, or where its body is too large several, split by events. Values alias the body
-// unless it is split. frames are the zstd frames that the body came out of, or nil.
-func (c *client) records(e envelope.Envelope, frames []byte) ([]record, error) {
+// unless it is split. frames are the zstd frames that the body came out of, or nil. Events that no record can hold are left out.
+func (c *client) records(ctx context.Context, e envelope.Envelope, frames []byte) (out []record, left []leftOut, err error) {
 	if e.Tenant == "" {
 		e.Tenant = c.cfg.DefaultTenant
 	}
 	if e.Tenant == "" {
-		return nil, permanent(reasonInvalid, "%s request says nothing of its tenant, and default_tenant is empty", e.Signal)
+		return nil, nil, permanent(reasonInvalid, "%s request says nothing of its tenant, and default_tenant is empty", e.Signal)
 	}
 	if len(e.Body) == 0 && e.Lane != envelope.LaneQuarantine { // there the body may lie elsewhere
-		return nil, nil
+		return nil, nil, nil
 	}
 	key := recordKey(&e)
 	common := c.headers(e)
@@ -66,28 +68,32 @@ func (c *client) records(e envelope.Envelope, frames []byte) ([]record, error) {
 	}
 	parts := []part{{body: e.Body, events: e.Events, request: e.Request}}
 	if !parts[0].fits(room) {
-		var err error
-		if parts, err = c.split(e, room); err != nil {
-			return nil, err
+		var large []largeEvent
+		if parts, large, err = c.split(e, room); err != nil {
+			return nil, nil, err
 		}
+		if out, left, err = c.leaveOut(ctx, e, key, large); err != nil {
+			return nil, nil, err
+		}
+		frames = nil // they hold the whole
 	}
 	topic := c.cfg.Topics.nameOf(e)
-	out := make([]record, len(parts))
-	for i, p := range parts {
+	out = slices.Grow(out, len(parts))
+	for _, p := range parts {
 		headers := append(common[:len(common):len(common)], kgo.RecordHeader{Key: envelope.HeaderEvents, Value: strconv.AppendInt(nil, int64(p.events), 10)})
 		if len(p.request) > 0 {
 			headers = append(headers, kgo.RecordHeader{Key: envelope.HeaderRequest, Value: p.request})
 		}
 		var forget func()
 		// Frames larger than what is in them would only make the batch larger than Kafka takes.
-		if c.splicer != nil && len(parts) == 1 && len(frames) > 0 && len(frames) < len(p.body) {
+		if c.splicer != nil && len(frames) > 0 && len(frames) < len(p.body) {
 			var h kgo.RecordHeader
 			h, forget = c.splicer.register(frames)
 			headers = append(headers, h)
 		}
-		out[i] = record{forget: forget, kafka: &kgo.Record{Topic: topic, Key: key, Value: p.body, Headers: headers}, events: p.events, signal: e.Signal, tenant: e.Tenant}
+		out = append(out, record{forget: forget, kafka: &kgo.Record{Topic: topic, Key: key, Value: p.body, Headers: headers}, events: p.events, signal: e.Signal, tenant: e.Tenant})
 	}
-	return out, nil
+	return out, left, nil
 }
 
 // headers are those that all records of an envelope share.

@@ -182,7 +182,7 @@ func TestRequestsWithoutASourceAreSpreadAndTheirRetriesMeet(t *testing.T) {
 	topic := "otlp.logs.v1"
 	of := func(e envelope.Envelope, size int) map[int]bool {
 		c.cfg.MaxRecordBytes = size
-		records, err := c.records(e, nil)
+		records, _, err := c.records(t.Context(), e, nil)
 		require.NoError(t, err)
 		out := map[int]bool{}
 		p := newRouter(&c.cfg.Topics) // of another run
@@ -228,7 +228,7 @@ func BenchmarkRecordsOfAWholeRequest(b *testing.B) {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := c.records(e, nil); err != nil {
+				if _, _, err := c.records(b.Context(), e, nil); err != nil {
 					b.Fatal(err)
 				}
 			}

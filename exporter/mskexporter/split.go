@@ -26,33 +26,34 @@ func (p *part) fits(room int) bool { return p.size() <= room }
 // oneEvent is more than header request takes for a single event.
 const oneEvent = headerOverhead + len(envelope.HeaderRequest) + 18 + 2*(1+2*5)
 
-// split divides a body. If one of its events alone is too large, nothing of the request is written: a client that hears of a
-// refusal must not find a part of it in the store.
-func (c *client) split(e envelope.Envelope, room int) ([]part, error) {
+// split divides a body. Events that are too large alone are returned apart.
+func (c *client) split(e envelope.Envelope, room int) (parts []part, large []largeEvent, err error) {
 	if room <= oneEvent {
-		return nil, permanent(reasonInvalid, "%s request of tenant %q: key and headers alone exceed max_record_bytes %d", e.Signal, e.Tenant, c.cfg.MaxRecordBytes)
+		return nil, nil, permanent(reasonInvalid, "%s request of tenant %q: key and headers alone exceed max_record_bytes %d", e.Signal, e.Tenant, c.cfg.MaxRecordBytes)
 	}
 	bodies, counts, err := otlpwire.SplitBySize(e.Signal, e.Body, room-oneEvent)
 	if err != nil {
-		return nil, c.cannotSplit(e, err)
+		return nil, nil, c.cannotSplit(e, err)
 	}
 	division, err := eventid.Divide(e.Signal, e.Body, e.Request, e.Events)
 	if err != nil {
-		return nil, c.cannotSplit(e, err)
+		return nil, nil, c.cannotSplit(e, err)
 	}
 	s := splitter{division: division, signal: e.Signal, room: room}
 	first := 0
 	for i, body := range bodies {
 		if counts[i] == 1 && len(body) > room-oneEvent {
-			return nil, permanent(reasonEventTooLarge, "%s request of tenant %q: event %d is %d bytes with its resource and scope, a record takes %d (max_record_bytes %d); nothing of the request's %d events is stored",
-				e.Signal, e.Tenant, first, len(body), room-oneEvent, c.cfg.MaxRecordBytes, e.Events)
+			request := division.Part(eventid.Range(first, first+1))
+			large = append(large, largeEvent{index: first, body: body, request: request.Encode(), room: room - oneEvent})
+			first++
+			continue
 		}
 		if err := s.add(body, first, counts[i]); err != nil {
-			return nil, c.cannotSplit(e, err)
+			return nil, nil, c.cannotSplit(e, err)
 		}
 		first += counts[i]
 	}
-	return s.parts, nil
+	return s.parts, large, nil
 }
 
 func (c *client) cannotSplit(e envelope.Envelope, err error) error {

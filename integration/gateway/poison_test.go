@@ -109,7 +109,7 @@ schema_validation:
   registry: schema_registry
   policy: {mode: enforce}
   limits: {age_max: 1000000h, future_max: 1000000h, value_bytes_max: 1024, depth_max: 8}
-quarantine: {}
+quarantine: {oversized: {url: %q}}
 msk:
   brokers: [%q]
   topics:
@@ -129,7 +129,8 @@ type host map[component.ID]component.Component
 
 func (h host) GetExtensions() map[component.ID]component.Component { return h }
 
-func start(t testing.TB) *gateway {
+// start runs a gateway. store is where quarantined events are kept that are larger than a record; empty: nowhere.
+func start(t testing.TB, store string) *gateway {
 	t.Helper()
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "web.yaml"), []byte(registry), 0o600))
@@ -137,7 +138,7 @@ func start(t testing.TB) *gateway {
 	require.NoError(t, err)
 	t.Cleanup(k.Close)
 	addr := freeAddr(t)
-	ret, err := confmap.NewRetrievedFromYAML(fmt.Appendf(nil, config, dir, addr, k.ListenAddrs()[0]))
+	ret, err := confmap.NewRetrievedFromYAML(fmt.Appendf(nil, config, dir, addr, store, k.ListenAddrs()[0]))
 	require.NoError(t, err)
 	conf, err := ret.AsConf()
 	require.NoError(t, err)
@@ -196,6 +197,9 @@ func (g *gateway) post(t testing.TB, sig signal.Signal, body []byte, encoding st
 	req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, g.url+"/v1/"+sig.String(), bytes.NewReader(body))
 	require.NoError(t, err)
 	req.Header.Set("Content-Type", "application/x-protobuf")
+	if len(body) > 0 && body[0] == '{' {
+		req.Header.Set("Content-Type", "application/json")
+	}
 	req.Header.Set("Content-Encoding", encoding)
 	req.Header.Set("X-Pulsegrid-Tenant", "acme")
 	resp, err := g.client.Do(req)
@@ -372,7 +376,7 @@ func eachEvent(t testing.TB, sig signal.Signal, body []byte, fn func(index int, 
 // Guarantees: every event is in exactly one topic. Exactly the invalid ones are in quarantine, each with its own verdict, and byte for byte as it was
 // sent; the sender hears how many of its events these are.
 func TestPoisonInHealthyTrafficGoesToQuarantineAlone(t *testing.T) {
-	gw := start(t)
+	gw := start(t, "")
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	g := rand.New(rand.NewPCG(seed, 0))
@@ -476,7 +480,7 @@ func cpuTime() time.Duration {
 func BenchmarkPoison(b *testing.B) {
 	for _, encoding := range []string{"", "zstd"} {
 		b.Run("encoding="+encoding, func(b *testing.B) {
-			gw := start(b)
+			gw := start(b, "")
 			g := rand.New(rand.NewPCG(1, 1))
 			var bodies [2][][]byte
 			enc, err := zstd.NewWriter(nil)

@@ -13,6 +13,7 @@ const maxReasons = 3
 type Result struct {
 	mu       sync.Mutex
 	rejected int
+	lost     int
 	flagged  int
 	reasons  []string
 }
@@ -39,6 +40,20 @@ func (r *Result) Reject(n int, reasons ...string) {
 	defer r.mu.Unlock()
 	r.rejected += n
 	r.add(reasons)
+}
+
+// Lose says that n of the events that were rejected, or will be, are not in quarantine either: no record can hold them.
+func (r *Result) Lose(n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lost += n
+}
+
+// Lost is how many of the rejected events are kept nowhere.
+func (r *Result) Lost() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.lost
 }
 
 // Flag says that n events went on although something is wrong with them, and what.

@@ -42,6 +42,8 @@ const (
 	SumNegative        Code = "sum_negative"
 	// Undecodable is said of a whole body that is not OTLP, by the receiver.
 	Undecodable Code = "undecodable"
+	// EventTooLarge is said of an event that no Kafka record can hold, by the msk exporter.
+	EventTooLarge Code = "event_too_large"
 	// Unmapped is said of an event of the old REST collectors that the mapping cannot make OTLP of, by the receiver.
 	Unmapped Code = "unmapped"
 )
@@ -50,7 +52,7 @@ const (
 var Codes = []Code{
 	InvalidUTF8, TooManyAttributes, KeyEmpty, KeyTooLong, ValueTooLong, BodyTooLarge, TooDeep, TimeMissing, TimeTooOld, TimeInFuture, TimeOrder,
 	AttributeMissing, AttributeType, AttributeEnum, AttributePattern, AttributeRange, AttributeUnknown, AttributeDuplicate, BodyMissing, BodyType,
-	MetricName, MetricType, MetricUnit, MetricTemporality, MetricNotMonotonic, SumNegative, Undecodable, Unmapped,
+	MetricName, MetricType, MetricUnit, MetricTemporality, MetricNotMonotonic, SumNegative, Undecodable, EventTooLarge, Unmapped,
 }
 
 // Bounds of what verdicts say.

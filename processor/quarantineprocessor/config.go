@@ -27,8 +27,8 @@ type Config struct {
 
 // OversizedConfig is an object store.
 type OversizedConfig struct {
-	// URL: s3://BUCKET?region=REGION&prefix=quarantine/, or file:///DIRECTORY. Default none: what is larger than a record is left to the exporter to
-	// refuse for good.
+	// URL: s3://BUCKET?region=REGION&prefix=quarantine/, or file:///DIRECTORY. Default none: events that are larger than a record are lost, and
+	// their senders told so.
 	URL string `mapstructure:"url"`
 	// Timeout of writing one object. Default 10s; at most 5m.
 	Timeout time.Duration `mapstructure:"timeout"`

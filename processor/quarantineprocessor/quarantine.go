@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"slices"
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/consumer"
@@ -124,6 +125,15 @@ func (p *quarantineProcessor) ConsumeLogs(ctx context.Context, ld plog.Logs) err
 	if !divided {
 		out = ld
 	}
+	if p.store != nil && slices.ContainsFunc(es, func(e envelope.Envelope) bool { return len(e.Body) > p.cfg.MaxRecordBytes }) {
+		ctx = envelope.WithKeeper(ctx, func(ctx context.Context, e *envelope.Envelope) error {
+			if err := p.keep(ctx, e); err != nil {
+				return err
+			}
+			quarantined = append(quarantined, *e)
+			return nil
+		})
+	}
 	if err := p.next.ConsumeLogs(ctx, out); err != nil {
 		return err
 	}
@@ -140,6 +150,10 @@ func (p *quarantineProcessor) shrink(ctx context.Context, e *envelope.Envelope) 
 	if p.store == nil || len(e.Body)+len(e.Findings)+headerRoom <= p.cfg.MaxRecordBytes {
 		return nil
 	}
+	return p.keep(ctx, e)
+}
+
+func (p *quarantineProcessor) keep(ctx context.Context, e *envelope.Envelope) error {
 	if err := p.store.keep(ctx, e); err != nil {
 		return err
 	}

@@ -37,14 +37,20 @@ type next struct {
 	calls int
 	got   []envelope.Envelope
 	last  plog.Logs
+	do    func(context.Context) error // before it returns err
 	err   error
 }
 
 func (*next) Capabilities() consumer.Capabilities { return consumer.Capabilities{} }
 
-func (n *next) ConsumeLogs(_ context.Context, ld plog.Logs) error {
+func (n *next) ConsumeLogs(ctx context.Context, ld plog.Logs) error {
 	n.calls++
 	n.last = ld
+	if n.do != nil {
+		if err := n.do(ctx); err != nil {
+			return err
+		}
+	}
 	if n.err != nil {
 		return n.err
 	}
@@ -338,6 +344,47 @@ func TestWhatIsLargerThanARecordGoesToTheObjectStore(t *testing.T) {
 	require.Error(t, err)
 	require.False(t, consumererror.IsPermanent(err))
 	require.Equal(t, calls, r.next.calls)
+}
+
+// Scenario: what comes next finds an event that is too large for a record, and has it kept.
+// Guarantees: that is possible where there is a store, and then counted like what this processor quarantines itself, once it has been acknowledged.
+func TestWhatComesNextMayHaveEventsKept(t *testing.T) {
+	large := request(signal.Logs, 1)
+	body, err := otlpwire.SetResourceAttribute(signal.Logs, large.Body, "big", strings.Repeat("x", 8<<10))
+	require.NoError(t, err)
+	large.Body = body
+	for _, store := range []bool{false, true} {
+		r := start(t, func(c *Config) {
+			c.MaxRecordBytes = 4 << 10
+			if store {
+				c.Oversized.URL = "file://" + t.TempDir() + "?no_tmp_dir=true"
+			}
+		})
+		var kept envelope.Envelope
+		r.next.do = func(ctx context.Context) error {
+			keep := envelope.KeeperOf(ctx)
+			require.Equal(t, store, keep != nil)
+			if keep == nil {
+				return nil
+			}
+			kept = large
+			kept.Lane, kept.Quarantine = envelope.LaneQuarantine, &envelope.Quarantine{Code: "event_too_large", PII: true}
+			kept.Findings = schema.Findings{{Verdicts: []schema.Verdict{{Code: schema.EventTooLarge, Path: "event"}}}}.Append(nil)
+			return keep(ctx, &kept)
+		}
+		require.NoError(t, r.ConsumeLogs(t.Context(), logsOf(large)))
+		if !store {
+			continue
+		}
+		require.Empty(t, kept.Body)
+		require.Contains(t, kept.Quarantine.Object, "pii/acme/logs/")
+		require.EqualValues(t, 1, r.value(t, "quarantine_objects"))
+		require.EqualValues(t, 1, r.value(t, "quarantine_events"))
+
+		r.next.err = errors.New("kafka is down")
+		require.Error(t, r.ConsumeLogs(t.Context(), logsOf(large)))
+		require.EqualValues(t, 1, r.value(t, "quarantine_events"), "it was not acknowledged")
+	}
 }
 
 func TestConfig(t *testing.T) {

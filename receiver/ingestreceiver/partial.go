@@ -31,6 +31,7 @@ type outcome struct {
 func outcomeOf(r *envelope.Result) outcome {
 	var o outcome
 	o.rejected, o.flagged, o.reasons = r.Read()
+	o.lost = r.Lost()
 	return o
 }
 

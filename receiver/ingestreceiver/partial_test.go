@@ -65,6 +65,7 @@ func TestASenderHearsWhatBecameOfItsEvents(t *testing.T) {
 	}{
 		"nothing":  {func(*envelope.Result) {}, 0, ""},
 		"rejected": {func(res *envelope.Result) { res.Reject(3, "event 7: attribute_type", "two", "three", "four") }, 3, "event 7: attribute_type; two; three"},
+		"lost":     {func(res *envelope.Result) { res.Reject(3, "event 7: event_too_large"); res.Lose(1) }, 3, "2 events were put into quarantine, sending them again does not help; 1 events were refused and are kept nowhere"},
 		"flagged":  {func(res *envelope.Result) { res.Flag(2, "event 1: \xff") }, 0, "2 events violate their schema"},
 		"long":     {func(res *envelope.Result) { res.Reject(1, strings.Repeat("é", maxPartialBytes)) }, 1, "1 events were put into quarantine"},
 	} {

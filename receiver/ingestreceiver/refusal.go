@@ -87,7 +87,7 @@ func answerTo(err error, retryAfter time.Duration) answer {
 		s := withRetryInfo(d.status, retryAfter)
 		return answer{s, httpStatus(s.Code()), d.reason}
 	}
-	s := encodable(downstream(err))
+	s := encodable(withoutMark(downstream(err)))
 	a := answer{status: withRetryInfo(s, retryAfter), http: httpStatus(s.Code()), reason: reasonDownstreamPermanent}
 	if retryable(a.status) {
 		a.reason = reasonDownstreamRetry
@@ -115,6 +115,17 @@ func downstream(err error) *status.Status {
 		return status.New(codes.Canceled, err.Error())
 	}
 	return status.New(codes.Unavailable, err.Error())
+}
+
+// withoutMark takes away what consumererror puts before the text of a permanent error: the code says it.
+func withoutMark(s *status.Status) *status.Status {
+	text, marked := strings.CutPrefix(s.Message(), "Permanent error: ")
+	if !marked {
+		return s
+	}
+	p := s.Proto()
+	p.Message = text
+	return status.FromProto(p)
 }
 
 // encodable makes the text UTF-8, which protobuf insists on: errors quote what senders sent.
