@@ -52,8 +52,8 @@ func (c *Checker) Check(sig signal.Signal, req []byte, unknown Unknown, now time
 
 const (
 	maxOrder = 64 // attributes of an event whose place is remembered
-	// maxRequestVerdicts is how many verdicts a request may have before only the first one of each event is kept: many small events that are
-	// wrong in many ways must not take much more memory than they are.
+	// maxRequestVerdicts is how many verdicts a request may have before only code and schema are kept of the first one of each event: many small events
+	// that are wrong in many ways must not cost much more than they are.
 	maxRequestVerdicts = 8 << 10
 )
 
@@ -98,8 +98,9 @@ type run struct {
 
 	verdicts []Verdict // of the event at hand
 	more     int
-	budget   int    // verdicts that may be kept beyond the first of each event
-	at       string // path of what is at hand, where it is not an attribute of the event
+	budget   int                   // verdicts that may be kept as they are
+	short    map[Verdict][]Verdict // what is kept of the others
+	at       string                // path of what is at hand, where it is not an attribute of the event
 	// schemaOnly leaves the limits out.
 	schemaOnly bool
 }
@@ -115,6 +116,9 @@ func (r *run) begin(c *Checker, sig signal.Signal, unknown Unknown, now time.Tim
 func (r *run) end() {
 	*r = run{each: r.each, resourceVerdicts: r.resourceVerdicts[:0], metricVerdicts: r.metricVerdicts[:0], verdicts: r.verdicts[:0]}
 }
+
+// spent tells that an event is known to be invalid, and no more is to be said of it.
+func (r *run) spent() bool { return r.budget <= 0 && len(r.verdicts) > 0 }
 
 // event checks one event.
 func (r *run) event(e *otlpwire.Event) bool {
@@ -141,13 +145,19 @@ func (r *run) event(e *otlpwire.Event) bool {
 		r.checkMetric(e)
 	}
 	r.checkTimes(h)
-	r.checkTexts(h)
-	r.checkBody(h)
-	r.checkAttributes(valid && r.schema == by)
-	if h.Parts > 0 {
+	if !r.spent() {
+		r.checkTexts(h)
+	}
+	if !r.spent() {
+		r.checkBody(h)
+	}
+	if !r.spent() {
+		r.checkAttributes(valid && r.schema == by)
+	}
+	if h.Parts > 0 && !r.spent() {
 		r.checkParts(e)
 	}
-	if r.kind == metricGroup {
+	if r.kind == metricGroup && !r.spent() {
 		r.checkNumber(e, h)
 	}
 	if len(r.verdicts)+len(r.resourceVerdicts)+len(r.metricVerdicts) > 0 {
@@ -158,8 +168,18 @@ func (r *run) event(e *otlpwire.Event) bool {
 
 // finish makes a finding of the verdicts on an event.
 func (r *run) finish(index int) {
+	if r.budget <= 0 {
+		for _, from := range [][]Verdict{r.verdicts, r.metricVerdicts, r.resourceVerdicts} {
+			if len(from) > 0 {
+				r.found = append(r.found, Finding{Event: index, PII: r.schema != nil && r.schema.pii, Verdicts: r.shortened(from[0])})
+				break
+			}
+		}
+		r.verdicts, r.more = r.verdicts[:0], 0
+		return
+	}
 	f := Finding{Event: index, PII: r.schema != nil && r.schema.pii, More: r.more + r.resourceMore}
-	most := min(len(r.verdicts)+len(r.metricVerdicts)+len(r.resourceVerdicts), maxVerdicts, max(r.budget, 1))
+	most := min(len(r.verdicts)+len(r.metricVerdicts)+len(r.resourceVerdicts), maxVerdicts, r.budget)
 	r.budget -= most
 	all := make([]Verdict, 0, most)
 	for _, from := range [][]Verdict{r.verdicts, r.metricVerdicts, r.resourceVerdicts} {
@@ -170,6 +190,20 @@ func (r *run) finish(index int) {
 	f.Verdicts = all
 	r.found = append(r.found, f)
 	r.verdicts, r.more = r.verdicts[:0], 0
+}
+
+// shortened is what is kept of a verdict, one slice for all that are alike.
+func (r *run) shortened(v Verdict) []Verdict {
+	key := Verdict{Code: v.Code, Schema: v.Schema, Version: v.Version}
+	all, ok := r.short[key]
+	if !ok {
+		if r.short == nil {
+			r.short = map[Verdict][]Verdict{}
+		}
+		all = []Verdict{key}
+		r.short[key] = all
+	}
+	return all
 }
 
 // add notes a verdict of a schema; nil: of the limits.

@@ -1,6 +1,7 @@
 package schema_test
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -364,7 +365,7 @@ func TestEachFaultOfASpanHasItsVerdict(t *testing.T) {
 	}
 }
 
-// Guarantees: an event with more faults than are kept says how many more there are, and requests full of faults take no more memory than their events.
+// Guarantees: an event with more faults than are kept says how many more there are, unless the request is full of faults: then each event keeps a code.
 func TestVerdictsAreBoundedAndTheOthersCounted(t *testing.T) {
 	c := schema.NewChecker(schema.Empty(), schema.Limits{ValueBytesMax: 1})
 	ld := record(func(lr plog.LogRecord) {
@@ -381,14 +382,54 @@ func TestVerdictsAreBoundedAndTheOthersCounted(t *testing.T) {
 	require.Len(t, res.Findings, 1000)
 	kept := 0
 	for _, f := range res.Findings {
-		require.NotEmpty(t, f.Verdicts)
+		if kept += len(f.Verdicts); f.Verdicts[0].Path == "" {
+			require.Equal(t, schema.Finding{Event: f.Event, Verdicts: []schema.Verdict{{Code: schema.ValueTooLong}}}, f)
+			continue
+		}
 		require.Equal(t, 22, len(f.Verdicts)+f.More, "21 attributes of the event and one of its resource")
-		kept += len(f.Verdicts)
 	}
 	require.Less(t, kept, 10_000)
+	require.Greater(t, kept, 8192)
 	back, err := schema.DecodeFindings(res.Findings.Append(nil))
 	require.NoError(t, err)
 	require.Equal(t, res.Findings, back)
+}
+
+// Guarantees: what is said of a small request of very many events that are at fault is small, whatever order their faults are in, and names each event.
+func TestFindingsOfARequestFullOfFaultsAreBounded(t *testing.T) {
+	const events = 250_000
+	for name, spoil := range map[string]func(int, pmetric.NumberDataPoint){
+		"each alike": func(int, pmetric.NumberDataPoint) {},
+		"every second one": func(i int, p pmetric.NumberDataPoint) {
+			p.SetTimestamp(pcommon.Timestamp(uint64(now.UnixNano()) * uint64(i%2)))
+		},
+		"one of three faults": func(i int, p pmetric.NumberDataPoint) {
+			p.SetTimestamp([]pcommon.Timestamp{0, 1, pcommon.Timestamp(now.Add(1000 * time.Hour).UnixNano())}[i%3])
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			md := pmetric.NewMetrics()
+			m := md.ResourceMetrics().AppendEmpty().ScopeMetrics().AppendEmpty().Metrics().AppendEmpty()
+			m.SetName("m")
+			points := m.SetEmptyGauge().DataPoints()
+			points.EnsureCapacity(events)
+			for i := range events {
+				spoil(i, points.AppendEmpty())
+			}
+			c := schema.NewChecker(schema.Empty(), schema.DefaultLimits())
+			res, err := c.CheckMetrics(md, schema.Open, now)
+			require.NoError(t, err)
+			require.GreaterOrEqual(t, len(res.Findings), events/2)
+			b := res.Findings.Append(nil)
+			require.Less(t, len(b), 4<<20)
+			back, err := schema.DecodeFindings(b)
+			require.NoError(t, err)
+			require.True(t, reflect.DeepEqual(res.Findings, back))
+			allocated := testing.AllocsPerRun(1, func() { _, err = schema.DecodeFindings(b) })
+			require.NoError(t, err)
+			require.Less(t, allocated, 80_000.0)
+		})
+	}
 }
 
 func TestNothingIsAllocatedForValidEvents(t *testing.T) {

@@ -2,9 +2,11 @@ package schema
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -69,7 +71,7 @@ const (
 // schema knows.
 type Verdict struct {
 	Code     Code   `json:"code"`
-	Path     string `json:"path"` // of what is at fault, within the event
+	Path     string `json:"path"` // of what is at fault, within the event; empty: the request has too many verdicts to say it of each
 	Expected string `json:"expected,omitempty"`
 	Got      string `json:"got,omitempty"`
 	Schema   string `json:"schema,omitempty"`  // id of the group; empty: a limit that holds for all events
@@ -80,8 +82,9 @@ type Verdict struct {
 func (v Verdict) String() string {
 	var b strings.Builder
 	b.WriteString(string(v.Code))
-	b.WriteString(" at ")
-	b.WriteString(v.Path)
+	if v.Path != "" {
+		b.WriteString(" at " + v.Path)
+	}
 	if v.Expected != "" {
 		b.WriteString(": expected " + v.Expected)
 	}
@@ -105,9 +108,37 @@ type Finding struct {
 	More     int       `json:"more,omitempty"`
 }
 
-// Append adds the JSON of f to dst.
+// written is a finding as JSON: of one event, or of several that share their verdicts.
+type written struct {
+	Finding
+	Also []int `json:"also,omitempty"` // further events: how many are skipped, how many follow, and so on
+}
+
+// Append adds the JSON of f to dst. Events whose verdicts are one slice, as Check makes them of a request with very many, are written together.
 func (f Findings) Append(dst []byte) []byte {
-	b, err := json.Marshal(f)
+	type shared struct {
+		verdicts *Verdict
+		pii      bool
+		more     int
+	}
+	out, at, next := make([]written, 0, min(len(f), maxRequestVerdicts)), map[shared]int{}, []int(nil)
+	for _, one := range f {
+		key := shared{&one.Verdicts[0], one.PII, one.More}
+		k, ok := at[key]
+		if !ok {
+			at[key] = len(out)
+			out, next = append(out, written{Finding: one}), append(next, one.Event+1)
+			continue
+		}
+		w := &out[k]
+		if skipped := one.Event - next[k]; skipped > 0 || len(w.Also) == 0 {
+			w.Also = append(w.Also, skipped, 1)
+		} else {
+			w.Also[len(w.Also)-1]++
+		}
+		next[k] = one.Event + 1
+	}
+	b, err := json.Marshal(out)
 	if err != nil {
 		panic(err) // strings, numbers and booleans
 	}
@@ -124,27 +155,64 @@ func DecodeFindings(b []byte) (Findings, error) {
 	}
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()
-	var f Findings
-	if err := dec.Decode(&f); err != nil {
+	var from []written
+	if err := dec.Decode(&from); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrFindings, err)
 	}
 	if len(bytes.TrimSpace(b[dec.InputOffset():])) > 0 {
 		return nil, fmt.Errorf("%w: there is more behind them", ErrFindings)
 	}
-	last := -1
-	for i := range f {
-		switch e := &f[i]; {
+	f, last := make(Findings, 0, len(from)), -1
+	for i := range from {
+		e := &from[i]
+		switch {
 		case e.Event <= last || e.Event >= maxDecodeEvents:
 			return nil, fmt.Errorf("%w: event %d after event %d; want rising ordinals below %d", ErrFindings, e.Event, last, maxDecodeEvents)
 		case len(e.Verdicts) == 0 || len(e.Verdicts) > maxVerdicts || e.More < 0:
 			return nil, fmt.Errorf("%w: event %d has %d verdicts and %d more, want 1 to %d and none or more", ErrFindings, e.Event, len(e.Verdicts), e.More, maxVerdicts)
 		}
-		for _, v := range f[i].Verdicts {
+		for _, v := range e.Verdicts {
 			if !v.Code.valid() {
-				return nil, fmt.Errorf("%w: event %d has code %.64q, want letters and _", ErrFindings, f[i].Event, v.Code)
+				return nil, fmt.Errorf("%w: event %d has code %.64q, want letters and _", ErrFindings, e.Event, v.Code)
 			}
 		}
-		last = f[i].Event
+		last = e.Event
+		var err error
+		if f, err = e.appendTo(f); err != nil {
+			return nil, err
+		}
+	}
+	if !slices.IsSortedFunc(f, byEvent) {
+		slices.SortFunc(f, byEvent)
+	}
+	for i := 1; i < len(f); i++ {
+		if f[i].Event == f[i-1].Event {
+			return nil, fmt.Errorf("%w: event %d is there twice", ErrFindings, f[i].Event)
+		}
+	}
+	return f, nil
+}
+
+func byEvent(a, b Finding) int { return cmp.Compare(a.Event, b.Event) }
+
+// appendTo adds a finding for each event of w.
+func (w *written) appendTo(f Findings) (Findings, error) {
+	f = append(f, w.Finding)
+	next := w.Event + 1
+	for i := 0; i < len(w.Also); i += 2 {
+		if i+1 == len(w.Also) || w.Also[i] < 0 || w.Also[i] > maxDecodeEvents || w.Also[i+1] < 1 || w.Also[i+1] > maxDecodeEvents-next-w.Also[i] {
+			return nil, fmt.Errorf("%w: also of event %d: want pairs of how many events are skipped and how many follow, below %d", ErrFindings, w.Event, maxDecodeEvents)
+		}
+		next += w.Also[i]
+		f = slices.Grow(f, w.Also[i+1])
+		for range w.Also[i+1] {
+			one := w.Finding
+			one.Event = next
+			f, next = append(f, one), next+1
+		}
+	}
+	if len(f) > maxDecodeEvents {
+		return nil, fmt.Errorf("%w: of more than %d events", ErrFindings, maxDecodeEvents)
 	}
 	return f, nil
 }

@@ -25,6 +25,12 @@ func TestWhatIsNoFindingsIsRefused(t *testing.T) {
 		"below zero":        `[{"event":-1,"verdicts":[` + verdict + `]}]`,
 		"beyond any":        `[{"event":262144,"verdicts":[` + verdict + `]}]`,
 		"a code":            `[{"event":0,"verdicts":[{"code":"Not A Code","path":"body"}]}]`,
+		"half a pair":       `[{"event":0,"verdicts":[` + verdict + `],"also":[0]}]`,
+		"skips back":        `[{"event":0,"verdicts":[` + verdict + `],"also":[-1,1]}]`,
+		"no further one":    `[{"event":0,"verdicts":[` + verdict + `],"also":[1,0]}]`,
+		"far too many":      `[{"event":0,"verdicts":[` + verdict + `],"also":[0,262144]}]`,
+		"far behind":        `[{"event":0,"verdicts":[` + verdict + `],"also":[9223372036854775807,1]}]`,
+		"one of another":    `[{"event":0,"verdicts":[` + verdict + `],"also":[0,2]},{"event":2,"verdicts":[` + verdict + `]}]`,
 		"more than none":    `[{"event":0,"more":-1,"verdicts":[` + verdict + `]}]`,
 	} {
 		t.Run(name, func(t *testing.T) {
