@@ -89,7 +89,7 @@ func (o *repairOptions) run(ctx context.Context, w io.Writer, file string) error
 		return err
 	}
 	if !o.json {
-		c.Each = o.exampler(w)
+		c.Each, c.Examples = o.exampler(w), o.examples
 	}
 	report, err := repair.Run(ctx, c)
 	if o.json {

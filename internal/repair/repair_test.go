@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -110,7 +111,7 @@ func itemOf(t testing.TB, c *schema.Checker, sig signal.Signal, body []byte) qua
 
 func TestAnEventIsMendedByEveryRuleThatIsForIt(t *testing.T) {
 	c := checker(t)
-	m, err := Mend(item(t, c, order(1)), parsed(t, rulesText), c, schema.Open, nil)
+	m, err := Mend(item(t, c, order(1)), parsed(t, rulesText), c, schema.Open, nil, 9)
 	require.NoError(t, err)
 	require.Empty(t, m.Not)
 	require.Equal(t, []int{0}, m.Indexes)
@@ -131,12 +132,12 @@ func TestWhatIsStillInvalidOrHasNoRuleStays(t *testing.T) {
 	other := order(3)
 	other.Attributes().Remove("usr")
 	other.Attributes().PutInt("amount", 1)
-	m, err := Mend(item(t, c, order(1), worse, other), parsed(t, rulesText), c, schema.Open, nil)
+	m, err := Mend(item(t, c, order(1), worse, other), parsed(t, rulesText), c, schema.Open, nil, 9)
 	require.NoError(t, err)
 	require.Equal(t, []int{0}, m.Indexes)
 	require.Equal(t, schema.AttributeType, m.Events[1].Verdicts[0].Code)
 	require.Empty(t, m.Events[2].Rules)
-	again, err := Mend(item(t, c, order(1), worse, other), parsed(t, rulesText), c, schema.Open, []int{0})
+	again, err := Mend(item(t, c, order(1), worse, other), parsed(t, rulesText), c, schema.Open, []int{0}, 9)
 	require.NoError(t, err)
 	require.Empty(t, again.Indexes, "what was sent is passed over")
 }
@@ -152,7 +153,7 @@ func TestRepairedEventsKeepTheirPlaceInTheAgentsRequest(t *testing.T) {
 	}
 	read := func(i quarantine.Item, indexes ...int) eventid.Request {
 		t.Helper()
-		m, err := Mend(i, parsed(t, rulesText), c, schema.Open, nil)
+		m, err := Mend(i, parsed(t, rulesText), c, schema.Open, nil, 9)
 		require.NoError(t, err)
 		m.Indexes = indexes
 		header, err := requestOf(i, m)
@@ -196,7 +197,7 @@ rules:
     steps:
       - set: {path: end_time_unix_nano, value: received}
       - retag: {name: pay, schema_url: https://example.com/1}
-`), c, schema.Open, nil)
+`), c, schema.Open, nil, 9)
 	require.NoError(t, err)
 	require.Equal(t, []int{0}, m.Indexes)
 	got := m.valid.traces.ResourceSpans().At(0).ScopeSpans().At(0)
@@ -223,15 +224,70 @@ rules:
   - name: unit
     when: {signal: metrics, name: queue.length, code: metric_unit}
     steps: [{set: {path: metric.unit, value: "{order}"}}]
-`), c, schema.Open, nil)
+`), c, schema.Open, nil, 9)
 	require.NoError(t, err)
 	require.Equal(t, []int{0, 1, 2}, m.Indexes)
 	require.Equal(t, 3, m.valid.metrics.DataPointCount())
 	for i := range 3 {
-		p := m.valid.metrics.ResourceMetrics().At(i).ScopeMetrics().At(0).Metrics().At(0)
+		p := m.valid.metrics.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().At(0)
 		require.Equal(t, "{order}", p.Unit())
-		require.Equal(t, int64(i), p.Gauge().DataPoints().At(0).IntValue())
+		require.Equal(t, int64(i), p.Gauge().DataPoints().At(i).IntValue())
 	}
+}
+
+// Guarantees: a repair costs what its item is, not events times resource or events times events, also where a rule changes what the events have in common.
+func TestTheCostOfARepairIsThatOfItsItem(t *testing.T) {
+	c := checker(t)
+	const points = 4000
+	md := pmetric.NewMetrics()
+	rm := md.ResourceMetrics().AppendEmpty()
+	rm.Resource().Attributes().PutStr("of all", strings.Repeat("x", 8<<10))
+	metric := rm.ScopeMetrics().AppendEmpty().Metrics().AppendEmpty()
+	metric.SetName("queue.length")
+	metric.SetUnit("1")
+	gauge := metric.SetEmptyGauge().DataPoints()
+	for i := range points {
+		p := gauge.AppendEmpty()
+		p.SetTimestamp(pcommon.NewTimestampFromTime(received0))
+		p.SetIntValue(int64(i))
+		p.Attributes().PutStr("queue", "q")
+	}
+	body, err := pmetricotlp.NewExportRequestFromMetrics(md).MarshalProto()
+	require.NoError(t, err)
+	i, rules := itemOf(t, c, signal.Metrics, body), parsed(t, `
+version: 1
+rules:
+  - name: unit
+    when: {signal: metrics, name: queue.length, code: metric_unit}
+    steps: [{set: {path: metric.unit, value: "{order}"}}, {set: {path: 'resource.attributes["repaired"]', value: true}}]
+  - name: only some
+    when: {attribute: some}
+    steps: [{remove: {path: 'resource.attributes["of all"]'}}]
+`)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	m, err := Mend(i, rules, c, schema.Open, nil, 3)
+	runtime.ReadMemStats(&after)
+	require.NoError(t, err)
+	require.Len(t, m.Indexes, points)
+	sent, err := m.valid.marshal()
+	require.NoError(t, err)
+	require.Less(t, len(sent), len(body)+1000)
+	require.NotEmpty(t, m.Events[2].After)
+	require.Empty(t, m.Events[3].After)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(100*len(body)), "%d bytes of body", len(body))
+
+	// Where the rules take the events of one resource apart, what is sent would be larger than any record: that is found out before it is made.
+	for k := range points {
+		if k%2 == 0 {
+			gauge.At(k).Attributes().PutBool("some", true)
+		}
+	}
+	body, err = pmetricotlp.NewExportRequestFromMetrics(md).MarshalProto()
+	require.NoError(t, err)
+	m, err = Mend(itemOf(t, c, signal.Metrics, body), rules, c, schema.Open, nil, 3)
+	require.NoError(t, err)
+	require.Equal(t, TooLarge, m.Not)
 }
 
 func TestWhatCannotBeRepairedIsToldWhy(t *testing.T) {
@@ -245,7 +301,7 @@ func TestWhatCannotBeRepairedIsToldWhy(t *testing.T) {
 	} {
 		i := good
 		change(&i)
-		m, err := Mend(i, parsed(t, rulesText), c, schema.Open, nil)
+		m, err := Mend(i, parsed(t, rulesText), c, schema.Open, nil, 9)
 		require.NoError(t, err)
 		require.Equal(t, want, m.Not)
 	}

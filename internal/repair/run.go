@@ -38,6 +38,8 @@ type Config struct {
 
 	// Each hears of every item that a rule is for, or that was sent again before. It must not keep what it is given.
 	Each func(quarantine.Item, Mended)
+	// Examples is of how many events of each rule and item Each hears what they were and are.
+	Examples int
 
 	// between is called between the steps of an apply: "intent", "sent". For tests.
 	between func(step string) error
@@ -148,7 +150,7 @@ func (r *run) item(ctx context.Context, i quarantine.Item) error {
 	r.report.Items++
 	key := keyOf(r.Topic, i)
 	sent := r.before[key].Done
-	m, err := Mend(i, r.Rules, r.Checker, r.Unknown, sent)
+	m, err := Mend(i, r.Rules, r.Checker, r.Unknown, sent, r.Examples)
 	if err != nil {
 		return fmt.Errorf("item %s: %w", i.Place(), err)
 	}
@@ -196,7 +198,7 @@ func (r *run) count(m *Mended, sent int) bool {
 			r.report.ByRule[name]++
 		}
 		switch {
-		case e.After == nil && e.Valid: // sent before
+		case e.SentBefore:
 			continue
 		case len(e.Rules) == 0:
 			r.report.NoRule++
