@@ -17,7 +17,7 @@ import (
 
 const (
 	aloneFor   = 30 * time.Second // a leader without followers in sync
-	uncleanFor = 5 * time.Minute  // a bound on all the steps of the fault but that
+	uncleanFor = 10 * time.Minute  // a bound on all the steps of the fault but that
 	replaced   = "replaced"       // the receiver's code of a record that came in the place of another one
 )
 
@@ -43,12 +43,11 @@ func (r *run) uncleanElectionNewOwner() error {
 		}, topic)
 		return err
 	}
-	c := cutOff{committed: map[string]int64{}}
 	old, partition, err := r.leader()
 	if err != nil {
 		return err
 	}
-	c.partition = partition
+	c := cutOff{partition: partition}
 	follower := (old + 1 + r.rng.IntN(2)) % 3
 	is := func(what string, ok func(kadm.PartitionDetail) bool) error {
 		var p kadm.PartitionDetail
@@ -81,7 +80,17 @@ func (r *run) uncleanElectionNewOwner() error {
 			return err
 		}
 	}
+	_, followed, err := r.logsOf(ctx, partition) // the follower has less than that
+	if err != nil {
+		return err
+	}
 	time.Sleep(scaled(aloneFor))
+	if !until(func() bool {
+		at, err := r.committed(ctx, partition)
+		return err == nil && at[fastLane.hot] > followed && at[fastLane.lake] > followed
+	}, freshTimeout) {
+		return fmt.Errorf("the groups do not commit beyond %d of %s/%d, where its leader was left alone", followed, topic, partition)
+	}
 	for _, a := range r.Aggregators[:2] {
 		a.Kill()
 	}
@@ -93,13 +102,8 @@ func (r *run) uncleanElectionNewOwner() error {
 	if c.before, c.end, err = r.logsOf(ctx, partition); err != nil {
 		return err
 	}
-	for _, group := range groups {
-		offsets, err := r.admin.FetchOffsets(ctx, group)
-		if err != nil {
-			return err
-		}
-		o, _ := offsets.Lookup(topic, partition)
-		c.committed[group] = o.At
+	if c.committed, err = r.committed(ctx, partition); err != nil {
+		return err
 	}
 	if err := errors.Join(r.Kafka.Kill(old), r.Kafka.Restart(follower)); err != nil {
 		return err
@@ -131,6 +135,20 @@ func (r *run) uncleanElectionNewOwner() error {
 	}
 	r.settle = func() error { return r.settleCutOff(c) }
 	return nil
+}
+
+// committed is what each group has committed of a partition of logs.
+func (r *run) committed(ctx context.Context, partition int32) (map[string]int64, error) {
+	out := map[string]int64{}
+	for _, group := range groups {
+		offsets, err := r.admin.FetchOffsets(ctx, group)
+		if err != nil {
+			return nil, err
+		}
+		o, _ := offsets.Lookup(signal.Logs.Topic(), partition)
+		out[group] = o.At
+	}
+	return out, nil
 }
 
 // logsOf are the first numbers of the run's records in a partition of logs, by offset, and where it ends.
