@@ -310,42 +310,45 @@ func TestThreeNodes(t *testing.T) {
 }
 
 // Scenario: metrics' partition 0 keeps one in-sync replica of the two that it needs, under load of ten tenants and three signals.
-// Guarantees: no other partition's request is spilled, or waits noticeably longer than before, those of the same broker among them; the bad one's records
-// are all there, in each source's order, soon after it is mended.
+// Guarantees: no other partition's request is spilled, or waits noticeably longer than with a whole cluster, those of the same broker among them; the bad one's
+// records are all there, in each source's order, soon after it is mended.
 func belowMinInSync(t *testing.T, k *kafkatest.Cluster) {
 	r := newRig(t, k.Brokers(), func(c *Config) {
 		fleetConfig(t.TempDir())(c)
+		c.Spill.After = 4 * time.Second // three brokers and a fleet on a machine that does other work too
 		for _, topic := range []*TopicConfig{&c.Topics.Logs, &c.Topics.Metrics, &c.Topics.Traces} {
 			topic.ReplicationFactor, topic.MinInSyncReplicas = 3, 2
 		}
 	})
 	r.direct()
 	bad := place{"otlp.metrics.v1", 0}
-	f := startFleet(t, r, func(topic string, partition int32, err error) {
+	f := startFleet(t, r, 50*time.Millisecond, func(topic string, partition int32, err error) {
 		t.Errorf("refused: %s/%d: %v", topic, partition, err)
 	})
-	time.Sleep(2 * time.Second) // connections, producer ids, and the brokers' compilers
-	f.waits()
-	time.Sleep(3 * time.Second)
-	before := waitOfOthers(f, bad)
+	time.Sleep(5 * time.Second) // brokers that have just started are slow, and may let any partition wait
+	r.direct()
+	was := r.value("msk_exporter_spilled_records", "signal=logs") + r.value("msk_exporter_spilled_records", "signal=traces")
 	feed, err := k.Starve(t.Context(), bad.topic, bad.partition)
 	require.NoError(t, err)
-	for range 4 {
-		require.LessOrEqual(t, r.value("msk_exporter_spilling_partitions"), int64(1))
+	f.waits()
+	require.Eventually(t, func() bool { return r.value("msk_exporter_spilling_partitions") == 1 }, eventuallyWithin, 10*time.Millisecond)
+	for range 3 {
 		time.Sleep(time.Second)
+		require.EqualValues(t, 1, r.value("msk_exporter_spilling_partitions"))
 	}
 	during := waitOfOthers(f, bad)
-	t.Logf("of ten requests nine waited at most %v before, and %v while the partition was bad", before, during)
-	require.EqualValues(t, 1, r.value("msk_exporter_spilling_partitions"))
-	require.Zero(t, r.value("msk_exporter_spilled_records", "signal=logs"))
-	require.Zero(t, r.value("msk_exporter_spilled_records", "signal=traces"))
+	require.Equal(t, was, r.value("msk_exporter_spilled_records", "signal=logs")+r.value("msk_exporter_spilled_records", "signal=traces"))
 	require.Positive(t, r.value("msk_exporter_spilled_records", "signal=metrics"))
-	require.Less(t, during, 5*before+100*time.Millisecond)
 	requireOthers(t, k.Brokers(), f, func(p place) bool { return p == bad })
 	require.NoError(t, feed(t.Context()))
 	r.direct() // under load
+	f.waits()
+	time.Sleep(3 * time.Second)
+	whole := waitOfOthers(f, bad)
 	acked := f.end()
 	r.idle()
+	t.Logf("of ten requests nine waited at most %v while the partition was bad, and %v after that", during, whole)
+	require.Less(t, during, 3*whole+300*time.Millisecond)
 	requireAll(t, k.Brokers(), acked)
 }
 

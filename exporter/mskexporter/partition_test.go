@@ -28,6 +28,7 @@ const (
 	fleetTenants    = 10
 	fleetSources    = 4 // of a tenant and signal
 	fleetPartitions = 4
+	fleetPause      = 5 * time.Millisecond // of a source, between two requests
 )
 
 // fleet sends numbered requests of all three signals for ten tenants, each source one after the other, until it is stopped; a request that is
@@ -38,6 +39,7 @@ type fleet struct {
 	stop    chan struct{}
 	stopped sync.Once
 	wg      sync.WaitGroup
+	pause   time.Duration
 	refused func(topic string, partition int32, err error)
 
 	places map[string]place
@@ -52,8 +54,8 @@ type place struct {
 	partition int32
 }
 
-func startFleet(t *testing.T, r *rig, refused func(topic string, partition int32, err error)) *fleet {
-	f := &fleet{t: t, stop: make(chan struct{}), refused: refused, acked: map[string]int{}, places: map[string]place{}, took: map[place][]time.Duration{}}
+func startFleet(t *testing.T, r *rig, pause time.Duration, refused func(topic string, partition int32, err error)) *fleet {
+	f := &fleet{t: t, stop: make(chan struct{}), pause: pause, refused: refused, acked: map[string]int{}, places: map[string]place{}, took: map[place][]time.Duration{}}
 	f.rig.Store(r)
 	t.Cleanup(func() { f.end() })
 	for tenant := range fleetTenants {
@@ -74,7 +76,7 @@ func (f *fleet) send(s signal.Signal, tenant, source string, p place) {
 		select {
 		case <-f.stop:
 			return
-		case <-time.After(5 * time.Millisecond):
+		case <-time.After(f.pause):
 		}
 		began := time.Now()
 		err := f.rig.Load().send(envelope.Envelope{Signal: s, Tenant: tenant, Source: source, Events: 1, Received: time.Unix(1, 0), Lane: envelope.LaneFast, Body: strconv.AppendInt(nil, int64(n), 10)})
@@ -213,7 +215,7 @@ func TestAPartitionThatCannotBeWrittenDelaysOnlyItself(t *testing.T) {
 			bad := func(p place) bool {
 				return p.topic == "otlp.metrics.v1" && (c.partitions == nil || slices.Contains(c.partitions, p.partition))
 			}
-			f := startFleet(t, r, func(topic string, partition int32, err error) {
+			f := startFleet(t, r, fleetPause, func(topic string, partition int32, err error) {
 				t.Errorf("refused: %s/%d: %v", topic, partition, err)
 			})
 			time.Sleep(300 * time.Millisecond)
@@ -310,7 +312,7 @@ func TestAGatewayThatStartsWhileAPartitionIsBadServesTheOthers(t *testing.T) {
 	r := newRig(t, k.ListenAddrs(), fleetConfig(dir))
 	r.direct()
 	bad := func(p place) bool { return p == place{"otlp.metrics.v1", 0} }
-	f := startFleet(t, r, func(_ string, _ int32, err error) {
+	f := startFleet(t, r, fleetPause, func(_ string, _ int32, err error) {
 		if status.Code(err) != codes.Unavailable {
 			t.Errorf("refused for good: %v", err)
 		}
@@ -353,7 +355,7 @@ func TestWithoutTheStoreOnlyTheBadPartitionIsRefused(t *testing.T) {
 	r.direct()
 	bad := func(p place) bool { return p == place{"otlp.metrics.v1", 0} }
 	var refused atomic.Int64
-	f := startFleet(t, r, func(topic string, partition int32, err error) {
+	f := startFleet(t, r, fleetPause, func(topic string, partition int32, err error) {
 		if !bad(place{topic, partition}) {
 			t.Errorf("refused: %s/%d: %v", topic, partition, err)
 		}
@@ -397,7 +399,7 @@ func TestAPartitionThatFillsTheSpillIsRefusedAlone(t *testing.T) {
 	r.direct()
 	bad := func(p place) bool { return p == place{"otlp.metrics.v1", 0} }
 	var refused atomic.Int64
-	f := startFleet(t, r, func(topic string, partition int32, err error) {
+	f := startFleet(t, r, fleetPause, func(topic string, partition int32, err error) {
 		if !bad(place{topic, partition}) {
 			t.Errorf("refused: %s/%d: %v", topic, partition, err)
 		}

@@ -17,6 +17,7 @@ const (
 	// quotaWarmUp is how long the topic's records are counted against the throttle before a follower must be held by it.
 	quotaWarmUp = 2 * time.Second
 	starvedFor  = 2 * time.Second // a follower that is still out of sync after this is held
+	starveTries = 5               // where nobody writes for a moment, the throttle lets followers through
 )
 
 // Starve takes one partition below its topic's min.insync.replicas, and leaves all others alone: its leader stays, and its followers are made
@@ -67,24 +68,31 @@ func (s *starved) begin(ctx context.Context) error {
 	if err := s.throttle(ctx, &rate); err != nil {
 		return err
 	}
-	time.Sleep(quotaWarmUp)
-	if err := s.assign(ctx, s.replicas[:1]); err != nil {
-		return err
+	for range starveTries {
+		time.Sleep(quotaWarmUp)
+		if p, err = s.replace(ctx); err != nil || len(p.ISR) == 1 {
+			return err
+		}
 	}
-	if err := s.wait(ctx, func(p kadm.PartitionDetail) bool { return len(p.Replicas) == 1 }); err != nil {
-		return err
+	return fmt.Errorf("replicas %v are in sync in spite of the throttle", p.ISR)
+}
+
+// replace makes the followers anew and tells how that went.
+func (s *starved) replace(ctx context.Context) (p kadm.PartitionDetail, err error) {
+	for _, to := range [][]int32{s.replicas[:1], s.replicas} {
+		if err := s.assign(ctx, to); err != nil {
+			return p, err
+		}
+		if err := s.wait(ctx, func(p kadm.PartitionDetail) bool { return len(p.Replicas) == len(to) }); err != nil {
+			return p, err
+		}
 	}
-	if err := s.assign(ctx, s.replicas); err != nil {
-		return err
+	select {
+	case <-ctx.Done():
+		return p, ctx.Err()
+	case <-time.After(starvedFor):
 	}
-	if err := s.wait(ctx, func(p kadm.PartitionDetail) bool { return len(p.Replicas) == len(s.replicas) }); err != nil {
-		return err
-	}
-	time.Sleep(starvedFor)
-	if p, err = s.describe(ctx); err == nil && len(p.ISR) != 1 {
-		err = fmt.Errorf("replicas %v are in sync in spite of the throttle", p.ISR)
-	}
-	return err
+	return s.describe(ctx)
 }
 
 // throttle sets the rate of all followers of the topic that are out of sync; nil: takes it off.
