@@ -17,7 +17,7 @@ import (
 
 const (
 	aloneFor   = 30 * time.Second // a leader without followers in sync
-	uncleanFor = 10 * time.Minute  // a bound on all the steps of the fault but that
+	uncleanFor = 10 * time.Minute // a bound on all the steps of the fault but that
 	replaced   = "replaced"       // the receiver's code of a record that came in the place of another one
 )
 
