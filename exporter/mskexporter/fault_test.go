@@ -2,6 +2,8 @@ package mskexporter
 
 import (
 	"context"
+	"github.com/pulsegrid/pulsegrid/internal/otlpwire"
+	"go.opentelemetry.io/collector/consumer/consumererror"
 	"net"
 	"strings"
 	"testing"
@@ -199,6 +201,27 @@ func TestARequestIsSplitByEventsAndNoneIsLost(t *testing.T) {
 		require.Equal(t, ms[0].Partition, m.Partition, "one source, one partition")
 	}
 	require.EqualValues(t, 1, r.value("msk_exporter_splits", "signal=logs"))
+}
+
+// Guarantees: a request whose large resource would be repeated in many records is refused as a whole, before anything of it is sent.
+func TestARequestThatWouldBecomeMoreThanTwiceItselfIsRefused(t *testing.T) {
+	k := fake(t)
+	r := newRig(t, k.ListenAddrs(), func(c *Config) { c.MaxRecordBytes = 100_000 })
+	ld := plog.NewLogs()
+	rl := ld.ResourceLogs().AppendEmpty()
+	rl.Resource().Attributes().PutStr("large", strings.Repeat("x", 75_000))
+	records := rl.ScopeLogs().AppendEmpty().LogRecords()
+	for range 1000 {
+		records.AppendEmpty().Body().SetStr(strings.Repeat("y", 1000))
+	}
+	body, err := plogotlp.NewExportRequestFromLogs(ld).MarshalProto()
+	require.NoError(t, err)
+	e := request(signal.Logs, "t1", "a", 1000)
+	e.Body = body
+	err = r.send(e)
+	require.True(t, consumererror.IsPermanent(err), err)
+	require.ErrorIs(t, err, otlpwire.ErrAmplified)
+	require.Zero(t, stored(k, "otlp.logs.v1"))
 }
 
 func TestPlainLogsAreSplitByTenant(t *testing.T) {

@@ -39,7 +39,7 @@ func (c *client) split(e envelope.Envelope, room int) (parts []part, large []lar
 	if err != nil {
 		return nil, nil, c.cannotSplit(e, err)
 	}
-	s := splitter{division: division, signal: e.Signal, room: room}
+	s := splitter{division: division, signal: e.Signal, room: room, request: len(e.Body)}
 	first := 0
 	for i, body := range bodies {
 		if counts[i] == 1 && len(body) > room-oneEvent {
@@ -64,7 +64,9 @@ type splitter struct {
 	division *eventid.Division
 	signal   signal.Signal
 	room     int
+	request  int // bytes
 	parts    []part
+	bytes    int // of their bodies
 }
 
 // add appends a part, or its halves where the header that says which events it has is too large beside them: of many small events that are equal.
@@ -73,7 +75,8 @@ func (s *splitter) add(body []byte, first, events int) error {
 	p := part{body, events, request.Encode()}
 	if events <= 1 || p.fits(s.room) {
 		s.parts = append(s.parts, p)
-		return nil
+		s.bytes += len(body)
+		return otlpwire.Amplified(s.request, s.bytes)
 	}
 	half := events / 2
 	left, right, err := otlpwire.Split(s.signal, body, func(i int) bool { return i < half })

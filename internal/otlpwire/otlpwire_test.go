@@ -295,6 +295,33 @@ func TestSplitBySizeRefusesToAmplify(t *testing.T) {
 	require.ErrorIs(t, err, ErrAmplified)
 }
 
+// Guarantees: the parts of a request are at most twice the request, and what is around the events may be half of a part.
+func TestThePartsOfARequestAreAtMostTwiceIt(t *testing.T) {
+	const most = 100_000
+	request := func(resource, events int) []byte {
+		r := wrap(cat(wrap([]byte("k"), 1), wrap(bytes.Repeat([]byte("x"), resource), 2, 1)), 1, 1)
+		return wrap(cat(r, bytes.Repeat(wrap(bytes.Repeat([]byte("e"), 998), 2, 2, 5, 1), events)), 1)
+	}
+	for _, c := range []struct {
+		resource, events int
+		refused          bool
+	}{{1000, 1000, false}, {45_000, 1000, false}, {75_000, 1000, true}, {95_000, 1000, true}, {95_000, 6, false}} {
+		req := request(c.resource, c.events)
+		parts, _, err := SplitBySize(signal.Logs, req, most)
+		if c.refused {
+			require.ErrorIs(t, err, ErrAmplified, c)
+			continue
+		}
+		require.NoError(t, err, c)
+		require.Greater(t, len(parts), 1)
+		total := 0
+		for _, p := range parts {
+			total += len(p)
+		}
+		require.LessOrEqual(t, total, 2*len(req), c)
+	}
+}
+
 func TestSourceIsTheFirstResourcesIdentity(t *testing.T) {
 	str := func(k, v string) []byte { return wrap(cat(wrap([]byte(k), 1), wrap([]byte(v), 2, 1)), 1) }
 	of := func(attrs ...[]byte) string { return Source(signal.Logs, wrap(cat(attrs...), 1, 1)) }

@@ -31,16 +31,24 @@ func Split(sig signal.Signal, req []byte, keep func(index int) bool) (kept, rest
 	return sides[0].finish(), sides[1].finish(), nil
 }
 
-// maxAmplification bounds what SplitBySize may return: so many times the request, and a megabyte.
-const maxAmplification = 16
+// maxAmplification bounds what the parts of a request may come to: so many times the request. Any request may be divided in two.
+const maxAmplification = 2
+
+// Amplified returns ErrAmplified if parts of so many bytes altogether are too much for a request of so many bytes.
+func Amplified(request, parts int) error {
+	if parts <= maxAmplification*request {
+		return nil
+	}
+	return fmt.Errorf("%w: %d bytes would become more than %d", ErrAmplified, request, maxAmplification*request)
+}
 
 // SplitBySize divides req into parts of at most maxBytes, as few as keeping the order of events allows, and returns the count
 // of events in each. Every part repeats the fields of the resources, scopes and metrics around its events. A part is larger
 // than maxBytes only if it holds a single event, which with what is around it does not fit: the caller has to find that by
 // its length. A request that fits is returned as it is, as the only part; one without events has no parts.
 //
-// It fails with ErrAmplified when the parts come to more than 16 times the request and a megabyte: when what is around the
-// events is large beside maxBytes, and there are many of them.
+// It fails with ErrAmplified when the parts come to more than twice the request: when what is around the events is more than half of maxBytes, and there
+// are many of them.
 func SplitBySize(sig signal.Signal, req []byte, maxBytes int) (parts [][]byte, counts []int, err error) {
 	b := builder{hint: max(0, min(maxBytes, len(req)))}
 	count, total := 0, 0
@@ -62,7 +70,7 @@ func SplitBySize(sig signal.Signal, req []byte, maxBytes int) (parts [][]byte, c
 			count = 1
 		}
 		b.add(p)
-		return total <= maxAmplification*len(req)+1<<20
+		return Amplified(len(req), total) == nil
 	})
 	if err != nil {
 		return nil, nil, err
@@ -74,8 +82,8 @@ func SplitBySize(sig signal.Signal, req []byte, maxBytes int) (parts [][]byte, c
 		return [][]byte{req}, []int{count}, nil
 	}
 	flush()
-	if total > maxAmplification*len(req)+1<<20 {
-		return nil, nil, fmt.Errorf("%w: %d bytes in parts of %d", ErrAmplified, len(req), maxBytes)
+	if err := Amplified(len(req), total); err != nil {
+		return nil, nil, fmt.Errorf("%w, in parts of %d", err, maxBytes)
 	}
 	return parts, counts, nil
 }

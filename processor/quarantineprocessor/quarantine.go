@@ -228,10 +228,18 @@ func (p *quarantineProcessor) quarantine(e envelope.Envelope, division *eventid.
 		return nil, err
 	}
 	var out []envelope.Envelope
+	total := 0
 	for i, part := range parts {
 		of := findings[:counts[i]]
 		findings = findings[counts[i]:]
+		made := len(out)
 		if out, err = p.add(out, e, division, part, of); err != nil {
+			return nil, err
+		}
+		for _, e := range out[made:] {
+			total += len(e.Body)
+		}
+		if err := otlpwire.Amplified(len(rest), total); err != nil {
 			return nil, err
 		}
 	}
