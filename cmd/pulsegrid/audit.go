@@ -47,6 +47,7 @@ type auditOptions struct {
 	config                                                   audit.Config
 	hotGroup, lakeGroup                                      string
 	erased                                                   []string
+	signKey                                                  string
 }
 
 func newAudit() *cobra.Command {
@@ -94,6 +95,7 @@ command line is wrong; 3 no cell is running.`,
 	f.StringArrayVar(&o.erased, "erased", nil, "file that declares lawful deletions (docs/formats/erasures.md); may be repeated")
 	f.Float64Var(&c.CopiesPercent, "copies-percent", c.CopiesPercent, copiesUsage)
 	f.StringVar(&c.Certificates, "certificates", "", "directory to add the certificate to")
+	f.StringVar(&o.signKey, "sign-key", "", "private key to sign certificates with (`pulsegrid audit key new`)")
 	f.StringVar(&c.TempDir, "temp-dir", "", "directory of temporary files (default: the system's)")
 	f.BoolVar(&o.json, "json", false, "print the certificate instead of the summary")
 	f.BoolVar(&o.quiet, "quiet", false, "no progress on standard error")
@@ -113,7 +115,7 @@ command line is wrong; 3 no cell is running.`,
 	f.StringVar(&o.namespace, "namespace", audit.DefaultNamespace, "namespace of the lake's tables")
 	f.StringVar(&o.hotGroup, "group-hot", audit.DefaultHotGroup, "consumer group that fills ClickHouse")
 	f.StringVar(&o.lakeGroup, "group-lake", audit.DefaultLakeGroup, "consumer group that fills the lake")
-	cmd.AddCommand(newAuditVerify())
+	cmd.AddCommand(newAuditVerify(), newAuditKey())
 	return cmd
 }
 
@@ -161,6 +163,14 @@ func (o *auditOptions) resolve(now time.Time) (audit.Config, error) {
 		return c, usageError{fmt.Errorf("%s: %w", flag, err)}
 	}
 	var err error
+	if o.signKey != "" {
+		if c.Certificates == "" {
+			return wrong("--sign-key", errors.New("is of no use without --certificates"))
+		}
+		if c.Signer, err = certificate.OpenSigner(o.signKey); err != nil {
+			return wrong("--sign-key", err)
+		}
+	}
 	if c.From, err = parseTime(o.from, now); err != nil {
 		return wrong("--from", err)
 	}
@@ -307,30 +317,4 @@ func catalogType(given, uri string) string {
 		return "rest"
 	}
 	return "sql"
-}
-
-func newAuditVerify() *cobra.Command {
-	return &cobra.Command{
-		Use:   "verify DIR",
-		Short: "Check a directory of certificates: that none was changed, put in or taken out",
-		Long: `Check that each certificate of a directory is as it was written, and that each follows the one before it. The last ones can be taken away
-without a trace: keep the hash of the last one, which is printed, somewhere else.
-Exit code 1 if a certificate is missing or was changed.`,
-		Example: "  pulsegrid audit verify ./certificates",
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return usageError{fmt.Errorf("want one directory of certificates; see `%s --help`", cmd.CommandPath())}
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, args []string) error {
-			chain, err := certificate.VerifyChain(args[0])
-			for i, c := range chain {
-				if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%6d  %s  %-10s  %s\n", i+1, c.Finished.Format(time.RFC3339), c.Verdict, c.SHA256); err != nil {
-					return err
-				}
-			}
-			return err
-		},
-	}
 }

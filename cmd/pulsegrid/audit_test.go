@@ -148,8 +148,11 @@ func (a aggregated) pipeline(t *testing.T, group string, f exporter.Factory, con
 // codes and certificates say so, and a certificate that is changed afterwards is found.
 func TestAuditOfTheAggregatorsOwnRows(t *testing.T) {
 	a := aggregate(t)
-	certificates := filepath.Join(t.TempDir(), "certificates")
-	out, code, err := run(t, a.flags("--certificates", certificates, "--rollups")...)
+	certificates, key := filepath.Join(t.TempDir(), "certificates"), filepath.Join(t.TempDir(), "audit.key")
+	out, code, err := run(t, "audit", "key", "new", key)
+	require.NoError(t, err, out)
+	require.Zero(t, code)
+	out, code, err = run(t, a.flags("--certificates", certificates, "--sign-key", key, "--rollups")...)
 	require.NoError(t, err, out)
 	require.Zero(t, code)
 	require.Contains(t, out, "equal: each event is in each store once, as it was sent\n")
@@ -171,7 +174,7 @@ func TestAuditOfTheAggregatorsOwnRows(t *testing.T) {
 	require.NoError(t, os.WriteFile(erased, []byte("format: 1\nerasures:\n  - {id: a, by: b, at: "+time.Now().Add(time.Hour).Format(time.RFC3339)+", reason: c, tenant: acme, stores: [clickhouse]}\n"), 0o644))
 
 	a.hot.Exec("ALTER TABLE pulsegrid.logs DELETE WHERE event_id = (SELECT min(event_id) FROM pulsegrid.logs) SETTINGS mutations_sync = 2")
-	out, code, err = run(t, a.flags("--certificates", certificates, "--json")...)
+	out, code, err = run(t, a.flags("--certificates", certificates, "--sign-key", key, "--json")...)
 	require.ErrorContains(t, err, "differ")
 	require.Equal(t, 1, code)
 	var c certificate.Certificate
@@ -208,32 +211,46 @@ func TestAuditOfTheAggregatorsOwnRows(t *testing.T) {
 	out, code, err = run(t, "audit", "verify", certificates)
 	require.NoError(t, err)
 	require.Zero(t, code)
-	require.Equal(t, 2, strings.Count(out, "\n"))
+	require.Equal(t, 3, strings.Count(out, "\n"))
+	require.Contains(t, out, "2 certificates; 2 are signed, and the signatures were not checked: give --public-key\n")
+	out, code, err = run(t, "audit", "verify", certificates, "--public-key", key+".pub")
+	require.NoError(t, err)
+	require.Zero(t, code)
+	require.Contains(t, out, "2 certificates, each signed by the key, and none is missing at the end\n")
+	first, err := os.ReadFile(filepath.Join(certificates, "certificate-000001.json"))
+	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(certificates, "certificate-000001.json"), []byte(strings.Replace(string(file), `"lost": 1`, `"lost": 0`, 1)), 0o644))
 	_, code, err = run(t, "audit", "verify", certificates)
 	require.ErrorContains(t, err, "was changed")
+	require.Equal(t, 1, code)
+	require.NoError(t, os.Remove(filepath.Join(certificates, "certificate-000002.json")))
+	require.NoError(t, os.WriteFile(filepath.Join(certificates, "certificate-000001.json"), first, 0o644))
+	_, code, err = run(t, "audit", "verify", certificates, "--public-key", key+".pub")
+	require.ErrorContains(t, err, "certificates 2 to 2 are missing")
 	require.Equal(t, 1, code)
 }
 
 func TestWrongAuditCommandLines(t *testing.T) {
 	full := aggregated{brokers: "127.0.0.1:1", catalog: "c.db", warehouse: "w", hot: &clickhousetest.Server{URL: "http://127.0.0.1:1"}}
 	for want, more := range map[string][]string{
-		`--from: "never"`:     {"--from", "never"},
-		"is not before":       {"--from", "1h", "--to", "2h"},
-		`range "x"`:           {"--range", "x"},
-		"exclude each other":  {"--range", "a/0/1-2", "--from", "1h"},
-		"does not tell its":   {"--topic", "x"},
-		`--stores: "x"`:       {"--stores", "x"},
-		"--kafka-config":      {"--kafka-config", filepath.Join(t.TempDir(), "none.yaml")},
-		"no store to audit":   {"--stores", ""},
-		"max differences -1":  {"--max-differences", "-1"},
-		"copies percent 101":  {"--copies-percent", "101"},
-		"--erased":            {"--erased", filepath.Join(t.TempDir(), "none.yaml")},
-		"format: 0: want 1":   {"--erased", writeFile(t, "erasures: []")},
-		`catalog type "x"`:    {"--catalog-type", "x"},
-		"takes no argument":   nil,
-		"auth::username":      {"--kafka-config", writeFile(t, "auth: {mechanism: plain, password: p}\ntls: {}")},
-		"has invalid keys: x": {"--kafka-config", writeFile(t, "x: 1")},
+		`--from: "never"`:        {"--from", "never"},
+		"is not before":          {"--from", "1h", "--to", "2h"},
+		`range "x"`:              {"--range", "x"},
+		"exclude each other":     {"--range", "a/0/1-2", "--from", "1h"},
+		"does not tell its":      {"--topic", "x"},
+		`--stores: "x"`:          {"--stores", "x"},
+		"--kafka-config":         {"--kafka-config", filepath.Join(t.TempDir(), "none.yaml")},
+		"no store to audit":      {"--stores", ""},
+		"max differences -1":     {"--max-differences", "-1"},
+		"copies percent 101":     {"--copies-percent", "101"},
+		"without --certificates": {"--sign-key", "x"},
+		"--sign-key: key":        {"--certificates", "x", "--sign-key", filepath.Join(t.TempDir(), "none.key")},
+		"--erased":               {"--erased", filepath.Join(t.TempDir(), "none.yaml")},
+		"format: 0: want 1":      {"--erased", writeFile(t, "erasures: []")},
+		`catalog type "x"`:       {"--catalog-type", "x"},
+		"takes no argument":      nil,
+		"auth::username":         {"--kafka-config", writeFile(t, "auth: {mechanism: plain, password: p}\ntls: {}")},
+		"has invalid keys: x":    {"--kafka-config", writeFile(t, "x: 1")},
 	} {
 		args := full.flags(more...)
 		if more == nil {

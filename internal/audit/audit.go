@@ -30,7 +30,7 @@ func run(ctx context.Context, config Config, open func(*audit, context.Context))
 	a.cert.Finished = time.Now().UTC().Truncate(time.Millisecond)
 	a.cert.Conclude()
 	if config.Certificates != "" {
-		if _, err := a.cert.Append(config.Certificates); err != nil {
+		if _, err := a.cert.Append(ctx, config.Certificates, config.Signer); err != nil {
 			return nil, err
 		}
 		return a.cert, nil

@@ -61,9 +61,10 @@ type Config struct {
 	// CopiesPercent is the share of copies of a signal above which the certificate warns.
 	CopiesPercent float64
 
-	MaxDifferences int    // differences listed of each kind and store; totals are exact
-	TempDir        string // for rows that do not fit in memory; empty: the system's
-	Certificates   string // directory to add the certificate to; empty: none is written
+	MaxDifferences int                // differences listed of each kind and store; totals are exact
+	TempDir        string             // for rows that do not fit in memory; empty: the system's
+	Certificates   string             // directory to add the certificate to; empty: none is written
+	Signer         certificate.Signer // of certificates; nil: they are not signed
 
 	// StallTimeout: an audit that hears nothing from Kafka for this long ends with an error.
 	StallTimeout time.Duration

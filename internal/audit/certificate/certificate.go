@@ -54,7 +54,9 @@ type Certificate struct {
 	Warnings     []string      `json:"warnings"`      // what somebody should look at; no verdict depends on it
 
 	Previous string `json:"previous"` // sha256 of the certificate before this one; empty: it is the first
-	SHA256   string `json:"sha256"`   // of this JSON with an empty sha256
+	// Signature is Ed25519, in base64, of number and SHA256 (sign.go); empty: not signed.
+	Signature string `json:"signature,omitempty"`
+	SHA256    string `json:"sha256"` // of this JSON without signature and with an empty sha256
 }
 
 // Version is the version of the certificate's JSON.
@@ -329,7 +331,7 @@ func (c *Certificate) Conclude() {
 
 // Seal computes the certificate's own hash.
 func (c *Certificate) Seal() error {
-	c.SHA256 = ""
+	c.SHA256, c.Signature = "", ""
 	b, err := c.encode()
 	if err != nil {
 		return err

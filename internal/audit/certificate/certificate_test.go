@@ -30,7 +30,7 @@ func chain(t *testing.T, n int) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "certificates")
 	for range n {
-		_, err := someCertificate().Append(dir)
+		_, err := someCertificate().Append(t.Context(), dir, nil)
 		require.NoError(t, err)
 	}
 	return dir
@@ -81,7 +81,7 @@ func TestAChainOfCertificatesCannotBeChangedUnseen(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := chain(t, 4)
 			require.NoError(t, test.change(dir))
-			good, err := VerifyChain(dir)
+			good, err := VerifyChain(dir, nil)
 			require.Len(t, good, test.good)
 			if test.want == "" {
 				require.NoError(t, err)
@@ -90,14 +90,14 @@ func TestAChainOfCertificatesCannotBeChangedUnseen(t *testing.T) {
 			require.ErrorContains(t, err, test.want)
 		})
 	}
-	_, err := VerifyChain(t.TempDir())
+	_, err := VerifyChain(t.TempDir(), nil)
 	require.ErrorContains(t, err, "no certificates")
 }
 
 func TestAnAuditDoesNotContinueABrokenChain(t *testing.T) {
 	dir := chain(t, 1)
 	require.NoError(t, os.WriteFile(chainFile(dir, 1), []byte("{}"), 0o644))
-	_, err := someCertificate().Append(dir)
+	_, err := someCertificate().Append(t.Context(), dir, nil)
 	require.ErrorContains(t, err, "begin a new directory")
 }
 
@@ -106,12 +106,12 @@ func TestTwoAuditsAtOnceMakeOneChain(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			_, err := someCertificate().Append(dir)
+			_, err := someCertificate().Append(t.Context(), dir, nil)
 			require.NoError(t, err)
 		})
 	}
 	wg.Wait()
-	all, err := VerifyChain(dir)
+	all, err := VerifyChain(dir, nil)
 	require.NoError(t, err)
 	require.Len(t, all, 8)
 }
@@ -122,7 +122,9 @@ func TestTheDocumentedCommandChecksACertificate(t *testing.T) {
 	require.NoError(t, err)
 	command := regexp.MustCompile(`(?m)^    (sed .*\| sha256sum)$`).FindSubmatch(doc)
 	require.NotNil(t, command, "docs/formats/certificate.md shows a command")
-	dir := chain(t, 2)
+	signer, _ := newSigner(t)
+	dir := t.TempDir()
+	appendSigned(t, dir, 2, signer)
 	cmd := exec.CommandContext(t.Context(), "sh", "-c", strings.Replace(string(command[1]), "FILE", chainFile(dir, 2), 1))
 	out, err := cmd.Output()
 	require.NoError(t, err)
@@ -142,6 +144,7 @@ func TestEveryFieldOfACertificateIsDocumented(t *testing.T) {
 	c.Erasures = []ErasureResult{{}}
 	c.Differences, c.Stretches, c.LedgerFaults = []Difference{{EventID: "x", Columns: []string{"x"}, Detail: "x"}}, []Stretch{{}}, []LedgerFault{{}}
 	c.Asked.From, c.Asked.To, c.Asked.Ranges, c.Asked.Tenant, c.Cell = &c.Started, &c.Started, []Range{{}}, "x", "x"
+	c.Signature = "x"
 	c.Partitions[0].Stores[0].Got.Digest = "x"
 	b, err := json.Marshal(c)
 	require.NoError(t, err)
