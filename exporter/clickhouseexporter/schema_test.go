@@ -1,6 +1,7 @@
 package clickhouseexporter
 
 import (
+	"net/http"
 	"sync"
 	"testing"
 	"time"
@@ -10,7 +11,6 @@ import (
 	"go.opentelemetry.io/collector/config/configopaque"
 	"go.opentelemetry.io/collector/consumer/consumererror"
 
-	"github.com/pulsegrid/pulsegrid/internal/chengine"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 	"github.com/pulsegrid/pulsegrid/internal/testkit/clickhousetest"
 )
@@ -140,25 +140,30 @@ func TestAnotherEngineIsRefusedUnlessTheSchemaIsOff(t *testing.T) {
 }
 
 func TestAWrongPasswordIsSaidClearlyAndGoesOnOnceMended(t *testing.T) {
-	ch := clickhousetest.StartWith(t, chengine.Options{Users: []chengine.User{
-		{Name: "writer", Password: "right"}, {Name: "reader", Password: "right", ReadOnly: true},
-	}})
-	login := func(user, password string) func(*Config) {
-		return func(c *Config) { c.Username, c.Password = user, configopaque.String(password) }
-	}
-	r := start(t, signal.Logs, config(ch.URL, login("writer", "wrong")))
+	ch := clickhousetest.Start(t)
+	r := start(t, signal.Logs, config(ch.URL, func(c *Config) { c.Username, c.Password = "nobody", configopaque.String("wrong") }))
 	err := r.consumeLogs(t, 10, 0)
 	require.ErrorContains(t, err, "check username, password")
 	require.ErrorContains(t, err, "exception 516")
 	require.NotContains(t, err.Error(), "wrong")
 	require.False(t, consumererror.IsPermanent(err))
-	r.client.password = "right"
+	r.client.username, r.client.password = "default", ""
 	require.Eventually(t, func() bool { return r.consumeLogs(t, 10, 0) == nil }, 10*time.Second, 50*time.Millisecond)
 
-	r = start(t, signal.Logs, config(ch.URL, login("reader", "right"), mode(SchemaOff)))
+	r = start(t, signal.Logs, config(ch.URL, mode(SchemaOff)))
+	r.client.http.Transport = readOnly{r.client.http.Transport}
 	err = r.consumeLogs(t, 10, 10)
 	require.False(t, consumererror.IsPermanent(err))
 	require.ErrorContains(t, err, "check username, password and the user's rights")
+}
+
+// readOnly makes a client that of a user who may only read.
+type readOnly struct{ http.RoundTripper }
+
+func (r readOnly) RoundTrip(req *http.Request) (*http.Response, error) {
+	req = req.Clone(req.Context())
+	req.URL.RawQuery += "&readonly=1"
+	return r.RoundTripper.RoundTrip(req)
 }
 
 // ledgerBefore is the ledger as the version before made it.

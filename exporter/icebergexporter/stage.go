@@ -78,25 +78,22 @@ func (s *sink) writeRows(ctx context.Context, tbl *table.Table, cuts []cut) ([]i
 	})
 }
 
-// sliceRows bounds how many rows are converted at a time: a group is held with its dictionaries, and only the slice that is
-// being written has every repeated text spelled out. It is also the length of a sorted run in a file.
-const sliceRows = 1 << 15
+// sliceRows and sliceBytes bound what is converted at a time: a group is held with its dictionaries, and only the slice that is being written
+// has every repeated text written out. A slice is also a sorted run in a file. iceberg-go takes no dictionaries. It and arrange hold
+// about six copies of a slice at a time.
+const (
+	sliceRows  = 1 << 15
+	sliceBytes = 32 << 20
+)
 
 // yieldConverted hands a batch to the writer, slice by slice, with the table's schema. The writer releases what it is handed.
 func yieldConverted(view *columns.IcebergView, mem memory.Allocator, b arrow.RecordBatch, yield func(arrow.RecordBatch, error) bool) bool {
-	for from, step := int64(0), int64(sliceRows); from < b.NumRows(); {
-		to := min(from+step, b.NumRows())
-		part := b.NewSlice(from, to)
+	for part := range columns.Slices(b, sliceRows, sliceBytes) {
 		out, err := view.Convert(mem, part)
 		part.Release()
-		if errors.Is(err, columns.ErrTooLarge) && to-from > 1 {
-			step = (to - from) / 2
-			continue
-		}
 		if !yield(out, err) || err != nil {
 			return false
 		}
-		from = to
 	}
 	return true
 }

@@ -103,7 +103,7 @@ func sameLayout(a, b arrow.DataType) bool {
 func (v *IcebergView) ArrowSchema() *arrow.Schema { return v.schema }
 
 // Convert returns the view of a Builder's batch, or of a slice of one. The caller releases it, and still owns rec. It fails with
-// ErrTooLarge when text that the batch holds once would, repeated in every row, exceed 1 GiB: convert slices of rec instead.
+// ErrTooLarge when text that the batch holds once would, repeated in every row, exceed 1 GiB: convert Slices of rec instead.
 func (v *IcebergView) Convert(mem memory.Allocator, rec arrow.RecordBatch) (arrow.RecordBatch, error) {
 	arrs := make([]arrow.Array, 0, len(v.from))
 	defer func() {
@@ -199,12 +199,12 @@ func floorMicros(ns int64) (us int64, rem int32) {
 // expand turns a dictionary column into plain text.
 func expand(mem memory.Allocator, d arrow.ArrayData) (arrow.ArrayData, error) {
 	dict := d.Dictionary()
-	ends := arrow.GetData[int32](dict.Buffers()[1].Bytes())[dict.Offset():]
+	ends := int32s(dict, 1)
 	var text []byte
 	if buf := dict.Buffers()[2]; buf != nil {
 		text = buf.Bytes()
 	}
-	idx := arrow.GetData[int32](d.Buffers()[1].Bytes())[d.Offset() : d.Offset()+d.Len()]
+	idx := int32s(d, 0)
 	size := 0
 	for _, i := range idx {
 		size += int(ends[i+1] - ends[i])
