@@ -16,12 +16,16 @@ const (
 
 // Limits of a request. Zero means the default.
 type Limits struct {
+	// MaxWritten bounds the bytes of the events together with what each of them shares with others: resource, scope, description and what else lies
+	// around it. Stores write it out for each event, a resource of 450 KB of 9,000 events as 4 GB. Default: no bound.
+	MaxWritten int64
+
 	MaxDepth  int // levels of AnyValue: a plain value is one level, an array or list of plain values is two
 	MaxEvents int // events
 }
 
 // Count walks the whole request and returns how many events it holds. It accepts what pdata accepts, within lim: see the
-// package's description. The error wraps ErrMalformed, ErrTooDeep or ErrTooManyEvents. It panics if sig is no signal.
+// package's description. The error wraps ErrMalformed, ErrTooDeep, ErrTooManyEvents or ErrRepetitive. It panics if sig is no signal.
 func Count(sig signal.Signal, req []byte, lim Limits) (events int, err error) {
 	w := walker{maxDepth: orDefault(lim.MaxDepth, DefaultMaxDepth)}
 	events, e := w.wrapper(requestOf(sig), req)
@@ -30,6 +34,9 @@ func Count(sig signal.Signal, req []byte, lim Limits) (events int, err error) {
 	}
 	if limit := orDefault(lim.MaxEvents, DefaultMaxEvents); events > limit {
 		return 0, fmt.Errorf("%w: %d, at most %d are allowed", ErrTooManyEvents, events, limit)
+	}
+	if lim.MaxWritten > 0 && w.written > lim.MaxWritten {
+		return 0, fmt.Errorf("%w: with resource, scope and metric written out for each they are %d bytes, at most %d are allowed; send what is large in fewer events", ErrRepetitive, w.written, lim.MaxWritten)
 	}
 	return events, nil
 }
@@ -41,11 +48,15 @@ func orDefault(v, def int) int {
 	return v
 }
 
-type walker struct{ maxDepth int }
+type walker struct {
+	maxDepth int
+	written  int64 // bytes of the events so far, with what they share written out for each
+}
 
 // wrapper walks a message that holds events, and counts them.
 func (w *walker) wrapper(m *message, b []byte) (int, *Error) {
 	n, old, current := 0, 0, false
+	shared := len(b) // without events and what holds them
 	pos := 0
 	for pos < len(b) {
 		at := pos
@@ -68,11 +79,13 @@ func (w *walker) wrapper(m *message, b []byte) (int, *Error) {
 		if next < 0 {
 			return 0, malformed(f.name, at, next)
 		}
+		shared -= next - at
 		if f.kind == kEvents {
 			if e := w.message(f.of, b[start:next], 0); e != nil {
 				return 0, e.in(f.name, start)
 			}
 			n++
+			w.written += int64(next - at)
 			pos = next
 			continue
 		}
@@ -92,8 +105,9 @@ func (w *walker) wrapper(m *message, b []byte) (int, *Error) {
 		pos = next
 	}
 	if m.old != nil && !current {
-		return old, nil
+		n = old
 	}
+	w.written += int64(n) * int64(shared)
 	return n, nil
 }
 

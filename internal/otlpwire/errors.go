@@ -13,6 +13,8 @@ var (
 	ErrTooDeep = errors.New("OTLP value is nested too deeply")
 	// ErrTooManyEvents: the request holds more than Limits.MaxEvents.
 	ErrTooManyEvents = errors.New("OTLP request holds too many events")
+	// ErrRepetitive: the request's events, written out with all that they share, are larger than Limits.MaxWritten.
+	ErrRepetitive = errors.New("OTLP request's events share too much")
 	// ErrAmplified: SplitBySize would repeat large wrappers so often that the parts were many times the request.
 	ErrAmplified = errors.New("splitting would repeat the request's resources too often")
 )

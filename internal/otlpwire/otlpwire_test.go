@@ -198,6 +198,26 @@ func TestLimitsHold(t *testing.T) {
 	require.ErrorIs(t, err, ErrTooManyEvents)
 }
 
+func TestWhatEventsShareCountsForEach(t *testing.T) {
+	for _, sig := range signal.All {
+		const n, size = 1000, 50_000
+		req := otlptest.Shared(sig, n, size)
+		require.Less(t, len(req), 3*size)
+		_, err := Count(sig, req, Limits{MaxWritten: n * size})
+		require.ErrorIs(t, err, ErrRepetitive, sig)
+		events, err := Count(sig, req, Limits{MaxWritten: n * (size + 500)})
+		require.NoError(t, err, sig)
+		require.Equal(t, n, events)
+
+		alone := otlptest.Realistic(sig, 1, 1) // nothing is shared
+		_, err = Count(sig, alone, Limits{MaxWritten: int64(len(alone)) + 10})
+		require.NoError(t, err, sig)
+		twice := append(bytes.Clone(alone), alone...) // two resources of one event
+		_, err = Count(sig, twice, Limits{MaxWritten: int64(len(twice)) + 10})
+		require.NoError(t, err, sig)
+	}
+}
+
 func TestWalkingAllocatesNothingForAnEvent(t *testing.T) {
 	for _, sig := range signal.All {
 		req := otlptest.Realistic(sig, 1, 500)

@@ -54,6 +54,7 @@ var (
 	refusedMalformed   = &refusal{"malformed", http.StatusBadRequest, codes.InvalidArgument, ""}
 	refusedTooDeep     = &refusal{"too_deep", http.StatusBadRequest, codes.InvalidArgument, ""}
 	refusedTooMany     = &refusal{"too_many_events", http.StatusRequestEntityTooLarge, codes.InvalidArgument, ""}
+	refusedRepetitive  = &refusal{"repetitive", http.StatusRequestEntityTooLarge, codes.InvalidArgument, ""}
 	refusedHeader      = &refusal{"header", http.StatusBadRequest, codes.InvalidArgument, ""}
 	refusedMemory      = &refusal{"memory", http.StatusServiceUnavailable, codes.Unavailable, "too many bytes in flight"}
 	refusedSlow        = &refusal{"slow", http.StatusServiceUnavailable, codes.Unavailable, ""} // not 408: OTLP senders drop the data then

@@ -348,12 +348,27 @@ func TestTheReadTimeoutDoesNotCutOffTheNextHop(t *testing.T) {
 	assert.Equal(t, http.StatusOK, r.post("/v1/logs", bytes.NewReader(otlptest.Logs(1, 1)), "Content-Type", typeProtobuf).code)
 }
 
+// Guarantee: a request that stores would write out as gigabytes goes nowhere; a large resource of many small events, as there are, does.
+func TestARequestWhoseEventsShareTooMuchIsRefused(t *testing.T) {
+	s := &sink{}
+	r := start(t, testConfig(), s, nil)
+	for _, sig := range signal.All {
+		path := "/v1/" + sig.String()
+		bad := r.post(path, bytes.NewReader(otlptest.Shared(sig, 9000, 450<<10)), "Content-Type", typeProtobuf)
+		require.Equal(t, http.StatusRequestEntityTooLarge, bad.code, sig)
+		require.Contains(t, statusOf(t, bad).Message(), "share too much")
+		good := r.post(path, bytes.NewReader(otlptest.Shared(sig, 6000, 8_000)), "Content-Type", typeProtobuf)
+		require.Equal(t, http.StatusOK, good.code, sig)
+	}
+	require.Len(t, s.take(), len(signal.All))
+}
+
 // Guarantees: metadata.yaml and README know every reason, and README every status.
 func TestReasonsAreDocumented(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)
 	for _, r := range []*refusal{refusedMethod, refusedPath, refusedContentType, refusedEncoding, refusedCompression, refusedTooLarge,
-		refusedRatio, refusedMalformed, refusedTooDeep, refusedTooMany, refusedHeader, refusedMemory, refusedSlow, refusedGone} {
+		refusedRatio, refusedMalformed, refusedTooDeep, refusedTooMany, refusedRepetitive, refusedHeader, refusedMemory, refusedSlow, refusedGone} {
 		assert.Regexp(t, regexp.MustCompile(`enum: \[.*\b`+r.reason+`\b`), string(metadataYAML))
 		assert.Regexp(t, regexp.MustCompile("(?m)^\\|.*\\| "+fmt.Sprint(r.http)+" \\| "+r.code.String()+".*`"+r.reason+"` \\|$"), string(readme))
 	}

@@ -19,6 +19,13 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/tenant"
 )
 
+// What a request's events may be, written out with all that they share, as stores write them: so many times its bytes, and always so many bytes. A
+// resource of 20 KB around data points of 50 bytes is within. A block of such requests must be written within the lake's commit::timeout: a GiB takes 2 s of CPU.
+const (
+	writtenRatio = 512
+	writtenFloor = 8 << 20
+)
+
 // request is one export request on its way.
 type request struct {
 	signal     signal.Signal
@@ -73,12 +80,16 @@ func id(header string, values func(string) []string) (string, error) {
 
 // export validates q's bytes and hands them to the pipeline. It returns when the pipeline has.
 func (r *ingestReceiver) export(ctx context.Context, q *request) error {
-	events, err := otlpwire.Count(q.signal, q.body, r.wire)
+	limits := r.wire
+	limits.MaxWritten = max(writtenFloor, writtenRatio*int64(len(q.body)))
+	events, err := otlpwire.Count(q.signal, q.body, limits)
 	switch {
 	case errors.Is(err, otlpwire.ErrTooDeep):
 		return refusedTooDeep.because("%v", err)
 	case errors.Is(err, otlpwire.ErrTooManyEvents):
 		return refusedTooMany.because("%v", err)
+	case errors.Is(err, otlpwire.ErrRepetitive):
+		return refusedRepetitive.because("%v", err)
 	case err != nil:
 		return refusedMalformed.because("%v", err)
 	}
