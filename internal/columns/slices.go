@@ -4,79 +4,58 @@ import (
 	"iter"
 
 	"github.com/apache/arrow-go/v18/arrow"
-	"github.com/apache/arrow-go/v18/arrow/array"
 )
 
-// Slices divides a Builder's batch into slices of at most rowsMax rows and about bytesMax bytes, counted with every text of a dictionary
+// Slices halves a Builder's batch until its slices have at most rowsMax rows and about bytesMax bytes, counted with every text of a dictionary
 // written out in each row that has it: a resource of 450 KB that 9,000 events share is 4 GB. The cut depends on the rows alone. A row that
 // is larger than bytesMax is a slice of its own. The caller releases the slices, and still owns rec.
 func Slices(rec arrow.RecordBatch, rowsMax, bytesMax int64) iter.Seq[arrow.RecordBatch] {
 	return func(yield func(arrow.RecordBatch) bool) {
-		size := make([]int64, rec.NumRows())
-		for _, c := range rec.Columns() {
-			addExpanded(size, c.Data())
-		}
-		var from, bytes int64
-		for row, n := range size {
-			at := int64(row)
-			if at > from && (at-from == rowsMax || bytes+n > bytesMax) {
-				if !yield(rec.NewSlice(from, at)) {
-					return
-				}
-				from, bytes = at, 0
-			}
-			bytes += n
-		}
-		if from < rec.NumRows() {
-			yield(rec.NewSlice(from, rec.NumRows()))
+		if rec.NumRows() > 0 {
+			halve(rec, 0, rec.NumRows(), rowsMax, bytesMax, yield)
 		}
 	}
 }
 
-// addExpanded adds to size[i] the bytes of d's value number i, with the texts of dictionaries written out.
-func addExpanded(size []int64, d arrow.ArrayData) {
+// halve yields slices of rec's rows [from, to). It returns false when no more are wanted.
+func halve(rec arrow.RecordBatch, from, to, rowsMax, bytesMax int64, yield func(arrow.RecordBatch) bool) bool {
+	if to-from == 1 || to-from <= rowsMax && expandedBytes(rec, from, to) <= bytesMax {
+		return yield(rec.NewSlice(from, to))
+	}
+	mid := from + (to-from)/2
+	return halve(rec, from, mid, rowsMax, bytesMax, yield) && halve(rec, mid, to, rowsMax, bytesMax, yield)
+}
+
+func expandedBytes(rec arrow.RecordBatch, from, to int64) (n int64) {
+	for _, c := range rec.Columns() {
+		n += expanded(c.Data(), int(from), int(to))
+	}
+	return n
+}
+
+// expanded is the bytes of d's values [from, to), with the texts of dictionaries written out.
+func expanded(d arrow.ArrayData, from, to int) (n int64) {
 	switch t := d.DataType().(type) {
 	case *arrow.DictionaryType:
 		ends := int32s(d.Dictionary(), 1)
-		for i, at := range int32s(d, 0)[:len(size)] {
-			size[i] += int64(ends[at+1] - ends[at])
+		for _, i := range int32s(d, 0)[from:to] {
+			n += int64(ends[i+1] - ends[i])
 		}
 	case *arrow.StringType, *arrow.BinaryType:
 		ends := int32s(d, 1)
-		for i := range size {
-			size[i] += int64(ends[i+1] - ends[i])
-		}
+		n = int64(ends[to] - ends[from])
 	case *arrow.MapType:
-		pairs := d.Children()[0]
+		ends, pairs := int32s(d, 1), d.Children()[0]
 		for _, c := range pairs.Children() {
-			addElements(size, d, c, pairs.Offset())
+			n += expanded(c, pairs.Offset()+int(ends[from]), pairs.Offset()+int(ends[to]))
 		}
 	case *arrow.ListType:
-		addElements(size, d, d.Children()[0], 0)
+		ends := int32s(d, 1)
+		n = expanded(d.Children()[0], int(ends[from]), int(ends[to]))
 	case arrow.FixedWidthDataType:
-		n := int64(t.BitWidth()+7) / 8
-		for i := range size {
-			size[i] += n
-		}
+		n = int64(to-from) * int64(t.BitWidth()+7) / 8
 	}
-}
-
-// addElements adds the elements of d's lists, which lie in elems from position skip on.
-func addElements(size []int64, d, elems arrow.ArrayData, skip int) {
-	ends := int32s(d, 1)
-	first, last := ends[0], ends[len(size)]
-	if first == last {
-		return
-	}
-	part := array.NewSliceData(elems, int64(skip)+int64(first), int64(skip)+int64(last))
-	defer part.Release()
-	each := make([]int64, last-first)
-	addExpanded(each, part)
-	for i := range size {
-		for _, n := range each[ends[i]-first : ends[i+1]-first] {
-			size[i] += n
-		}
-	}
+	return n
 }
 
 // int32s are the indices of a dictionary column, or the ends of variable-length values (of which there is one more than values).
