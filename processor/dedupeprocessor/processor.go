@@ -130,13 +130,6 @@ func (d *deduper) consume(ctx context.Context, b batch, next func() error) error
 // counts are numbers of events by rule.
 type counts [eventid.Rules]int64
 
-func (c *counts) total() (n int64) {
-	for _, of := range c {
-		n += of
-	}
-	return n
-}
-
 // block takes a block's events. A block of which nothing is left is passed on too: the store notes that it has it.
 func (d *deduper) block(ctx context.Context, blk block.Block, b batch, next func() error) (removed counts, err error) {
 	if blk.Events > 0 && len(blk.Records) == 0 {

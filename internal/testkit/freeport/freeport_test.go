@@ -25,7 +25,8 @@ func TestAPortIsGivenOnceHoweverManyProcessesAsk(t *testing.T) {
 		for range each {
 			addr, err := freeport.Addr()
 			require.NoError(t, err)
-			fmt.Println("got", addr)
+			_, err = fmt.Fprintln(os.Stdout, "got", addr)
+			require.NoError(t, err)
 		}
 		_, _ = os.Stdin.Read(make([]byte, 1)) // until the parent has all
 		return
