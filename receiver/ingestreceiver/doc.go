@@ -6,6 +6,7 @@
 //	receiver.go   lifecycle: listeners, draining
 //	http.go       OTLP/HTTP: method, path, content type -> body -> answer
 //	grpc.go       OTLP/gRPC: raw messages, without protobuf decoding
+//	grpczstd.go   zstd for gRPC, with a bound on the window
 //	auth.go       who may come in: credentials, and the registry of tenants, before a body is read
 //	body.go       reading an HTTP body within the limits
 //	encoding.go   content encodings
