@@ -42,9 +42,9 @@ type denied struct {
 
 func (d *denied) Error() string { return d.status.Message() }
 
-// admit decides by a request's headers whether it may come in, and sets its tenant and source. Nothing of its body has been read. sources are the
+// admit decides by a request's headers whether it may come in, and sets its tenant and source, and whose share of the budget it takes. Nothing of its body has been read. sources are the
 // headers for the authenticator, values returns all of one.
-func (r *ingestReceiver) admit(ctx context.Context, q *request, g gate, sources map[string][]string, values func(string) []string) (context.Context, error) {
+func (r *ingestReceiver) admit(ctx context.Context, q *request, g gate, held *reservation, sources map[string][]string, values func(string) []string) (context.Context, error) {
 	if g.authenticator != nil {
 		var err error
 		if ctx, err = g.authenticator.Authenticate(ctx, sources); err != nil {
@@ -72,6 +72,7 @@ func (r *ingestReceiver) admit(ctx context.Context, q *request, g gate, sources 
 			"header %s names another tenant than the credentials, which are of %q: leave it out", r.cfg.Tenant.Header, q.tenant)
 	}
 	if refusal == nil {
+		held.tenant = q.tenant
 		return ctx, nil
 	}
 	q.transport.in.denied.Add(ctx, 1, q.transport.in.with(

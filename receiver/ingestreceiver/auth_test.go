@@ -144,6 +144,42 @@ func TestTheTenantIsThatOfTheCredentials(t *testing.T) {
 	require.Equal(t, http.StatusOK, r.post("/v1/logs?who=acme", bytes.NewReader(otlptest.Logs(1, 1)), "Content-Type", typeProtobuf).code, "auth::request_params")
 }
 
+// Scenario: one tenant has 40 uploads under way that never end, more than all requests together may hold.
+// Guarantees: another tenant is served; the one is asked to come again; what it held is free when its senders leave.
+func TestSlowUploadsOfOneTenantLeaveRoomForOthers(t *testing.T) {
+	cfg := guarded(testConfig())
+	cfg.Limits.MaxCompressedBytes, cfg.Limits.MaxDecompressedBytes, cfg.Limits.MaxInFlightBytes = mib, mib, 16*mib
+	r := start(t, cfg, &sink{}, hostWith{gatekeeperID: newGatekeeper(t)})
+	var slow []net.Conn
+	for range 40 {
+		conn, err := net.Dial("tcp", r.httpAddr.String())
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = conn.Close() })
+		slow = append(slow, conn)
+		_, err = fmt.Fprintf(conn, "POST /v1/logs HTTP/1.1\r\nHost: x\r\nX-Who: acme\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n", typeProtobuf, mib)
+		require.NoError(t, err)
+		go func() { _, _ = conn.Write(make([]byte, mib-1)) }() // those beyond the share are refused
+	}
+	require.Eventually(t, func() bool { return r.budget.used.Load() > 7*mib }, 10*time.Second, 10*time.Millisecond)
+	for range 20 {
+		for transport, err := range both(r, signal.Logs, "x-who", "logs") {
+			require.NoError(t, err, transport)
+		}
+		require.LessOrEqual(t, r.budget.used.Load(), int64(8*mib))
+	}
+	large := bytes.Repeat([]byte{0x7a, 0}, mib/2-1) // an empty field of no message of OTLP
+	require.Equal(t, http.StatusServiceUnavailable, r.post("/v1/logs", bytes.NewReader(large), "Content-Type", typeProtobuf, "x-who", "acme").code)
+	for _, conn := range slow {
+		_ = conn.Close()
+	}
+	require.Eventually(t, func() bool {
+		r.budget.mu.Lock()
+		defer r.budget.mu.Unlock()
+		return r.budget.used.Load() == 0 && len(r.budget.tenants) == 0
+	}, 10*time.Second, 10*time.Millisecond)
+	require.NoError(t, both(r, signal.Logs, "x-who", "acme")["http"])
+}
+
 func requireDenied(t testing.TB, err error) *errdetails.ErrorInfo {
 	t.Helper()
 	st, _ := status.FromError(err)

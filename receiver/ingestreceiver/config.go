@@ -51,6 +51,7 @@ const (
 	defaultMaxDecompressedBytes = 64 * mib
 	defaultMaxInFlightBytes     = 256 * mib
 	defaultMaxRatio             = 200
+	defaultMaxTenantShare       = 0.5
 	defaultReadTimeout          = 30 * time.Second
 
 	// Bounds of what may be configured: beyond them a limit no longer protects anything.
@@ -126,6 +127,9 @@ type LimitsConfig struct {
 	MaxEvents int `mapstructure:"max_events"`
 	// MaxInFlightBytes is held by all requests together; beyond it senders are asked to come again. Default 256 MiB.
 	MaxInFlightBytes int `mapstructure:"max_in_flight_bytes"`
+	// MaxTenantShare of MaxInFlightBytes is held by one tenant's requests, where credentials say whose they are; default 0.5. It is never less than one
+	// request of the largest size needs.
+	MaxTenantShare float64 `mapstructure:"max_tenant_share"`
 	// ReadTimeout is the time in which an HTTP body must have come; default 30s.
 	ReadTimeout time.Duration `mapstructure:"read_timeout"`
 }
@@ -156,7 +160,7 @@ func createDefaultConfig() component.Config {
 		Limits: LimitsConfig{
 			MaxCompressedBytes: defaultMaxCompressedBytes, MaxDecompressedBytes: defaultMaxDecompressedBytes,
 			MaxCompressionRatio: defaultMaxRatio, MaxDepth: otlpwire.DefaultMaxDepth, MaxEvents: otlpwire.DefaultMaxEvents,
-			MaxInFlightBytes: defaultMaxInFlightBytes, ReadTimeout: defaultReadTimeout,
+			MaxInFlightBytes: defaultMaxInFlightBytes, MaxTenantShare: defaultMaxTenantShare, ReadTimeout: defaultReadTimeout,
 		},
 		RetryAfter: defaultRetryAfter,
 	}
@@ -210,6 +214,11 @@ func (c *Config) Validate() error {
 	return errors.Join(errs...)
 }
 
+// tenantBytes is what the requests of one tenant may hold.
+func (l *LimitsConfig) tenantBytes() int64 {
+	return max(int64(l.MaxTenantShare*float64(l.MaxInFlightBytes)), int64(l.MaxCompressedBytes+l.MaxDecompressedBytes))
+}
+
 func (l *LimitsConfig) validate() error {
 	var errs []error
 	within := func(key string, v, low, high int) {
@@ -224,6 +233,9 @@ func (l *LimitsConfig) validate() error {
 	within("max_events", l.MaxEvents, 0, 1<<24)
 	// One request of the largest size must find room, or it would be asked to come again for ever.
 	within("max_in_flight_bytes", l.MaxInFlightBytes, l.MaxCompressedBytes+l.MaxDecompressedBytes, 1<<40)
+	if !(l.MaxTenantShare > 0 && l.MaxTenantShare <= 1) {
+		errs = append(errs, fmt.Errorf("limits::max_tenant_share: is %v, want more than 0 and at most 1", l.MaxTenantShare))
+	}
 	if l.ReadTimeout <= 0 || l.ReadTimeout > time.Hour {
 		errs = append(errs, fmt.Errorf("limits::read_timeout: is %v, want more than 0 and at most 1h", l.ReadTimeout))
 	}

@@ -92,13 +92,13 @@ func (r *ingestReceiver) exportGRPC(stream grpc.ServerStream, s signal.Signal) e
 	if ok {
 		q.start = c.start
 	}
-	held := &reservation{of: &r.budget}
+	held := &reservation{of: r.budget}
 	defer held.release()
 	answered := false
 	defer func() { q.arrival.end(answered) }()
 	md, _ := grpcmetadata.FromIncomingContext(ctx)
 	q.headers = md
-	ctx, err := r.admit(ctx, q, r.grpcGate, md, md.Get)
+	ctx, err := r.admit(ctx, q, r.grpcGate, held, md, md.Get)
 	if err == nil {
 		f := &frame{}
 		defer f.free()

@@ -56,7 +56,7 @@ func (r *ingestReceiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	path := pathOf(req)
 	q := &request{transport: r.http, start: time.Now(), signal: paths[path]}
 	contentType := mediaType(req)
-	held := &reservation{of: &r.budget}
+	held := &reservation{of: r.budget}
 	defer held.release()
 	answered := false
 	defer func() { q.arrival.end(answered) }()
@@ -98,7 +98,7 @@ func (r *ingestReceiver) serveHTTP(w http.ResponseWriter, req *http.Request, q *
 	if contentType != typeProtobuf && contentType != typeJSON {
 		return refusedContentType
 	}
-	ctx, encoding, err := r.admitHTTP(req, q)
+	ctx, encoding, err := r.admitHTTP(req, q, held)
 	if err != nil {
 		return err
 	}
@@ -130,13 +130,13 @@ func (r *ingestReceiver) takeHTTP(ctx context.Context, w http.ResponseWriter, re
 }
 
 // admitHTTP decides by the headers whether a request may come in, and how its body is compressed.
-func (r *ingestReceiver) admitHTTP(req *http.Request, q *request) (context.Context, string, error) {
+func (r *ingestReceiver) admitHTTP(req *http.Request, q *request, held *reservation) (context.Context, string, error) {
 	encoding, err := contentEncoding(req.Header)
 	if err != nil {
 		return nil, "", err
 	}
 	q.headers = req.Header
-	ctx, err := r.admit(withPeer(req), q, r.httpGate, r.httpGate.sources(req), req.Header.Values)
+	ctx, err := r.admit(withPeer(req), q, r.httpGate, held, r.httpGate.sources(req), req.Header.Values)
 	return ctx, encoding, err
 }
 

@@ -23,7 +23,7 @@ func (r *ingestReceiver) fromJSON(q *request, held *reservation) error {
 	limits := otlpjson.Limits{
 		MaxDepth: jsonDepthPerValue*r.cfg.Limits.depth() + jsonDepthAround, MaxEvents: r.cfg.Limits.events(),
 		Reserve: func(n int) bool {
-			tooLarge = held.held+int64(n) > r.budget.limit // it would be asked to come again for ever
+			tooLarge = held.held+int64(n) > held.most() // it would be asked to come again for ever
 			return held.grow(n)
 		},
 	}

@@ -55,7 +55,7 @@ func (r *ingestReceiver) serveLegacy(w http.ResponseWriter, req *http.Request, q
 	if req.Method != http.MethodPost {
 		return refusedMethod
 	}
-	ctx, encoding, err := r.admitHTTP(req, q)
+	ctx, encoding, err := r.admitHTTP(req, q, held)
 	if err != nil {
 		return err
 	}
@@ -65,7 +65,7 @@ func (r *ingestReceiver) serveLegacy(w http.ResponseWriter, req *http.Request, q
 	}
 	q.received, q.compressed, q.body = time.Now(), b.compressed, b.bytes
 	cost := jsonshape.Of(b.bytes).Objects*legacyObjectBytes + 4*len(b.bytes) // its fields, twice, and what they become
-	if int64(cost) > r.budget.limit {
+	if held.held+int64(cost) > held.most() {
 		return refusedTooLarge.because("JSON in %d bytes is too large; send less at a time", len(b.bytes))
 	}
 	if !held.grow(cost) {

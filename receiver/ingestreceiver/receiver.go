@@ -51,7 +51,7 @@ type ingestReceiver struct {
 	cfg        *Config
 	set        receiver.Settings
 	wire       otlpwire.Limits
-	budget     budget
+	budget     *budget
 	reader     *reader
 	repeats    *repeats // nil: equal requests have one identity
 	telemetry  *componentmeta.Telemetry
@@ -78,7 +78,7 @@ type ingestReceiver struct {
 
 func newReceiver(set receiver.Settings, cfg *Config) (*ingestReceiver, error) {
 	r := &ingestReceiver{cfg: cfg, set: set, wire: cfg.Limits.wire(), reader: newReader(&cfg.Limits, cfg.Output == outputEnvelope), telemetry: metadata.Telemetry(set.ID, set.TelemetrySettings)}
-	r.budget.limit = int64(cfg.Limits.MaxInFlightBytes)
+	r.budget = newBudget(int64(cfg.Limits.MaxInFlightBytes), cfg.Limits.tenantBytes())
 	r.reader.keepUndecompressed = cfg.QuarantineUndecodable
 	if cfg.Repeats.Window > 0 {
 		r.repeats = newRepeats(cfg.Repeats.Window)

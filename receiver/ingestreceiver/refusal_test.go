@@ -170,7 +170,7 @@ func TestJSONThatBecomesTooLargeIsRefused(t *testing.T) {
 	assert.Contains(t, statusOf(t, got).Message(), "or protobuf")
 	assert.Empty(t, s.take())
 	assert.Equal(t, http.StatusOK, r.post("/v1/metrics", buckets(50_000), "Content-Type", typeJSON).code)
-	other := &reservation{of: &r.budget}
+	other := &reservation{of: r.budget}
 	require.True(t, other.grow(2*mib+mib/2))
 	defer other.release()
 	assert.Equal(t, http.StatusServiceUnavailable, r.post("/v1/metrics", buckets(50_000), "Content-Type", typeJSON).code)
@@ -280,7 +280,7 @@ func TestErrorsOfThePipelineReachTheSender(t *testing.T) {
 func TestMoreBytesInFlightThanAllowedAreAskedToComeAgain(t *testing.T) {
 	s := &sink{}
 	r := start(t, testConfig(), s, nil)
-	other := &reservation{of: &r.budget}
+	other := &reservation{of: r.budget}
 	require.True(t, other.grow(int(r.budget.limit)-100))
 	good := otlptest.Logs(1, 10)
 	for _, encoding := range []string{"", "gzip", "zstd"} {
