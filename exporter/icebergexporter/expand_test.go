@@ -25,8 +25,8 @@ func TestARepeatedTextTakesBoundedMemory(t *testing.T) {
 		events, size int
 		each, shared string // columns; SQL
 	}{
-		{"a resource of 450 KB of 3,000 logs", signal.Logs, 3000, 450 << 10, "body", "resource"},
-		{"a scope of 1 MB of 1,500 spans", signal.Traces, 1500, 1 << 20, "name", "scope_attributes"},
+		{"a resource of 450 KB of 1,500 logs", signal.Logs, 1500, 450 << 10, "body", "resource"},
+		{"a scope of 1 MB of 700 spans", signal.Traces, 700, 1 << 20, "name", "scope_attributes"},
 		{"a description of 60 KB of 10,000 points", signal.Metrics, 10_000, 60 << 10, "value_int", "metric_description"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
