@@ -84,7 +84,7 @@ func main() {
 		loggers[i%len(loggers)].Emit(ctx, r)
 		emitted.Logs++
 	}
-	must(lp.Shutdown(ctx))
+	sent(lp.Shutdown(ctx))
 
 	tp := sdktrace.NewTracerProvider(sdktrace.WithResource(res), sdktrace.WithSpanProcessor(spanProcessor))
 	for range many {
@@ -92,7 +92,7 @@ func main() {
 		span.End()
 		emitted.Spans++
 	}
-	must(tp.Shutdown(ctx))
+	sent(tp.Shutdown(ctx))
 
 	mp := sdkmetric.NewMeterProvider(sdkmetric.WithResource(res), sdkmetric.WithReader(sdkmetric.NewPeriodicReader(counting{points}, sdkmetric.WithInterval(24*time.Hour), sdkmetric.WithTimeout(time.Hour))))
 	for range 5 * scale {
@@ -109,13 +109,9 @@ func main() {
 			taken.Add(ctx, 1)
 			wait.Record(ctx, 0.5)
 		}
-		if err := mp.ForceFlush(ctx); err != nil {
-			log.Print(err) // an answer that was lost for good; what was emitted stays counted
-		}
+		sent(mp.ForceFlush(ctx))
 	}
-	if err := mp.Shutdown(ctx); err != nil {
-		log.Print(err)
-	}
+	sent(mp.Shutdown(ctx))
 	must(json.NewEncoder(os.Stdout).Encode(emitted))
 }
 
@@ -138,6 +134,13 @@ func (c counting) Export(ctx context.Context, rm *metricdata.ResourceMetrics) er
 		}
 	}
 	return c.Exporter.Export(ctx, rm)
+}
+
+// sent prints the error of a request whose answer was lost for good: what was emitted stays counted.
+func sent(err error) {
+	if err != nil {
+		log.Print(err)
+	}
 }
 
 func must(err error) {
