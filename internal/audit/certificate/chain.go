@@ -13,6 +13,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
+	"time"
 )
 
 // Certificates of a directory are numbered from 1. Each names the hash of the one before it, so none can be changed, put in or taken out
@@ -30,6 +32,11 @@ func (c *Certificate) Append(ctx context.Context, dir string, s Signer) (string,
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("certificates: %w", err)
 	}
+	unlock, err := lock(ctx, dir)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
 	for {
 		n, err := chainLength(dir)
 		if err != nil {
@@ -64,6 +71,28 @@ func (c *Certificate) Append(ctx context.Context, dir string, s Signer) (string,
 			err = writeHead(ctx, dir, s, n+1, c.SHA256)
 		}
 		return file, err
+	}
+}
+
+// lock waits until no other audit of this machine writes to the directory: certificate and head are two files.
+func lock(ctx context.Context, dir string) (unlock func(), err error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("certificates: %w", err)
+	}
+	for {
+		err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { _ = d.Close() }, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			return nil, errors.Join(fmt.Errorf("certificates: lock %s: %w", dir, err), d.Close())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("certificates: another audit writes to %s: %w", dir, ctx.Err()), d.Close())
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
 }
 
