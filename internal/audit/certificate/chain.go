@@ -74,7 +74,8 @@ func (c *Certificate) Append(ctx context.Context, dir string, s Signer) (string,
 	}
 }
 
-// lock waits until no other audit of this machine writes to the directory: certificate and head are two files.
+// lock waits until no other audit of this machine writes to the directory: certificate and head are two files. An audit of another machine, which a file
+// system may not tell of the lock, still replaces nothing.
 func lock(ctx context.Context, dir string) (unlock func(), err error) {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -126,7 +127,7 @@ func continued(ctx context.Context, dir string, n int, s Signer) (previous strin
 	if err != nil {
 		return "", err
 	}
-	return previous, verifySigned(dir, chain, public)
+	return previous, h.verify(dir, chain, public)
 }
 
 // writeNew creates the file with its whole content, or not at all; fs.ErrExist if it is there.
@@ -201,6 +202,10 @@ func readSealed(file string) (*Certificate, error) {
 // VerifyChain checks every certificate of a directory and that each follows the one before it; with a public key that all are signed by it, and that none
 // at the end is missing. It returns those up to the first fault.
 func VerifyChain(dir string, public ed25519.PublicKey) ([]*Certificate, error) {
+	h, err := readHead(dir) // before the certificates: an audit may add one meanwhile
+	if err != nil && public != nil {
+		return nil, err
+	}
 	n, err := chainLength(dir)
 	if err != nil {
 		return nil, err
@@ -210,7 +215,7 @@ func VerifyChain(dir string, public ed25519.PublicKey) ([]*Certificate, error) {
 	}
 	chain, err := verifyLinks(dir, n)
 	if err == nil && public != nil {
-		err = verifySigned(dir, chain, public)
+		err = h.verify(dir, chain, public)
 	}
 	return chain, err
 }

@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // Signer signs certificates, so that who may write their directory cannot write others. It is as narrow as the Sign and GetPublicKey of a key
@@ -85,42 +86,34 @@ func OpenSigner(file string) (*LocalSigner, error) {
 	if info.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("key %s: others may read it (mode %v): chmod 600", file, info.Mode().Perm())
 	}
-	key, err := readKey(file, pemPrivate, x509.ParsePKCS8PrivateKey)
+	private, err := readKey[ed25519.PrivateKey](file, pemPrivate, x509.ParsePKCS8PrivateKey)
 	if err != nil {
 		return nil, err
-	}
-	private, ok := key.(ed25519.PrivateKey)
-	if !ok {
-		return nil, fmt.Errorf("key %s: is %T, want an Ed25519 private key", file, key)
 	}
 	return &LocalSigner{private}, nil
 }
 
 // ReadPublicKey reads an Ed25519 public key in PEM.
 func ReadPublicKey(file string) (ed25519.PublicKey, error) {
-	key, err := readKey(file, pemPublic, x509.ParsePKIXPublicKey)
-	if err != nil {
-		return nil, err
-	}
-	public, ok := key.(ed25519.PublicKey)
-	if !ok {
-		return nil, fmt.Errorf("key %s: is %T, want an Ed25519 public key", file, key)
-	}
-	return public, nil
+	return readKey[ed25519.PublicKey](file, pemPublic, x509.ParsePKIXPublicKey)
 }
 
-func readKey(file, kind string, parse func([]byte) (any, error)) (any, error) {
+func readKey[K any](file, kind string, parse func([]byte) (any, error)) (key K, err error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("key: %w", err)
+		return key, fmt.Errorf("key: %w", err)
 	}
 	block, _ := pem.Decode(b)
 	if block == nil || block.Type != kind {
-		return nil, fmt.Errorf("key %s: has no %q in PEM", file, kind)
+		return key, fmt.Errorf("key %s: has no %q in PEM", file, kind)
 	}
-	key, err := parse(block.Bytes)
+	parsed, err := parse(block.Bytes)
 	if err != nil {
-		return nil, fmt.Errorf("key %s: %w", file, err)
+		return key, fmt.Errorf("key %s: %w", file, err)
+	}
+	key, ok := parsed.(K)
+	if !ok {
+		return key, fmt.Errorf("key %s: is %T, want an Ed25519 %s", file, parsed, strings.ToLower(kind))
 	}
 	return key, nil
 }
@@ -199,18 +192,15 @@ func writeHead(ctx context.Context, dir string, s Signer, count int, sha256 stri
 	return nil
 }
 
-// verifySigned checks the signatures of a whole chain and that it is as long as its head says. A head that is behind is that of an audit that was
-// stopped between certificate and head: the certificates are signed too.
-func verifySigned(dir string, chain []*Certificate, public ed25519.PublicKey) error {
+// verify checks the signatures of a whole chain and that it is as long as its head says. A head that is behind is that of an audit that was stopped between
+// certificate and head, or is still at it: the certificates are signed too. A nil head is one that is missing.
+func (h *head) verify(dir string, chain []*Certificate, public ed25519.PublicKey) error {
 	for i, c := range chain {
 		if err := verifyCertificate(dir, i+1, c, public); err != nil {
 			return err
 		}
 	}
-	h, err := readHead(dir)
 	switch {
-	case err != nil:
-		return err
 	case h == nil:
 		return fmt.Errorf("%s is missing: nothing says how many certificates there were", headFile(dir))
 	case !signedBy(public, headMessage(h.Count, h.SHA256), h.Signature):

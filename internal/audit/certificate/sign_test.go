@@ -165,6 +165,21 @@ func TestASignedChainSurvivesAStopAndAuditsAtOnce(t *testing.T) {
 	require.Len(t, chain, 7)
 }
 
+// Guarantee: who verifies while audits add certificates finds no fault.
+func TestASignedChainVerifiesWhileItGrows(t *testing.T) {
+	signer, public := newSigner(t)
+	dir := filepath.Join(t.TempDir(), "certificates")
+	appendSigned(t, dir, 1, signer)
+	var wg sync.WaitGroup
+	wg.Go(func() { appendSigned(t, dir, 40, signer) })
+	for n := 1; n < 41; {
+		chain, err := VerifyChain(dir, public)
+		require.NoError(t, err)
+		n = len(chain)
+	}
+	wg.Wait()
+}
+
 // Guarantees: a directory is signed from its first certificate on, or not at all; who has no key can still check its hashes.
 func TestADirectoryIsSignedAsAWholeOrNotAtAll(t *testing.T) {
 	signer, public := newSigner(t)
