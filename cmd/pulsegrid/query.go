@@ -59,7 +59,8 @@ Statements that change something are refused without --write.`,
 		if !ok {
 			name = *format
 		}
-		q := question{endpoint: state.Endpoints.ClickHouse().String(), sql: args[0], format: name, formatAsked: cmd.Flags().Changed("format"), write: *write}
+		e := state.Endpoints
+		q := question{endpoint: clickHouseURL(e.ClickHouseHTTP, e.ClickHouseUser, e.ClickHousePassword), sql: args[0], format: name, formatAsked: cmd.Flags().Changed("format"), write: *write}
 		q.terminal = isTerminal(cmd.OutOrStdout())
 		return q.ask(cmd.Context(), cmd.OutOrStdout())
 	}
@@ -140,6 +141,15 @@ func (q question) ask(ctx context.Context, w io.Writer) error {
 var messageNoise = regexp.MustCompile(`(?s)^Code: (\d+)\. DB::Exception: (.*?)( \(version [^)]*\(official build\)\)| \(version [^)]*\))?\s*$`)
 
 const expectedMax = 200
+
+// clickHouseURL is a question's endpoint. An empty user is none.
+func clickHouseURL(host, user, password string) string {
+	u := url.URL{Scheme: "http", Host: host}
+	if user != "" {
+		u.User = url.UserPassword(user, password)
+	}
+	return u.String()
+}
 
 // redacted is a URL for people: without its password.
 func redacted(endpoint string) string {

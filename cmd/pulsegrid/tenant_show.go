@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"os"
 	"regexp"
 	"slices"
@@ -227,19 +226,10 @@ func (o *tenantShowOptions) registered(ctx context.Context, v *tenantView) (t *t
 
 var tableOf = map[signal.Signal]string{signal.Logs: "logs", signal.Metrics: "metrics", signal.Traces: "spans"}
 
-// endpoint is ClickHouse's URL.
-func (o *tenantShowOptions) endpoint() string {
-	u := url.URL{Scheme: "http", Host: o.clickHouse}
-	if o.clickHouseUser != "" {
-		u.User = url.UserPassword(o.clickHouseUser, o.clickHousePassword)
-	}
-	return u.String()
-}
-
 // rows asks ClickHouse for rows of JSON. A table that is not there yet has none. The id needs no quoting: ValidID has no quotes.
 func (o *tenantShowOptions) rows(ctx context.Context, sql string, each func([]byte) error) error {
 	var out bytes.Buffer
-	if err := (question{endpoint: o.endpoint(), sql: sql, format: jsonFormat}).ask(ctx, &out); err != nil {
+	if err := (question{endpoint: clickHouseURL(o.clickHouse, o.clickHouseUser, o.clickHousePassword), sql: sql, format: jsonFormat}).ask(ctx, &out); err != nil {
 		if strings.Contains(err.Error(), "[ClickHouse error 60]") {
 			return nil
 		}

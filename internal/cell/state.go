@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -36,11 +35,6 @@ type Endpoints struct {
 	AggregatorMetrics  string `json:"aggregator_metrics"`  // URL
 	Warehouse          string `json:"lake_warehouse"`      // URI
 	Catalog            string `json:"lake_catalog"`        // URI, as pyiceberg's SqlCatalog takes it
-}
-
-// ClickHouse is its HTTP interface as a URL with user and password.
-func (e Endpoints) ClickHouse() *url.URL {
-	return &url.URL{Scheme: "http", Host: e.ClickHouseHTTP, User: url.UserPassword(e.ClickHouseUser, e.ClickHousePassword)}
 }
 
 // Process is one child process.

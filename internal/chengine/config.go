@@ -96,8 +96,9 @@ func writeConfig(o Options) error {
 	return os.WriteFile(usersPath(o.Dir), []byte(text), 0o600)
 }
 
-// handlers make the HTTP interface answer nobody but these users. `default`, whose the child's own session is, cannot be given a password: the library always
-// begins the session without one. The native protocol has no such gate, so it is not served. A request goes nowhere unless it has the headers of one of them; without users there is nothing to keep.
+// handlers make the HTTP interface answer nobody but these users: a request is served only with the headers of one of them. The user `default` of the child's
+// own session cannot be given a password, because the library begins the session without one. The native protocol has no such gate, so it is not served.
+// Without users everybody is served.
 func handlers(users []User) string {
 	if len(users) == 0 {
 		return ""

@@ -51,6 +51,9 @@ func numberAt(b []byte) int {
 	return i
 }
 
+// isNumber tells whether all of b is one JSON number.
+func isNumber(b []byte) bool { return len(b) > 0 && numberAt(b) == len(b) }
+
 // numeral reads a number or a text that is one. ok is false for a value of another kind, which is not read.
 func (p *parser) numeral() (n []byte, quoted, ok bool, err error) {
 	switch c := p.space(); {
@@ -70,13 +73,13 @@ func (p *parser) integer(bits int, signed bool) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if ok && (!isText || numberAt(n) == len(n) && len(n) > 0) {
+	if !ok {
+		return 0, p.wrong("a number")
+	}
+	if !isText || isNumber(n) {
 		if v, ok := integerOf(n, bits, signed); ok {
 			return v, nil
 		}
-	}
-	if !ok {
-		return 0, p.wrong("a number")
 	}
 	kind := "an unsigned integer"
 	if signed {
@@ -162,10 +165,10 @@ func (p *parser) double() (float64, error) {
 			return math.NaN(), nil
 		case "Infinity":
 			return math.Inf(1), nil
-		case "-Infinity":
+		case minusInfinity:
 			return math.Inf(-1), nil
 		}
-		if numberAt(n) != len(n) || len(n) == 0 {
+		if !isNumber(n) {
 			return 0, &valueError{text: quoted(n) + " is not a number"}
 		}
 	}

@@ -93,7 +93,7 @@ func (p *parser) in() error {
 	return nil
 }
 
-// out leaves it.
+// leave leaves it.
 func (p *parser) leave() {
 	p.depth--
 	p.pos++

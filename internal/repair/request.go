@@ -64,6 +64,22 @@ func (m *metric) after(s *Step, change func(*metric)) *metric {
 	})
 }
 
+func (r *resource) writeTo(to interface {
+	Resource() pcommon.Resource
+	SetSchemaUrl(string)
+}) {
+	r.resource.CopyTo(to.Resource())
+	to.SetSchemaUrl(r.schemaURL)
+}
+
+func (c *scope) writeTo(to interface {
+	Scope() pcommon.InstrumentationScope
+	SetSchemaUrl(string)
+}) {
+	c.scope.CopyTo(to.Scope())
+	to.SetSchemaUrl(c.schemaURL)
+}
+
 // size is about what a resource, scope or metric takes in a request.
 func (r *resource) size() int {
 	if r.bytes == 0 {
@@ -154,35 +170,26 @@ func (r *request) open(e *event) {
 	case signal.Logs:
 		all := r.logs.ResourceLogs()
 		if e.resource != r.resource {
-			rl := all.AppendEmpty()
-			e.resource.resource.CopyTo(rl.Resource())
-			rl.SetSchemaUrl(e.resource.schemaURL)
+			e.resource.writeTo(all.AppendEmpty())
 		}
 		sl := all.At(all.Len() - 1).ScopeLogs().AppendEmpty()
-		e.scope.scope.CopyTo(sl.Scope())
-		sl.SetSchemaUrl(e.scope.schemaURL)
+		e.scope.writeTo(sl)
 		r.records = sl.LogRecords()
 	case signal.Traces:
 		all := r.traces.ResourceSpans()
 		if e.resource != r.resource {
-			rs := all.AppendEmpty()
-			e.resource.resource.CopyTo(rs.Resource())
-			rs.SetSchemaUrl(e.resource.schemaURL)
+			e.resource.writeTo(all.AppendEmpty())
 		}
 		ss := all.At(all.Len() - 1).ScopeSpans().AppendEmpty()
-		e.scope.scope.CopyTo(ss.Scope())
-		ss.SetSchemaUrl(e.scope.schemaURL)
+		e.scope.writeTo(ss)
 		r.spans = ss.Spans()
 	case signal.Metrics:
 		all := r.metrics.ResourceMetrics()
 		if e.resource != r.resource {
-			rm := all.AppendEmpty()
-			e.resource.resource.CopyTo(rm.Resource())
-			rm.SetSchemaUrl(e.resource.schemaURL)
+			e.resource.writeTo(all.AppendEmpty())
 		}
 		sm := all.At(all.Len() - 1).ScopeMetrics().AppendEmpty()
-		e.scope.scope.CopyTo(sm.Scope())
-		sm.SetSchemaUrl(e.scope.schemaURL)
+		e.scope.writeTo(sm)
 		r.inScope = sm.Metrics()
 	}
 }

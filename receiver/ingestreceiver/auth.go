@@ -42,8 +42,8 @@ type denied struct {
 
 func (d *denied) Error() string { return d.status.Message() }
 
-// admit decides by a request's headers whether it may come in, and sets its tenant and source, and whose share of the budget it takes. Nothing of its body has been read. sources are the
-// headers for the authenticator, values returns all of one.
+// admit decides by a request's headers whether it may come in. It sets the request's tenant and source, and whose share of the budget is taken. Nothing of
+// the body has been read. sources are the headers for the authenticator, values returns all of one.
 func (r *ingestReceiver) admit(ctx context.Context, q *request, g gate, held *reservation, sources map[string][]string, values func(string) []string) (context.Context, error) {
 	if g.authenticator != nil {
 		var err error

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.opentelemetry.io/collector/pdata/plog"
@@ -165,13 +166,9 @@ func TestACommitIsNotSentUnderAnotherMemberId(t *testing.T) {
 	require.Equal(t, map[int32]int64{0: 5, 1: 4}, committed(t, cl, "g"))
 }
 
-// Scenario: the group expels its only member, which joins again under another id and is given the partitions that it takes for
-// kept, while it delivers.
-// Guarantees: it begins them anew from what is committed, and goes on with the same blocks.
-func TestPartitionsKeptOverAnExpulsionAreBegunAnew(t *testing.T) {
-	c := fakeCluster(t, 2)
-	cl := testClient(t, c.ListenAddrs())
-	var expel atomic.Bool
+// expulsions lets a test have the group expel its member, once each time that it sets what is returned.
+func expulsions(c *kfake.Cluster) *atomic.Bool {
+	expel := new(atomic.Bool)
 	c.ControlKey(int16(kmsg.Heartbeat), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		c.KeepControl()
 		if !expel.Load() {
@@ -190,6 +187,16 @@ func TestPartitionsKeptOverAnExpulsionAreBegunAnew(t *testing.T) {
 		resp.ErrorCode = kerr.UnknownMemberID.Code
 		return resp, nil, true
 	})
+	return expel
+}
+
+// Scenario: the group expels its only member, which joins again under another id and is given the partitions that it takes for
+// kept, while it delivers.
+// Guarantees: it begins them anew from what is committed, and goes on with the same blocks.
+func TestPartitionsKeptOverAnExpulsionAreBegunAnew(t *testing.T) {
+	c := fakeCluster(t, 2)
+	cl := testClient(t, c.ListenAddrs())
+	expel := expulsions(c)
 	m := newMemory(time.Hour)
 	s := newStore(nil)
 	s.memories = []block.Memory{m}

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.opentelemetry.io/collector/pdata/plog"
 
@@ -182,25 +181,7 @@ func TestATopicMadeAnewUnderItsReaderIsReadFromItsStart(t *testing.T) {
 func TestATopicMadeAnewWhoseReaderBeginsBeforeItNoticesIsRead(t *testing.T) {
 	c := fakeCluster(t, 1)
 	cl := testClient(t, c.ListenAddrs())
-	var expel atomic.Bool
-	c.ControlKey(int16(kmsg.Heartbeat), func(req kmsg.Request) (kmsg.Response, error, bool) {
-		c.KeepControl()
-		if !expel.Load() {
-			return nil, nil, false
-		}
-		resp := req.ResponseKind().(*kmsg.HeartbeatResponse)
-		resp.ErrorCode = kerr.RebalanceInProgress.Code
-		return resp, nil, true
-	})
-	c.ControlKey(int16(kmsg.JoinGroup), func(req kmsg.Request) (kmsg.Response, error, bool) {
-		c.KeepControl()
-		if q := req.(*kmsg.JoinGroupRequest); q.MemberID == "" || !expel.Swap(false) {
-			return nil, nil, false
-		}
-		resp := req.ResponseKind().(*kmsg.JoinGroupResponse)
-		resp.ErrorCode = kerr.UnknownMemberID.Code
-		return resp, nil, true
-	})
+	expel := expulsions(c)
 	s := newStore(nil)
 	cfg := testConfig(c.ListenAddrs(), "g")
 	cfg.SessionTimeout = time.Second
