@@ -68,7 +68,7 @@ func good(s signal.Signal) []byte { return otlptest.Realistic(s, 7, 3) }
 
 func goodJSON(t testing.TB, s signal.Signal) []byte {
 	t.Helper()
-	req := newRequest(s)
+	req := otlptest.NewRequest(s)
 	require.NoError(t, req.UnmarshalProto(good(s)))
 	b, err := req.MarshalJSON()
 	require.NoError(t, err)
@@ -243,7 +243,7 @@ func (tb *table) methodsAndPaths() {
 	for _, path := range []string{"/v1/profiles", "/v1development/profiles"} {
 		tb.add(profiles, input{name: "path " + path, raw: request("POST", path)})
 	}
-	for header, name := range map[string]string{"X-Pulsegrid-Tenant: a b": "a tenant that is no name", "X-Pulsegrid-Agent: " + strings.Repeat("a", 200): "a source that is too long"} {
+	for header, name := range map[string]string{"X-Pulsegrid-Tenant: a b": "a tenant header that is not a valid id", "X-Pulsegrid-Agent: " + strings.Repeat("a", 200): "a source that is too long"} {
 		tb.add(headersOfOurs, input{name: name, raw: request("POST", "/v1/logs", header)})
 	}
 }
@@ -417,7 +417,7 @@ func (tb *table) calls() {
 	tb.call("", "content type application/json", logs, body, "Content-Type", typeJSON)
 	tb.call(bounds, "headers of 100 KiB", logs, framed(false, body), "X-A", strings.Repeat("a", 100<<10))
 	tb.call("", "a deadline that has passed", logs, framed(false, body), "Grpc-Timeout", "0n")
-	tb.call(headersOfOurs, "a tenant that is no name", logs, framed(false, body), "X-Pulsegrid-Tenant", "a b")
+	tb.call(headersOfOurs, "a tenant header that is not a valid id", logs, framed(false, body), "X-Pulsegrid-Tenant", "a b")
 	for name, method := range map[string]string{
 		"unknown method": "/opentelemetry.proto.collector.logs.v1.LogsService/Import", "unknown service": "/some.Service/Export", "no method": "/x",
 		"profiles": "/opentelemetry.proto.collector.profiles.v1development.ProfilesService/Export",

@@ -170,7 +170,7 @@ func (tb *table) jsonRecords(add func(why reason, name, members string)) {
 	add(wrongValue, "ids in base64", fmt.Sprintf(`"traceId":%q,"spanId":%q`, base64ID(16), base64ID(8)))
 	add(wrongValue, "a trace id of 8 bytes", `"traceId":"0102030405060708"`)
 	add(wrongValue, "a span id of 16 bytes", `"spanId":"0102030405060708090a0b0c0d0e0f10"`)
-	add(wrongValue, "a trace id that is no hexadecimal number", `"traceId":"zz02030405060708090a0b0c0d0e0fff"`)
+	add(wrongValue, "a trace id that is not hexadecimal", `"traceId":"zz02030405060708090a0b0c0d0e0fff"`)
 	add(wrongValue, "a body that is a text", `"body":"text"`)
 	add("", "a body that is null", `"body":null`)
 	add("", "attributes that are null", `"attributes":null`)

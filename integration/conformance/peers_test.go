@@ -26,6 +26,7 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/exporter/mskexporter"
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire"
+	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 	"github.com/pulsegrid/pulsegrid/internal/testkit/freeport"
 	"github.com/pulsegrid/pulsegrid/processor/quarantineprocessor"
@@ -130,7 +131,7 @@ topics:
 					accepted[s] = append(accepted[s], make([]string, n)...)
 					continue
 				}
-				req := newRequest(s)
+				req := otlptest.NewRequest(s)
 				require.NoError(t, req.UnmarshalProto(r.Value))
 				accepted[s] = append(accepted[s], events(t, req)...)
 			}
@@ -180,27 +181,11 @@ func startStock(t *testing.T) *peer {
 	return p
 }
 
-// request is what the three requests of pdata have in common.
-type request interface {
-	UnmarshalProto([]byte) error
-	MarshalJSON() ([]byte, error)
-}
-
-func newRequest(s signal.Signal) request {
-	switch s {
-	case signal.Logs:
-		return plogotlp.NewExportRequest()
-	case signal.Metrics:
-		return pmetricotlp.NewExportRequest()
-	}
-	return ptraceotlp.NewExportRequest()
-}
-
 // lists are where events are in OTLP/JSON, from the outside in.
 var lists = []string{"resourceLogs", "resourceMetrics", "resourceSpans", "scopeLogs", "scopeMetrics", "scopeSpans", "metrics", "gauge", "sum", "histogram", "exponentialHistogram", "summary", "dataPoints", "logRecords", "spans"}
 
 // events are a request's, each with everything around it, as text: however they were divided into requests, they are the same.
-func events(t *testing.T, req request) []string {
+func events(t *testing.T, req otlptest.Request) []string {
 	t.Helper()
 	b, err := req.MarshalJSON()
 	require.NoError(t, err)

@@ -15,7 +15,7 @@ const (
 	profiles        reason = "Profiles"
 	headersOfOurs   reason = "Tenant and source"
 	otherKinds      reason = "Bodies of another kind"
-	otherJSON       reason = "JSON that is no object"
+	otherJSON       reason = "JSON that is not an object"
 	secondValue     reason = "A second JSON value"
 	emptyName       reason = "Empty names"
 	protoJSON       reason = "ProtoJSON"
@@ -59,7 +59,7 @@ refuses the batch, and agents drop it.`},
 	{fallback, `pdata's error quotes the body, which is not UTF-8; the stock receiver cannot encode its answer then, and says 500.`},
 	{contentTypeText, "Refusals have a `google.rpc.Status` in the body, as JSON where the request's encoding is not known; OTLP asks for one with every 4xx."},
 	{methodText, `As above.`},
-	{pathText, `As above, and for what is no path.`},
+	{pathText, `As above, and for targets that are not paths.`},
 	{profiles, `As above; the gateway says that profiles are not served. (So does the stock receiver here: no pipeline of profiles is configured.)`},
 	{dots, `The stock receiver redirects to the path without dots.`},
 }

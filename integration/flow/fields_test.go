@@ -73,7 +73,7 @@ func TestEveryFieldSentIsInBothStores(t *testing.T) {
 				sent = append(sent, sendHTTP(t, r, sig, seed), sendGRPC(t, conn, sig, fieldsSeeds+seed))
 			}
 			sent = append(sent, sendJSON(t, r, sig, 2*fieldsSeeds))
-			want, events := newData(sig), 0
+			want, events := data{otlptest.NewRequest(sig)}, 0
 			records := consumeAll(t, r, sig.Topic())
 			for _, s := range sent {
 				events += s.stamp(t, s.record(t, records))
@@ -96,31 +96,12 @@ func TestEveryFieldSentIsInBothStores(t *testing.T) {
 	}
 }
 
-// request is what the three signals' ExportRequests have in common.
-type request interface {
-	MarshalProto() ([]byte, error)
-	UnmarshalProto([]byte) error
-	MarshalJSON() ([]byte, error)
-	UnmarshalJSON([]byte) error
-}
-
 // data is a request and, through it, pdata of one signal.
-type data struct{ request }
-
-func newData(sig signal.Signal) data {
-	switch sig {
-	case signal.Logs:
-		return data{plogotlp.NewExportRequest()}
-	case signal.Metrics:
-		return data{pmetricotlp.NewExportRequest()}
-	default:
-		return data{ptraceotlp.NewExportRequest()}
-	}
-}
+type data struct{ otlptest.Request }
 
 // pdata is a plog.Logs, pmetric.Metrics or ptrace.Traces.
 func (d data) pdata() any {
-	switch req := d.request.(type) {
+	switch req := d.Request.(type) {
 	case plogotlp.ExportRequest:
 		return req.Logs()
 	case pmetricotlp.ExportRequest:
@@ -144,7 +125,7 @@ func (d data) append(o data) {
 
 func (d data) export(ctx context.Context, conn *grpc.ClientConn) error {
 	var err error
-	switch req := d.request.(type) {
+	switch req := d.Request.(type) {
 	case plogotlp.ExportRequest:
 		_, err = plogotlp.NewGRPCClient(conn).Export(ctx, req)
 	case pmetricotlp.ExportRequest:
@@ -166,7 +147,7 @@ type sample struct {
 // newSample makes a request with every field set, whose events can be told by their service name.
 func newSample(t *testing.T, sig signal.Signal, transport string, seed uint64) *sample {
 	t.Helper()
-	s := &sample{sig: sig, service: fmt.Sprintf("%s%s-%02d", fieldsService, transport, seed), data: newData(sig)}
+	s := &sample{sig: sig, service: fmt.Sprintf("%s%s-%02d", fieldsService, transport, seed), data: data{otlptest.NewRequest(sig)}}
 	var err error
 	if s.body, err = otlpwire.SetResourceAttribute(sig, otlptest.Full(sig, seed), "service.name", s.service); err != nil {
 		t.Fatal(err)

@@ -13,7 +13,6 @@ import (
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
-	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 
 	"github.com/pulsegrid/pulsegrid/internal/otlpjson"
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire"
@@ -23,27 +22,9 @@ import (
 
 var limits = otlpjson.Limits{MaxDepth: 212, MaxEvents: 1000, Reserve: func(int) bool { return true }}
 
-// request is what the three requests of pdata have in common.
-type request interface {
-	UnmarshalProto([]byte) error
-	UnmarshalJSON([]byte) error
-	MarshalProto() ([]byte, error)
-	MarshalJSON() ([]byte, error)
-}
-
-func pdata(s signal.Signal) request {
-	switch s {
-	case signal.Logs:
-		return plogotlp.NewExportRequest()
-	case signal.Metrics:
-		return pmetricotlp.NewExportRequest()
-	}
-	return ptraceotlp.NewExportRequest()
-}
-
 // byPdata is the other way from JSON to protobuf.
 func byPdata(s signal.Signal, b []byte) ([]byte, error) {
-	req := pdata(s)
+	req := otlptest.NewRequest(s)
 	if err := req.UnmarshalJSON(b); err != nil {
 		return nil, err
 	}
@@ -52,7 +33,7 @@ func byPdata(s signal.Signal, b []byte) ([]byte, error) {
 
 func toJSON(t testing.TB, s signal.Signal, b []byte) []byte {
 	t.Helper()
-	req := pdata(s)
+	req := otlptest.NewRequest(s)
 	require.NoError(t, req.UnmarshalProto(b))
 	out, err := req.MarshalJSON()
 	require.NoError(t, err)
@@ -270,7 +251,7 @@ func FuzzTranscode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		req := pdata(s)
+		req := otlptest.NewRequest(s)
 		require.NoError(t, req.UnmarshalProto(got.Body))
 		again, err := req.MarshalProto()
 		require.NoError(t, err)

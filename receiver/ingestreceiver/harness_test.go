@@ -26,6 +26,7 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/internal/composition"
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
+	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -185,16 +186,9 @@ func compress(t testing.TB, encoding string, b []byte) []byte {
 	return out.Bytes()
 }
 
-// pdataRequest is what the three requests of pdata have in common.
-type pdataRequest interface {
-	UnmarshalProto([]byte) error
-	MarshalProto() ([]byte, error)
-	MarshalJSON() ([]byte, error)
-}
-
-func pdataOf(t testing.TB, s signal.Signal, b []byte) pdataRequest {
+func pdataOf(t testing.TB, s signal.Signal, b []byte) otlptest.Request {
 	t.Helper()
-	req := map[signal.Signal]pdataRequest{signal.Logs: plogotlp.NewExportRequest(), signal.Metrics: pmetricotlp.NewExportRequest(), signal.Traces: ptraceotlp.NewExportRequest()}[s]
+	req := otlptest.NewRequest(s)
 	require.NoError(t, req.UnmarshalProto(b))
 	return req
 }
