@@ -20,11 +20,18 @@ ARGS     ?=# of `make run`: ARGS="--data DIR"
 PKG      ?= ./...#  what `make test`, fuzz and bench take
 # Packages tested at a time: each may run a broker, an engine and compilers of its own.
 TEST_P   ?= 2
-TEST_TIMEOUT ?= 20m#  a package
-SCALE    ?= 1#  of test-fault and test-guards: how long that lasts which lasts minutes
+# Of integration tests, which wait more than they compute.
+INTEGRATION_P ?= 3
+TEST_TIMEOUT ?= 30m#  a package
+SCALE    ?= 1#  of test-fault, test-guards and rehearse: how long that lasts which lasts minutes
 FAULT    ?= .#  of test-fault: regular expression
+PROBE    ?=#  of test-fault: not empty: a probe measures beside the agents, and is held against the rig's own count
 GUARD    ?= .#  of test-guards: regular expression
-SEED     ?= 0#  of both: of every random choice; 0: a new one
+REHEARSAL ?= .#  of rehearse: regular expression
+SHORTEN  ?= 1#  of rehearse: durations of the rules are divided by this
+SEED     ?= 0#  of these and of test-backfill: of every random choice; 0: a new one
+SIZE_GIB ?= 5#  of test-backfill: JSON that is loaded, before compression
+LIVE_RATE ?= 0#  of test-backfill: live events a second; 0: half of what this machine can do, which is measured first
 VULNDB   ?=#  of vuln: a mirror of the Go vulnerability database; empty: vuln.go.dev
 FUZZTIME ?= 10m#  a fuzz target
 FUZZMINIMIZETIME ?= 10s#  of that, an input that is new or fails is made smaller for no longer
@@ -32,8 +39,8 @@ BENCH    ?= .#  regular expression
 COUNT    ?= 6#  times each benchmark
 
 # What the two programs are built from: every Go and embedded file, not the tests.
-SOURCES = $(shell find cmd distributions exporter extension internal processor receiver -type f \
-	\( -name '*.go' -o -name '*.yaml' -o -name '*.sql' -o -name '*.json' \) -not -name '*_test.go' -not -path '*/testdata/*' 2>/dev/null)
+SOURCES = $(shell find cmd distributions exporter extension internal orchestration processor receiver -type f \
+	\( -name '*.go' -o -name '*.yaml' -o -name '*.sql' -o -name '*.json' \) -not -name '*_test.go' -not -path '*/testdata/*' -not -path 'orchestration/devserver/*' 2>/dev/null)
 
 .PHONY: help
 help: ## Show this
@@ -66,16 +73,21 @@ $(LINT):
 
 .PHONY: tools
 tools: ## Install every part that the tests run against
-	tools/install.sh ocb clickhouse kafka iceberg telemetrygen versitygw python clients
+	tools/install.sh ocb clickhouse kafka iceberg telemetrygen versitygw promtool amtool prometheus alertmanager node_exporter python clients temporal
 
+# vet is check's, and not each test's again. The parts of integration tests are the built programs, in which the race detector would see nothing.
 .PHONY: test
-test: tools build check lint ## What CI runs: tools, build, gofmt, vet, lint, every test under the race detector
-	go test -race -p $(TEST_P) -timeout $(TEST_TIMEOUT) $(PKG)
+test: tools build check lint vuln-if-reachable ## What CI runs: tools, build, gofmt, vet, lint, vuln where its database is reachable, every test, under the race detector but for integration
+	status=0; packages=$$(go list $(PKG)); \
+	run() { [ -z "$$1" ] || go test $$2 -vet=off -timeout $(TEST_TIMEOUT) $$1 || status=1; }; \
+	{ run "$$(grep -v /integration/ <<< "$$packages" || true)" "-race -p $(TEST_P)"; run "$$(grep /integration/ <<< "$$packages" || true)" "-p $(INTEGRATION_P)"; (exit $$status); } | tee _build/test.log || { \
+		echo; echo "what failed, without the logs of its parts (whole: _build/test.log):"; \
+		grep -E '^ *--- FAIL|^ *[a-z_]+_test\.go:[0-9]+: |Error( Trace)?:|expected *:|actual *:|Messages:|^panic:|DATA RACE|^FAIL' _build/test.log | cut -c1-300 | tail -n 100; exit 1; }
 
 .PHONY: test-fault
-test-fault: tools build ## Every fault of docs/faults.md (FAULT=regexp SEED=n SCALE=0.1); outcomes go to _build/faults.jsonl
-	rm -rf _build/faults.jsonl _build/certificates
-	go test ./integration/fault -run 'TestFault/$(FAULT)' -count 1 -timeout 4h -v -args -all -seed $(SEED) -scale $(SCALE) -results $(CURDIR)/_build/faults.jsonl -certificates $(CURDIR)/_build/certificates
+test-fault: tools build ## Every fault of docs/faults.md (FAULT=regexp SEED=n SCALE=0.1; PROBE=1: with a probe beside the agents); outcomes go to _build/faults.jsonl, logs of those that fail to _build/fault-logs
+	rm -rf _build/faults.jsonl _build/certificates _build/fault-logs
+	go test ./integration/fault -run 'TestFault/$(FAULT)' -count 1 -timeout 4h -v -args -all $(if $(PROBE),-probe) -seed $(SEED) -scale $(SCALE) -results $(CURDIR)/_build/faults.jsonl -certificates $(CURDIR)/_build/certificates -logs $(CURDIR)/_build/fault-logs
 
 .PHONY: test-readers
 test-readers: tools ## Every predicate on every column of the lake, by pyiceberg, DuckDB and Iceberg's Java library (SEED=n)
@@ -86,16 +98,33 @@ fault-table: ## Write the outcomes of test-fault into docs/faults.md
 	go run ./integration/fault/faulttable
 
 .PHONY: test-guards
-test-guards: tools build ## Storm, outage and poison of docs/guards.md (GUARD=regexp SEED=n SCALE=0.1); outcomes go to _build/guards.jsonl
-	go test ./integration/fault -run 'TestGuard/$(GUARD)' -count 1 -timeout 4h -v -args -seed $(SEED) -scale $(SCALE) -results $(CURDIR)/_build/guards.jsonl
+test-guards: tools build ## Storm, outage, poison and hostile requests of docs/guards.md (GUARD=regexp SEED=n SCALE=0.1); outcomes go to _build/guards.jsonl
+	go test ./integration/fault -run 'TestGuard/$(GUARD)' -count 1 -timeout 4h -v -args -all -seed $(SEED) -scale $(SCALE) -results $(CURDIR)/_build/guards.jsonl -logs $(CURDIR)/_build/fault-logs
 
 .PHONY: guard-table
 guard-table: ## Write the outcomes of test-guards into docs/guards.md
 	go run ./integration/fault/faulttable -guards
 
+.PHONY: rehearse
+rehearse: tools build ## Faults under Prometheus and Alertmanager: each must set off its alert and no other page, docs/rehearsals.md (REHEARSAL=regexp SHORTEN=15 SCALE=0.1 SEED=n)
+	go test ./integration/fault -run 'TestRehearsal/$(REHEARSAL)' -count 1 -timeout 6h -v -args -all -seed $(SEED) -scale $(SCALE) -shorten $(SHORTEN) -results $(CURDIR)/_build/rehearsals.jsonl -logs $(CURDIR)/_build/fault-logs
+
+.PHONY: rehearsal-table
+rehearsal-table: ## Write the outcomes of rehearse into docs/rehearsals.md
+	go run ./integration/fault/faulttable -rehearsals
+
+.PHONY: test-backfill
+test-backfill: tools build ## A backfill of SIZE_GIB beside live load, killed again and again: docs/backfill.md (SEED=n LIVE_RATE=n); the outcome goes to _build/backfill.jsonl
+	go test ./integration/backfill -run TestABackfillBesideLiveLoad -count 1 -timeout 4h -v -args -judge -seed $(SEED) -mib $$(( $(SIZE_GIB) * 1024 )) -lines 20000 -job-rate 20000 \
+		-live-rate $(LIVE_RATE) -warm-up 30s -calm 2m -kill-span 1m -within 90m -results $(CURDIR)/_build/backfill.jsonl
+
+.PHONY: backfill-table
+backfill-table: ## Write the outcomes of test-backfill into docs/backfill.md
+	go run ./integration/fault/faulttable -backfill
+
 .PHONY: check
 check: ## gofmt and go vet
-	@unformatted=$$(gofmt -l cmd distributions exporter integration internal receiver $(wildcard extension processor)); \
+	@unformatted=$$(gofmt -l cmd distributions exporter integration internal observability orchestration receiver tools $(wildcard extension processor)); \
 		test -z "$$unformatted" || { echo "gofmt -w these:"; echo "$$unformatted"; exit 1; }
 	go vet ./...
 
@@ -104,7 +133,7 @@ lint: $(LINT) ## golangci-lint (.golangci.yml), which also holds who may import 
 	$(LINT) run ./...
 
 .PHONY: fuzz
-fuzz: ## Run each fuzz target for FUZZTIME
+fuzz: build ## Run each fuzz target for FUZZTIME, and measure what requests of hostile shapes cost (docs/proportion.md)
 	@packages=$$(go list $(PKG)); failed=; \
 	for package in $$packages; do \
 		tests=$$(go test -list '^Fuzz' $$package); \
@@ -115,9 +144,14 @@ fuzz: ## Run each fuzz target for FUZZTIME
 		done; \
 	done; \
 	test -z "$$failed" || { echo "failed (the inputs are in testdata/fuzz of the packages):$$failed"; exit 1; }
+	go test ./integration/proportion -count 1 -timeout 1h -v -args -all -seed 0
+
+.PHONY: proportion-table
+proportion-table: build ## Measure again what requests of hostile shapes cost each tier, and write it into docs/proportion.md
+	go test ./integration/proportion -count 1 -timeout 1h -v -args -all -table $(CURDIR)/docs/proportion.md
 
 .PHONY: generate
-generate: ## Run go generate
+generate: ## Run go generate: rules of the SLOs, dashboards, docs/metrics.md, tables of documents
 	go generate ./...
 
 .PHONY: bench
@@ -131,9 +165,20 @@ microbench: ## The packages' benchmarks BENCH, COUNT times each, for benchstat
 
 .PHONY: vuln
 vuln: build ## Known vulnerabilities in the packages that the two programs are made of (VULNDB=URL of a mirror of vuln.go.dev, file:///DIR too)
-	@failed=; for program in ./cmd/pulsegrid _build/collector; do \
-		echo "== $$program"; go run golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION) $(if $(VULNDB),-db $(VULNDB)) -scan package -C $$program . || failed=1; \
-	done; test -z "$$failed"
+	go run ./tools/vuln -govulncheck $(GOVULNCHECK_VERSION) -db '$(VULNDB)' $(VULN_ARGS) ./cmd/pulsegrid _build/collector
+
+.PHONY: vuln-if-reachable
+vuln-if-reachable: VULN_ARGS = -unless-unreachable
+vuln-if-reachable: vuln
+
+.PHONY: sbom
+sbom: build ## What the two programs are made of, as CycloneDX: _build/pulsegrid.cdx.json, _build/pulsegrid-collector.cdx.json
+	tools/sbom.sh $(OPERATOR) $(VERSION) _build/pulsegrid.cdx.json
+	tools/sbom.sh $(COLLECTOR) $(VERSION) _build/pulsegrid-collector.cdx.json
+
+.PHONY: lock
+lock: ## Write anew the checksums of what the tools are installed from, after a version was changed
+	tools/lock.sh
 
 .PHONY: clean
 clean: ## Remove what was built; keeps the tools and pulsegrid-data

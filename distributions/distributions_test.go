@@ -38,10 +38,11 @@ func TestTheBuiltCollectorTakesEveryConfigWithItsVariablesSet(t *testing.T) {
 		"PULSEGRID_SPILL=file:///tmp/spill", "PULSEGRID_GATEWAY_NAME=gateway-1", "PULSEGRID_LEGACY_EVENTS=false",
 		"PULSEGRID_QUARANTINE_STORE=s3://bucket?region=eu-central-1&prefix=quarantine/",
 		"PULSEGRID_HEALTH_ENDPOINT=127.0.0.1:3", "PULSEGRID_METRICS_HOST=127.0.0.1", "PULSEGRID_METRICS_PORT=4",
+		"PULSEGRID_TLS_CERT=/tmp/a.crt", "PULSEGRID_TLS_KEY=/tmp/a.key", "PULSEGRID_TLS_CLIENT_CA=/tmp/ca.crt", "PULSEGRID_TENANTS=s3://bucket/tenants?region=eu-central-1",
 		"PULSEGRID_CLICKHOUSE_HTTP=clickhouse:8123", "PULSEGRID_CLICKHOUSE_USERNAME=writer", "PULSEGRID_CLICKHOUSE_PASSWORD=1234",
 		"PULSEGRID_LAKE_CATALOG=/tmp/c.db", "PULSEGRID_LAKE_WAREHOUSE=s3://bucket/lake",
 		"PULSEGRID_DEDUPE_MEMORY_BYTES=1048576", "PULSEGRID_CELL=1234", "PULSEGRID_JURISDICTION=eu",
-		`PULSEGRID_CORS=["http://localhost:3000","*"]`, "PULSEGRID_OWN_OTLP=http://127.0.0.1:2", "PULSEGRID_HOST_NAME=1234", "PULSEGRID_TRACE_RATIO=1",
+		`PULSEGRID_CORS=["http://localhost:3000","*"]`, `PULSEGRID_LOCAL_HOSTS=["localhost","laptop"]`, "PULSEGRID_OWN_OTLP=http://127.0.0.1:2", "PULSEGRID_HOST_NAME=1234", "PULSEGRID_TRACE_RATIO=1",
 	}
 	for path, readme := range configs {
 		validate(t, path, env)
@@ -55,9 +56,9 @@ func TestTheBuiltCollectorTakesEveryConfigWithItsVariablesSet(t *testing.T) {
 	}
 }
 
-func TestTheBuiltCollectorTakesTheGatewayWithTenants(t *testing.T) {
-	validate(t, "gateway/config.yaml", nil, "gateway/tenants.yaml")
-	validate(t, "gateway/config.yaml", []string{"PULSEGRID_TENANTS=s3://bucket/tenants?region=eu-central-1", "PULSEGRID_JURISDICTION=us"}, "gateway/tenants.yaml")
+func TestTheBuiltCollectorTakesTheGatewayInsecureAndWithTheOverflowLane(t *testing.T) {
+	validate(t, "gateway/config.yaml", nil, "gateway/insecure.yaml")
+	validate(t, "gateway/config.yaml", nil, "gateway/overflow.yaml")
 }
 
 func TestTheBuiltCollectorTakesTheAggregatorWithTheOverflowLane(t *testing.T) {
@@ -69,9 +70,9 @@ func TestTheBuiltCollectorTakesTheAggregatorWithTenants(t *testing.T) {
 	validate(t, "aggregator/config.yaml", []string{"PULSEGRID_TENANTS=s3://bucket/tenants?region=eu-central-1", "PULSEGRID_JURISDICTION=us"}, "aggregator/overflow.yaml", "aggregator/tenants.yaml")
 }
 
-// Guarantee: a file that is merged over another drops none of its processors and extensions, since lists are replaced.
-func TestTenantsAreAddedToWhatTheGatewayDoes(t *testing.T) {
-	for _, list := range []string{`extensions: \[(.*)\]`, `processors: \[(.*)\]`} {
+// Guarantee: what is insecure lacks nothing else of the gateway. Lists are replaced where a file is merged over another.
+func TestInsecureTakesAwayNothingButCredentials(t *testing.T) {
+	for list, credentials := range map[string]string{`extensions: \[(.*)\]`: "tenant_auth", `processors: \[(.*)\]`: "tenant_routing"} {
 		items := func(path string) []string {
 			text, err := os.ReadFile(path)
 			require.NoError(t, err)
@@ -79,7 +80,7 @@ func TestTenantsAreAddedToWhatTheGatewayDoes(t *testing.T) {
 			require.NotNil(t, found, "%s: %s", path, list)
 			return regexp.MustCompile(`\w+`).FindAllString(string(found[1]), -1)
 		}
-		require.Subset(t, items("gateway/tenants.yaml"), items("gateway/config.yaml"))
+		require.ElementsMatch(t, items("gateway/config.yaml"), append(items("gateway/insecure.yaml"), credentials))
 	}
 }
 

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Installs a part that PulseGrid runs or is tested against, once, below $PULSEGRID_CACHE (default ~/.cache/pulsegrid), each in
-# a folder named by its version. Does nothing where it is there already. Uses the ordinary package clients only.
-#   tools/install.sh clickhouse|kafka|iceberg|ocb|telemetrygen|versitygw|golangci-lint|python|peers|clients ...
+# a folder named by its version. Does nothing where it is there already. Uses the ordinary package clients only. What they bring must have
+# the checksums that are listed here (`make lock` writes the lists) or, for Go modules, in Go's checksum database; else nothing is installed.
+#   tools/install.sh clickhouse|kafka|iceberg|ocb|telemetrygen|versitygw|golangci-lint|promtool|amtool|prometheus|alertmanager|node_exporter|python|peers|clients|temporal ...
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/versions.env"
 bench=$here/../integration/bench/peers
 clients=$here/../integration/clients/testdata
+devserver=$here/../orchestration/devserver
 cache=${PULSEGRID_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/pulsegrid}
 mkdir -p "$cache"
 
@@ -17,8 +19,11 @@ into() {
   local dir=$cache/$1
   [ -d "$dir" ] && return 0
   echo "installing $1" >&2
-  local tmp; tmp=$(mktemp -d "$cache/.installing.XXXXXX")
-  if ! (cd "$tmp" && "$2"); then rm -rf "$tmp"; echo "installing $1 failed" >&2; return 1; fi
+  local tmp status; tmp=$(mktemp -d "$cache/.installing.XXXXXX")
+  set +e # not `if`: within its condition no command of the function would end it
+  (set -e; cd "$tmp"; "$2"); status=$?
+  set -e
+  if [ $status != 0 ]; then rm -rf "$tmp"; echo "installing $1 failed" >&2; return 1; fi
   mv -T "$tmp" "$dir" 2>/dev/null || rm -rf "$tmp" # another install won the race
 }
 
@@ -28,19 +33,31 @@ clickhouse() {
   [ "$(openssl dgst -sha512 -binary "$tgz" | base64 -w0)" = "$CHDB_SHA512" ] || { echo "$CHDB_PACKAGE@$CHDB_VERSION: checksum differs" >&2; return 1; }
   tar -xzf "$tgz" --strip-components=1 package/libchdb.so && rm "$tgz"
 }
-kafka() {
-  cp "$here/kafka/pom.xml" .
-  mvn -B -q dependency:copy-dependencies
+# jars DIR: the jars that DIR/pom.xml asks for, into libs, which then holds what DIR/jars.sha256 lists and nothing else.
+jars() {
+  cp "$1/pom.xml" .
+  mvn -B -q --strict-checksums dependency:copy-dependencies
+  (cd libs && sha256sum -- *) >came.sha256
+  diff "$1/jars.sha256" came.sha256 >&2 || { echo "these jars (>) are not those of ${1#"$here/"}/jars.sha256 (<): checksums differ" >&2; return 1; }
 }
-iceberg() {
-  cp "$here/iceberg/pom.xml" .
-  mvn -B -q dependency:copy-dependencies
-}
-gotool() { GOBIN=$PWD go install "$1"; } # the Go checksum database verifies these
+kafka() { jars "$here/kafka"; }
+iceberg() { jars "$here/iceberg"; }
+gotool() { GOBIN=$PWD go install "$@"; } # the Go checksum database verifies these
 ocb() { gotool "go.opentelemetry.io/collector/cmd/builder@$COLLECTOR_VERSION"; }
 telemetrygen() { gotool "github.com/open-telemetry/opentelemetry-collector-contrib/cmd/telemetrygen@$COLLECTOR_VERSION"; }
 versitygw() { gotool "github.com/versity/versitygw/cmd/versitygw@$VERSITYGW_VERSION"; }
 golangci_lint() { gotool "github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$GOLANGCI_LINT_VERSION"; }
+promtool() { gotool -tags remove_all_sd "github.com/prometheus/prometheus/cmd/promtool@$PROMETHEUS_VERSION"; } # it needs no service discovery, nor the clients of every cloud
+amtool() { gotool "github.com/prometheus/alertmanager/cmd/amtool@$ALERTMANAGER_VERSION"; }
+# The servers, as the rules meet them: of the same modules and versions as promtool and amtool.
+prometheus() { gotool -tags remove_all_sd "github.com/prometheus/prometheus/cmd/prometheus@$PROMETHEUS_VERSION"; }
+alertmanager() { # embeds a web page that its module does not bring, so it is built from a copy with an empty one; its API needs none
+  local module; module=$(go mod download -json "github.com/prometheus/alertmanager@$ALERTMANAGER_VERSION" | sed -n 's/^.*"Dir": "\(.*\)".*$/\1/p')
+  cp -r "$module" source && chmod -R u+w source && mkdir -p source/ui/app/dist && touch source/ui/app/dist/index.html
+  (cd source; go build -trimpath -o ../alertmanager ./cmd/alertmanager)
+  rm -rf source
+}
+node_exporter() { gotool "github.com/prometheus/node_exporter@$NODE_EXPORTER_VERSION"; }
 peers() { # the stock Collectors of integration/bench, each by the builder of its time
   GOBIN=$PWD go install "go.opentelemetry.io/collector/cmd/builder@$PEER_GATEWAY_VERSION" && mv builder builder-gateway
   GOBIN=$PWD go install "go.opentelemetry.io/collector/cmd/builder@$COLLECTOR_VERSION" && mv builder builder-aggregator
@@ -50,32 +67,38 @@ peers() { # the stock Collectors of integration/bench, each by the builder of it
     mv "out-$tier/peer-$tier" . && rm -rf "out-$tier" "builder-$tier"
   done
 }
-clients() { # the stock clients of integration/clients but Python's; npm's lock file would name the registry, so versions are pinned in package.json
+clients() { # the stock clients of integration/clients but Python's
   mkdir js java
-  cp "$clients/js/package.json" js && (cd js && npm install --silent --no-audit --no-fund --no-package-lock)
-  cp "$clients/java/pom.xml" java && (cd java && mvn -B -q dependency:copy-dependencies)
-  (cd "$clients/go" && go build -o "$OLDPWD/go-client" .)
+  cp "$clients"/js/package{,-lock}.json js
+  (cd js; npm ci --loglevel error --no-audit --no-fund --ignore-scripts) # package-lock.json has the checksums
+  (cd java; jars "$clients/java")
+  (cd "$clients/go"; go build -o "$OLDPWD/go-client" .)
+}
+# A Temporal server for this machine and for tests, a module of its own: 1,800 packages, minutes of CPU where none of them has been built before.
+temporal() { (cd "$devserver" && go build -trimpath -ldflags '-s -w' -o "$OLDPWD/devserver" .); }
+pip() { # PYTHON LIST ...: ready-made packages only, as whoever builds one fetches what no list names
+  "$1" -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r "$here/python/$2" "${@:3}"
 }
 python() { # a venv cannot be moved: build it in place, mark it when it is whole
-  local dir=$cache/python-$(short_sum "$here/python/requirements.txt")
-  [ -f "$dir/installed" ] && return 0
-  echo "installing python packages" >&2
-  python3 -m venv --clear "$dir"
-  "$dir/bin/pip" install --quiet --disable-pip-version-check -r "$here/python/requirements.txt"
-  touch "$dir/installed"
+  [ ! -f "$cache/$venv/installed" ] || return 0
+  echo "installing $venv" >&2
+  python3 -m venv --clear "$cache/$venv"
+  pip "$cache/$venv/bin/python" requirements.txt
+  touch "$cache/$venv/installed"
 }
 # DuckDB's Iceberg extension comes as a package of its own for some versions only, so this DuckDB is beside the one of requirements.txt.
-duckdb_iceberg() {
-  "$cache/python-$(short_sum "$here/python/requirements.txt")/bin/pip" install --quiet --disable-pip-version-check --target . -r "$here/python/duckdb-iceberg.txt"
-}
+duckdb_iceberg() { pip "$cache/$venv/bin/python" duckdb-iceberg.txt --target .; }
 
+venv=python-$(short_sum "$here/python/requirements.txt")
 peers_dir=peers-$(cat "$bench"/*-manifest.yaml | sha256sum | cut -c1-12)
-clients_dir=clients-$(cat "$clients"/js/package.json "$clients"/java/pom.xml "$clients"/go/{go.mod,main.go} | sha256sum | cut -c1-12)
+clients_dir=clients-$(cat "$clients"/js/package-lock.json "$clients"/java/jars.sha256 "$clients"/go/{go.mod,main.go} | sha256sum | cut -c1-12)
+temporal_dir=temporal-$(cat "$devserver"/{go.mod,go.sum,main.go} | sha256sum | cut -c1-12)
 if [ "${1:-}" = --dir ]; then # where a part is: only for those whose name nobody can guess
   case "${2:-}" in
     peers) echo "$cache/$peers_dir" ;;
     clients) echo "$cache/$clients_dir" ;;
-    *) echo "--dir takes peers or clients" >&2; exit 2 ;;
+    temporal) echo "$cache/$temporal_dir" ;;
+    *) echo "--dir takes peers, clients or temporal" >&2; exit 2 ;;
   esac
   exit
 fi
@@ -87,10 +110,14 @@ for part in "$@"; do
     ocb | telemetrygen) into "$part-$COLLECTOR_VERSION" "$part" ;;
     versitygw) into "versitygw-$VERSITYGW_VERSION" versitygw ;;
     golangci-lint) into "golangci-lint-$GOLANGCI_LINT_VERSION" golangci_lint ;;
+    promtool | prometheus) into "$part-$PROMETHEUS_VERSION" "$part" ;;
+    amtool | alertmanager) into "$part-$ALERTMANAGER_VERSION" "$part" ;;
+    node_exporter) into "node_exporter-$NODE_EXPORTER_VERSION" node_exporter ;;
     peers) into "$peers_dir" peers ;;
-    iceberg) into "iceberg-$(short_sum "$here/iceberg/pom.xml")" iceberg ;;
-    python) python && into "duckdb-iceberg-$(short_sum "$here/python/duckdb-iceberg.txt")" duckdb_iceberg ;;
+    iceberg) into "iceberg-$(short_sum "$here/iceberg/jars.sha256")" iceberg ;;
+    python) python; into "duckdb-iceberg-$(short_sum "$here/python/duckdb-iceberg.txt")" duckdb_iceberg ;;
     clients) into "$clients_dir" clients ;;
-    *) echo "unknown part $part" >&2; sed -n 4p "$0" >&2; exit 2 ;;
+    temporal) into "$temporal_dir" temporal ;;
+    *) echo "unknown part $part" >&2; sed -n 's/^#   //p' "$0" >&2; exit 2 ;;
   esac
 done

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -35,12 +36,19 @@ type auditError struct {
 
 func (e auditError) Unwrap() error { return e.error }
 
+// Verdicts of an audit that came to its end.
+var (
+	errDiffers = errors.New("the stores differ from Kafka")
+	errNotAll  = errors.New("no difference found, but not all could be audited")
+)
+
 type auditOptions struct {
 	data, brokers, kafkaConfig                               string
 	clickhouse, clickhouseUser, clickhousePassword, database string
 	catalogURI, catalogType, catalogName                     string
 	warehouse, namespace                                     string
 	lakeProperties                                           map[string]string
+	aggregators                                              []string
 	stores, topics, ranges                                   []string
 	from, to                                                 string
 	json, quiet                                              bool
@@ -48,6 +56,7 @@ type auditOptions struct {
 	hotGroup, lakeGroup                                      string
 	erased                                                   []string
 	signKey                                                  string
+	metrics                                                  string
 }
 
 func newAudit() *cobra.Command {
@@ -74,6 +83,7 @@ command line is wrong; 3 no cell is running.`,
   pulsegrid audit --from 2h --tenant acme --quick
   pulsegrid audit --range otlp.logs.v1/3/120000-129999 --json | jq .differences
   pulsegrid audit --brokers kafka:9092 --clickhouse http://clickhouse:8123 --catalog-uri https://catalog --warehouse s3://lake/pulsegrid --certificates ./certificates
+  pulsegrid audit --config aggregator.yaml --certificates ./certificates
   pulsegrid audit verify ./certificates`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runAudit(cmd, o) },
@@ -95,11 +105,13 @@ command line is wrong; 3 no cell is running.`,
 	f.StringArrayVar(&o.erased, "erased", nil, "file that declares lawful deletions (docs/formats/erasures.md); may be repeated")
 	f.Float64Var(&c.CopiesPercent, "copies-percent", c.CopiesPercent, copiesUsage)
 	f.StringVar(&c.Certificates, "certificates", "", "directory to add the certificate to")
+	f.StringVar(&o.metrics, "metrics", "", "file to write the verdict to, for a node exporter's textfile collector (docs/slo.md)")
 	f.StringVar(&o.signKey, "sign-key", "", "private key to sign certificates with (`pulsegrid audit key new`)")
 	f.StringVar(&c.TempDir, "temp-dir", "", "directory of temporary files (default: the system's)")
 	f.BoolVar(&o.json, "json", false, "print the certificate instead of the summary")
 	f.BoolVar(&o.quiet, "quiet", false, "no progress on standard error")
 
+	f.StringArrayVar(&o.aggregators, "config", nil, "configuration of the aggregators that fill the stores, instead of the flags below; may be repeated, as for the Collector")
 	f.StringVar(&o.data, "data", defaultDataDir, "data directory of the running local cell, which the flags below default to")
 	f.StringVar(&c.Cell, "cell", "", "name of the cell, for the certificate")
 	f.StringVar(&o.brokers, "brokers", "", "HOST:PORT,... of Kafka")
@@ -120,7 +132,7 @@ command line is wrong; 3 no cell is running.`,
 }
 
 func runAudit(cmd *cobra.Command, o auditOptions) error {
-	config, err := o.resolve(time.Now())
+	config, err := o.resolve(cmd, time.Now())
 	if err != nil {
 		return err
 	}
@@ -132,10 +144,21 @@ func runAudit(cmd *cobra.Command, o auditOptions) error {
 	if err != nil {
 		return notAudited(cmd.Context(), err)
 	}
-	if o.json {
-		err = printCertificate(cmd.OutOrStdout(), c)
+	err = reportAudit(cmd.OutOrStdout(), c, config, o.json)
+	if o.metrics != "" {
+		if failed := writeAuditMetrics(o.metrics, c); failed != nil {
+			err = errors.Join(err, auditError{exitNotAudited, fmt.Errorf("--metrics: %w", failed)})
+		}
+	}
+	return err
+}
+
+// reportAudit prints a certificate; its error is the verdict.
+func reportAudit(w io.Writer, c *certificate.Certificate, config audit.Config, asJSON bool) (err error) {
+	if asJSON {
+		err = printCertificate(w, c)
 	} else {
-		err = printAudit(cmd.OutOrStdout(), c, config.Certificates)
+		err = printAudit(w, c, config.Certificates)
 	}
 	if err != nil {
 		return err
@@ -144,9 +167,9 @@ func runAudit(cmd *cobra.Command, o auditOptions) error {
 	case certificate.Equal:
 		return nil
 	case certificate.Different:
-		return auditError{exitFailed, errors.New("the stores differ from Kafka")}
+		return auditError{exitFailed, errDiffers}
 	}
-	return auditError{exitNotAudited, errors.New("no difference found, but not all could be audited")}
+	return auditError{exitNotAudited, errNotAll}
 }
 
 func notAudited(ctx context.Context, err error) error {
@@ -156,8 +179,8 @@ func notAudited(ctx context.Context, err error) error {
 	return auditError{exitNotAudited, fmt.Errorf("could not audit: %w", err)}
 }
 
-// resolve makes the audit's configuration of the flags and, where they leave something open, of the running local cell.
-func (o *auditOptions) resolve(now time.Time) (audit.Config, error) {
+// asked is the configuration with the records, deletions and signer that the flags name.
+func (o *auditOptions) asked(now time.Time) (audit.Config, error) {
 	c := o.config
 	wrong := func(flag string, err error) (audit.Config, error) {
 		return c, usageError{fmt.Errorf("%s: %w", flag, err)}
@@ -205,10 +228,25 @@ func (o *auditOptions) resolve(now time.Time) (audit.Config, error) {
 		}
 		c.Topics = append(c.Topics, t)
 	}
+	return c, nil
+}
+
+// resolve makes the audit's configuration of the flags and, where they leave something open, of the running local cell.
+func (o *auditOptions) resolve(cmd *cobra.Command, now time.Time) (audit.Config, error) {
+	c, err := o.asked(now)
+	if err != nil {
+		return c, err
+	}
+	wrong := func(flag string, err error) (audit.Config, error) {
+		return c, usageError{fmt.Errorf("%s: %w", flag, err)}
+	}
 	for _, s := range o.stores {
 		if s != certificate.Hot && s != certificate.Lake {
 			return wrong("--stores", fmt.Errorf("%q is neither %s nor %s", s, certificate.Hot, certificate.Lake))
 		}
+	}
+	if len(o.aggregators) > 0 {
+		return o.fromAggregators(cmd, c)
 	}
 	if o.kafkaConfig != "" {
 		if c.Kafka, err = readKafkaConfig(o.kafkaConfig); err != nil {
@@ -234,6 +272,39 @@ func (o *auditOptions) resolve(now time.Time) (audit.Config, error) {
 		c.Lake = &stored.LakeConfig{
 			CatalogType: catalogType(o.catalogType, o.catalogURI), CatalogName: o.catalogName, CatalogURI: o.catalogURI, Warehouse: o.warehouse,
 			Properties: o.lakeProperties, Namespace: o.namespace, Group: o.lakeGroup,
+		}
+	}
+	if err := c.Validate(); err != nil {
+		return c, usageError{err}
+	}
+	return c, nil
+}
+
+// aggregatorFlags say what the configuration of aggregators says, too.
+var aggregatorFlags = []string{
+	"brokers", "kafka-config", "clickhouse", "clickhouse-user", "database", "catalog-uri", "catalog-type", "catalog-name", "warehouse", "lake-property", "namespace", "group-hot", "group-lake",
+	"dedupe-window", "default-tenant", "quarantine-topic",
+}
+
+// fromAggregators completes a configuration with what aggregators are configured with.
+func (o *auditOptions) fromAggregators(cmd *cobra.Command, c audit.Config) (audit.Config, error) {
+	for _, flag := range aggregatorFlags {
+		if cmd.Flags().Changed(flag) {
+			return c, usageError{fmt.Errorf("--%s: --config says that already: give one of them", flag)}
+		}
+	}
+	stores := storesOptions{config: o.aggregators}
+	pipes, hot, err := stores.hot(cmd)
+	if err != nil {
+		return c, err
+	}
+	hot.asked(&c)
+	if !slices.Contains(o.stores, certificate.Hot) {
+		c.ClickHouse = nil
+	}
+	if slices.Contains(o.stores, certificate.Lake) {
+		if c.Lake, err = pipes.auditedLake(); err != nil {
+			return c, fmt.Errorf("configuration of the aggregators: %w", err)
 		}
 	}
 	if err := c.Validate(); err != nil {

@@ -88,7 +88,11 @@ func printAudit(w io.Writer, c *certificate.Certificate, dir string) error {
 	if len(c.Erasures) > 0 {
 		rows = [][]any{{"erasure", "tenant", "at", "by", "reason", "missing"}}
 		for _, e := range c.Erasures {
-			rows = append(rows, []any{oneLine(e.ID), oneLine(e.Tenant), e.At.Format(time.RFC3339), oneLine(e.By), oneLine(e.Reason), missing(e)})
+			of := e.Tenant
+			if e.Attribute != "" {
+				of += " by " + e.Attribute
+			}
+			rows = append(rows, []any{oneLine(e.ID), oneLine(of), e.At.Format(time.RFC3339), oneLine(e.By), oneLine(e.Reason), missing(e)})
 		}
 		table(rows...)
 	}

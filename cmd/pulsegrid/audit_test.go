@@ -7,6 +7,8 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -26,6 +28,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/exporter/icebergexporter"
 	"github.com/pulsegrid/pulsegrid/internal/audit"
 	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
+	"github.com/pulsegrid/pulsegrid/internal/chengine"
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
@@ -36,8 +39,8 @@ import (
 
 // aggregated is a cell whose stores the aggregator's own components have filled.
 type aggregated struct {
-	brokers, catalog, warehouse string
-	hot                         *clickhousetest.Server
+	brokers, catalog, warehouse, hotDir string
+	hot                                 *clickhousetest.Server
 }
 
 // flags reach the cell.
@@ -45,15 +48,21 @@ func (a aggregated) flags(more ...string) []string {
 	return append([]string{"audit", "--quiet", "--brokers", a.brokers, "--clickhouse", a.hot.URL, "--catalog-uri", "file:" + a.catalog, "--warehouse", "file://" + a.warehouse}, more...)
 }
 
-// aggregate produces records of each signal, every field set in some, some of them twice, and one that is no OTLP; then it has each store's pipeline take them.
-func aggregate(t *testing.T) aggregated {
+// storeAll produces records of each signal, every field set in some, some of them twice, one that is no OTLP, and more; then it has each store's pipeline take them.
+func storeAll(t *testing.T, more ...*kgo.Record) aggregated {
 	t.Helper()
-	dir := t.TempDir()
-	a := aggregated{catalog: filepath.Join(dir, "catalog.db"), warehouse: filepath.Join(dir, "lake"), hot: clickhousetest.Start(t)}
 	k, err := kfake.NewCluster(kfake.NumBrokers(1))
 	require.NoError(t, err)
 	t.Cleanup(k.Close)
-	a.brokers = k.ListenAddrs()[0]
+	return storeAllOf(t, k.ListenAddrs()[0], more...)
+}
+
+// storeAllOf is storeAll with that Kafka.
+func storeAllOf(t *testing.T, broker string, more ...*kgo.Record) aggregated {
+	t.Helper()
+	dir := t.TempDir()
+	a := aggregated{brokers: broker, catalog: filepath.Join(dir, "catalog.db"), warehouse: filepath.Join(dir, "lake"), hotDir: t.TempDir()}
+	a.hot = clickhousetest.StartWith(t, chengine.Options{Dir: a.hotDir})
 	client, err := kgo.NewClient(kgo.SeedBrokers(a.brokers))
 	require.NoError(t, err)
 	t.Cleanup(client.Close)
@@ -74,7 +83,7 @@ func aggregate(t *testing.T) aggregated {
 			records = append(records, &kgo.Record{Topic: s.Topic(), Key: []byte{byte(seed)}, Value: value, Headers: []kgo.RecordHeader{{Key: envelope.HeaderTenant, Value: []byte("acme")}}})
 		}
 	}
-	records = append(records, &kgo.Record{Topic: signal.Logs.Topic(), Value: []byte("no OTLP")})
+	records = append(append(records, more...), &kgo.Record{Topic: signal.Logs.Topic(), Value: []byte("no OTLP")})
 	require.NoError(t, client.ProduceSync(t.Context(), records...).FirstErr())
 	for _, r := range records[:len(records)-1] { // agents and gateways send again
 		if r.Key[0]%3 == 0 {
@@ -103,12 +112,19 @@ func aggregate(t *testing.T) aggregated {
 // pipeline runs a receiver and the exporters of one store, as a Collector does.
 func (a aggregated) pipeline(t *testing.T, group string, f exporter.Factory, config map[string]any) (stop func()) {
 	t.Helper()
+	return a.pipelineOf(t, map[string]any{"group_id": group}, f, config)
+}
+
+// pipelineOf is pipeline with that configuration of the receiver.
+func (a aggregated) pipelineOf(t *testing.T, from map[string]any, f exporter.Factory, config map[string]any) (stop func()) {
+	t.Helper()
 	ctx, host := t.Context(), componenttest.NewNopHost()
 	cfg := f.CreateDefaultConfig()
 	require.NoError(t, confmap.NewFromStringMap(config).Unmarshal(cfg))
 	rf := mskreceiver.NewFactory()
 	rcfg := rf.CreateDefaultConfig()
-	require.NoError(t, confmap.NewFromStringMap(map[string]any{"brokers": []any{a.brokers}, "group_id": group, "block": map[string]any{"max_age": "50ms"}}).Unmarshal(rcfg))
+	from["brokers"], from["block"] = []any{a.brokers}, map[string]any{"max_age": "50ms"}
+	require.NoError(t, confmap.NewFromStringMap(from).Unmarshal(rcfg))
 	es := exporter.Settings{ID: component.NewID(f.Type()), TelemetrySettings: componenttest.NewNopTelemetrySettings()}
 	rs := receiver.Settings{ID: component.NewID(rf.Type()), TelemetrySettings: componenttest.NewNopTelemetrySettings()}
 	var parts []component.Component // in the order of their stop
@@ -147,14 +163,29 @@ func (a aggregated) pipeline(t *testing.T, group string, f exporter.Factory, con
 // Guarantees: the audit, which shares neither decoder nor dedupe with them, first finds every row as it must be, and then what is missing; its exit
 // codes and certificates say so, and a certificate that is changed afterwards is found.
 func TestAuditOfTheAggregatorsOwnRows(t *testing.T) {
-	a := aggregate(t)
+	a := storeAll(t)
 	certificates, key := filepath.Join(t.TempDir(), "certificates"), filepath.Join(t.TempDir(), "audit.key")
 	out, code, err := run(t, "audit", "key", "new", key)
 	require.NoError(t, err, out)
 	require.Zero(t, code)
-	out, code, err = run(t, a.flags("--certificates", certificates, "--sign-key", key, "--rollups")...)
+	metrics := filepath.Join(t.TempDir(), "pulsegrid.prom")
+	verdict := func() (verdict string) {
+		text, err := os.ReadFile(metrics)
+		require.NoError(t, err)
+		for _, m := range regexp.MustCompile(`(?m)^pulsegrid_audit\{verdict="(\w+)"\} 1$`).FindAllStringSubmatch(string(text), -1) {
+			verdict += m[1]
+		}
+		ended := regexp.MustCompile(`(?m)^pulsegrid_audit_end_time_seconds (\d+)$`).FindStringSubmatch(string(text))
+		require.NotNil(t, ended, "%s", text)
+		at, err := strconv.ParseInt(ended[1], 10, 64)
+		require.NoError(t, err)
+		require.WithinDuration(t, time.Now(), time.Unix(at, 0), time.Minute)
+		return verdict
+	}
+	out, code, err = run(t, a.flags("--certificates", certificates, "--sign-key", key, "--rollups", "--metrics", metrics)...)
 	require.NoError(t, err, out)
 	require.Zero(t, code)
+	require.Equal(t, "equal", verdict())
 	require.Contains(t, out, "equal: each event is in each store once, as it was sent\n")
 
 	require.Regexp(t, `WARNING: logs: \d\d\.\d % of \d+ events are copies \(limit 5 %\), \d+ by rule (content|request).* Check: agents send`, out)
@@ -174,8 +205,13 @@ func TestAuditOfTheAggregatorsOwnRows(t *testing.T) {
 	require.NoError(t, os.WriteFile(erased, []byte("format: 1\nerasures:\n  - {id: a, by: b, at: "+time.Now().Add(time.Hour).Format(time.RFC3339)+", reason: c, tenant: acme, stores: [clickhouse]}\n"), 0o644))
 
 	a.hot.Exec("ALTER TABLE pulsegrid.logs DELETE WHERE event_id = (SELECT min(event_id) FROM pulsegrid.logs) SETTINGS mutations_sync = 2")
-	out, code, err = run(t, a.flags("--certificates", certificates, "--sign-key", key, "--json")...)
+	out, code, err = run(t, a.flags("--certificates", certificates, "--sign-key", key, "--json", "--metrics", metrics)...)
 	require.ErrorContains(t, err, "differ")
+	require.Equal(t, 1, code)
+	require.Equal(t, "different", verdict())
+	_, code, err = run(t, a.flags("--metrics", filepath.Join(metrics, "no", "directory"))...)
+	require.ErrorContains(t, err, "differ", "what was found is told all the same")
+	require.ErrorContains(t, err, "--metrics: ")
 	require.Equal(t, 1, code)
 	var c certificate.Certificate
 	require.NoError(t, json.Unmarshal([]byte(out), &c), out)
@@ -202,9 +238,10 @@ func TestAuditOfTheAggregatorsOwnRows(t *testing.T) {
 	require.Zero(t, code)
 
 	a.hot.Kill()
-	out, code, err = run(t, a.flags()...)
+	out, code, err = run(t, a.flags("--metrics", metrics)...)
 	require.Error(t, err)
 	require.Equal(t, 2, code)
+	require.Equal(t, "incomplete", verdict())
 	require.Contains(t, out, "INCOMPLETE")
 	require.Contains(t, out, "does not answer")
 

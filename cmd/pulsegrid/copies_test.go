@@ -34,7 +34,7 @@ func TestStatusShowsCopiesWithExamples(t *testing.T) {
 	state := cell.State{Endpoints: cell.Endpoints{Kafka: k.ListenAddrs()[0]}}
 	require.Empty(t, addExamples(t.Context(), state, copies))
 	var out strings.Builder
-	require.NoError(t, printStatus(&out, state, cell.Figures{Copies: copies}, 5))
+	require.NoError(t, printStatus(&out, state, cell.Figures{Copies: copies}, nil, 5))
 	require.Contains(t, out.String(), `copies since the aggregator started
 signal   events  copies  share    by rule
 traces   7       0       0.00 %   -
@@ -43,7 +43,7 @@ logs     1000    100     10.00 %  content 60, request 40
   logs, rule content, of a repeated request: otlp.logs.v1/0/1#0 repeats 0#0, tenant default
 WARNING: logs: 10.0 % of 1000 events are copies (limit 5 %), 60 by rule content, 40 by rule request. Check: agents send events again`)
 	out.Reset()
-	require.NoError(t, printStatus(&out, state, cell.Figures{Copies: copies}, 10))
+	require.NoError(t, printStatus(&out, state, cell.Figures{Copies: copies}, nil, 10))
 	require.NotContains(t, out.String(), "WARNING")
 
 	state.Endpoints.Kafka = "127.0.0.1:1"

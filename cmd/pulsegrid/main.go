@@ -6,8 +6,10 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -80,7 +82,7 @@ Exit codes: 0 done; 1 failed, unhealthy or invalid; 2 wrong command line; 3 no c
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())}
 	})
-	root.AddCommand(newLocal(), newStatus(), newQuery(), newTail(), newAudit(), newQuarantine(), newValidate(), newTenant(), newVersion())
+	root.AddCommand(newLocal(), newStatus(), newQuery(), newTail(), newAudit(), newProbe(), newAlerts(), newJob(), newQuarantine(), newValidate(), newSchema(), newTenant(), newVersion())
 	return root
 }
 
@@ -121,4 +123,11 @@ func newVersion() *cobra.Command {
 			return err
 		},
 	}
+}
+
+// printJSON prints a value for programs, and for people who read it.
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
 }

@@ -28,9 +28,17 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
+// commandVariable makes the test binary the command, with the arguments that it holds, a line each: for tests that kill it.
+const commandVariable = "PULSEGRID_TEST_COMMAND"
+
 func TestMain(m *testing.M) {
 	chengine.RunChildIfAsked()
-	goleak.VerifyTestMain(m)
+	if args := os.Getenv(commandVariable); args != "" {
+		os.Args = append(os.Args[:1], strings.Split(args, "\n")...)
+		main()
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick")) // sarama's, for the life of the process
 }
 
 // run runs the command line as main does.
@@ -43,6 +51,17 @@ func run(t *testing.T, args ...string) (stdout string, code int, err error) {
 	root.SetArgs(args)
 	err = root.ExecuteContext(t.Context())
 	return out.String(), exitCode(err), err
+}
+
+// ends runs a command line that must end with an exit code, and returns what it printed, with its error.
+func ends(t *testing.T, code int, args ...string) string {
+	t.Helper()
+	out, got, err := run(t, args...)
+	require.Equal(t, code, got, "%v\n%s", err, out)
+	if err != nil {
+		out += err.Error()
+	}
+	return out
 }
 
 func TestEveryCommandHasAnExample(t *testing.T) {

@@ -13,7 +13,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/pulsegrid/pulsegrid/internal/fileset"
 	"github.com/pulsegrid/pulsegrid/internal/quarantine"
 	"github.com/pulsegrid/pulsegrid/internal/repair"
 	"github.com/pulsegrid/pulsegrid/internal/schema"
@@ -81,9 +80,11 @@ func (o *repairOptions) run(ctx context.Context, w io.Writer, file string) error
 		c.Unknown = schema.Strict
 	}
 	if !o.noSchemas {
-		if c.Checker, err = loadSchemas(ctx, o.schemas); err != nil {
+		registry, err := loadRegistry(ctx, "--schemas", o.schemas)
+		if err != nil {
 			return err
 		}
+		c.Checker = schema.NewChecker(registry, schema.DefaultLimits())
 	}
 	if c.Kafka, err = kafkaOpts(o.data, o.brokers); err != nil {
 		return err
@@ -102,26 +103,6 @@ func (o *repairOptions) run(ctx context.Context, w io.Writer, file string) error
 		return printed
 	}
 	return err
-}
-
-// loadSchemas refuses schemas of which a file is at fault: an event must not pass because its schema is missing.
-func loadSchemas(ctx context.Context, location string) (*schema.Checker, error) {
-	source, err := fileset.Open(ctx, location)
-	if err != nil {
-		return nil, usageError{fmt.Errorf("--schemas: %w", err)}
-	}
-	l := schema.NewLoader(source)
-	report, err := l.Reload(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("--schemas: %w", err)
-	}
-	if len(report.Refused) > 0 {
-		return nil, fmt.Errorf("--schemas %s: %w", location, report.Refused[0])
-	}
-	if report.Files == 0 {
-		return nil, usageError{fmt.Errorf("--schemas: %s holds no schemas", location)}
-	}
-	return schema.NewChecker(l.Registry(), schema.DefaultLimits()), nil
 }
 
 // exampler prints the first events of each rule, before and after.

@@ -1,13 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
+	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,6 +17,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/audit"
 	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
 	"github.com/pulsegrid/pulsegrid/internal/cell"
+	"github.com/pulsegrid/pulsegrid/internal/refusals"
 )
 
 // statusInterval is the time between the two looks from which rates come.
@@ -23,9 +26,10 @@ const statusInterval = time.Second
 func newStatus() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show the running cell: endpoints, hops, lag, freshness, topics",
+		Short: "Show the running cell: endpoints, hops, lag, freshness, topics, refusals",
 		Long: `Show the running cell once: endpoints, what each hop has done and does now, what waits in Kafka, how fresh the stores are, and how many copies of
-events dedupe has removed since the aggregator started, with examples from the newest records of Kafka. Too many copies are a warning.
+events dedupe has removed since the aggregator started, with examples from the newest records of Kafka. Too many copies are a warning. What the
+gateway refused, requests or events of them, is shown by kind, from its log: status, reason, tenant, sender, how many, an example.
 Exit code 1 if any part is unhealthy, 3 if no cell is running.`,
 		Example: `  pulsegrid status
   pulsegrid status --json | jq .Hops`,
@@ -43,16 +47,19 @@ Exit code 1 if any part is unhealthy, 3 if no cell is running.`,
 		if err != nil {
 			return err
 		}
+		refused, err := refusedByGateway(state)
+		if err != nil {
+			f.Problems = append(f.Problems, fmt.Sprintf("log of the gateway: %v", err))
+		}
 		f.Problems = append(f.Problems, addExamples(cmd.Context(), state, f.Copies)...)
 		if *asJSON {
-			enc := json.NewEncoder(cmd.OutOrStdout())
-			enc.SetIndent("", "  ")
-			err = enc.Encode(struct {
+			err = printJSON(cmd.OutOrStdout(), struct {
 				cell.State
 				cell.Figures
-			}{state, f})
+				Refused []refusals.Line // by the gateway, newest first
+			}{state, f, refused})
 		} else {
-			err = printStatus(cmd.OutOrStdout(), state, f, *limit)
+			err = printStatus(cmd.OutOrStdout(), state, f, refused, *limit)
 		}
 		if err != nil {
 			return err
@@ -106,6 +113,43 @@ func addExamples(ctx context.Context, state cell.State, copies []certificate.Sig
 	return nil
 }
 
+// refusedByGateway are the kinds of refusals that the gateway's log tells of.
+func refusedByGateway(state cell.State) ([]refusals.Line, error) {
+	for _, p := range state.Processes {
+		if p.Name == cell.HopGateway {
+			return refusals.Newest(p.Log)
+		}
+	}
+	return nil, nil
+}
+
+// maxRefused kinds are printed.
+const maxRefused = 20
+
+// refusedLines are the table of refusals.
+func refusedLines(refused []refusals.Line) []string {
+	if len(refused) == 0 {
+		return []string{"refused by the gateway: nothing in its log"}
+	}
+	var b strings.Builder
+	b.WriteString("refused by the gateway, the newest line of each kind in its log\n")
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(w, "last\trequests\tevents\tanswer\treason\ttenant\tsender\texample") // a Builder takes everything
+	for _, r := range refused[:min(len(refused), maxRefused)] {
+		events := "-"
+		if r.Events > 0 {
+			events = strconv.FormatInt(r.Events, 10)
+		}
+		_, _ = fmt.Fprintf(w, "%s\t%d\t%s\t%s %s\t%s\t%s\t%s\t%s\n", r.Last.Local().Format(time.DateTime), r.Requests, events, r.Protocol, r.Status,
+			strings.TrimSpace(r.Reason+" "+r.Detail), cmp.Or(r.Tenant, "-"), cmp.Or(r.Sender, "-"), r.Example)
+	}
+	_ = w.Flush()
+	if more := len(refused) - maxRefused; more > 0 {
+		fmt.Fprintf(&b, "and %d more kinds", more)
+	}
+	return strings.Split(strings.TrimRight(b.String(), "\n"), "\n")
+}
+
 func verdict(state cell.State, f cell.Figures) error {
 	if !state.Ready {
 		return errors.New("the cell is still starting")
@@ -116,11 +160,12 @@ func verdict(state cell.State, f cell.Figures) error {
 	return nil
 }
 
-func printStatus(w io.Writer, s cell.State, f cell.Figures, limit float64) error {
+func printStatus(w io.Writer, s cell.State, f cell.Figures, refused []refusals.Line, limit float64) error {
 	lines := []string{fmt.Sprintf("cell %s, process %d, since %s, data in %s", s.Version, s.PID, s.Started.Format(time.RFC3339), s.DataDir)}
 	section := func(more []string) { lines = append(append(lines, ""), more...) }
 	section(cell.EndpointLines(s.Endpoints))
 	section(cell.HopLines(f))
+	section(refusedLines(refused))
 	section(cell.TopicLines(f))
 	var copies strings.Builder
 	if err := writeCopies(&copies, f.Copies, limit); err != nil {

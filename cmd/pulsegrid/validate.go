@@ -89,17 +89,8 @@ func validate(ctx context.Context, binary, path string) (problem string, err err
 
 // composed returns what is wrong with the pipelines as a whole: components that are each right, in a wrong order or with one missing.
 func composed(ctx context.Context, path string) (problem string) {
-	resolver, err := confmap.NewResolver(confmap.ResolverSettings{
-		URIs:              []string{"file:" + path},
-		ProviderFactories: []confmap.ProviderFactory{fileprovider.NewFactory(), envprovider.NewFactory()},
-		DefaultScheme:     "env",
-		ProviderSettings:  confmap.ProviderSettings{Logger: zap.NewNop()},
-	})
+	conf, err := resolve(ctx, path)
 	if err != nil {
-		return err.Error()
-	}
-	conf, err := resolver.Resolve(ctx)
-	if err := errors.Join(err, resolver.Shutdown(ctx)); err != nil {
 		return err.Error()
 	}
 	quarantine := quarantineprocessor.NewFactory().CreateDefaultConfig().(*quarantineprocessor.Config)
@@ -108,6 +99,25 @@ func composed(ctx context.Context, path string) (problem string) {
 		return err.Error()
 	}
 	return ""
+}
+
+// resolve reads a configuration of the Collector, each file over those before it, with the variables that it names.
+func resolve(ctx context.Context, paths ...string) (*confmap.Conf, error) {
+	uris := make([]string, len(paths))
+	for i, path := range paths {
+		uris[i] = "file:" + path
+	}
+	resolver, err := confmap.NewResolver(confmap.ResolverSettings{
+		URIs:              uris,
+		ProviderFactories: []confmap.ProviderFactory{fileprovider.NewFactory(), envprovider.NewFactory()},
+		DefaultScheme:     "env",
+		ProviderSettings:  confmap.ProviderSettings{Logger: zap.NewNop()},
+	})
+	if err != nil {
+		return nil, err
+	}
+	conf, err := resolver.Resolve(ctx)
+	return conf, errors.Join(err, resolver.Shutdown(ctx))
 }
 
 // collectorProblem takes the error out of the Collector's output: it prints it twice, once as a log line.

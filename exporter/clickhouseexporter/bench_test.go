@@ -132,6 +132,44 @@ func BenchmarkFsync(b *testing.B) {
 	}
 }
 
+// BenchmarkIndexes tells what the skip indexes for tools cost an insert: the same realistic events go in turn into two engines, without and with. Merges build the indexes;
+// the engines' CPU seconds include them, and a last merge of all parts.
+//
+//	go test -run - -bench Indexes -benchtime 10x -count 6 ./exporter/clickhouseexporter
+func BenchmarkIndexes(b *testing.B) {
+	for _, tc := range []struct {
+		signal  signal.Signal
+		indexes []string
+	}{
+		{signal.Logs, []string{"idx_trace_id_hex", "idx_body_lower"}}, {signal.Logs, []string{"idx_trace_id_hex"}}, {signal.Logs, []string{"idx_body_lower"}},
+		{signal.Traces, []string{"idx_trace_id_hex"}},
+	} {
+		b.Run(tc.signal.String()+"/"+strings.Join(tc.indexes, "+"), func(b *testing.B) {
+			without, with := newBenchSide(b, tc.signal, func(*Config) {}, true), newBenchSide(b, tc.signal, func(*Config) {}, true)
+			table := "pulsegrid." + with.e.table.Name
+			for _, x := range tc.indexes {
+				without.ch.Exec("ALTER TABLE " + table + " DROP INDEX " + x + " SETTINGS mutations_sync = 2")
+			}
+			request := otlptest.Realistic(tc.signal, 1, benchRows)
+			for b.Loop() {
+				without.insert(b, request)
+				with.insert(b, request)
+			}
+			b.StopTimer()
+			var cpu, bytes [2]float64
+			for i, side := range []*benchSide{without, with} {
+				side.ch.Exec("OPTIMIZE TABLE " + table + " FINAL")
+				cpu[i] = float64(side.cpu(b).Microseconds()) / float64(b.N*benchRows)
+				bytes[i] = float64(side.ch.QueryInt("SELECT sum(bytes_on_disk) FROM system.parts WHERE active AND table = '"+side.e.table.Name+"'")) / float64(b.N*benchRows)
+			}
+			b.ReportMetric(cpu[0], "without-us/event")
+			b.ReportMetric(cpu[1], "with-us/event")
+			b.ReportMetric(cpu[1]/cpu[0], "ratio")
+			b.ReportMetric(bytes[1]-bytes[0], "more-B/event")
+		})
+	}
+}
+
 // benchSide is an exporter and its engine.
 type benchSide struct {
 	e      *chExporter

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -135,26 +136,40 @@ func (c *client) exec(ctx context.Context, statement string) error {
 	return err
 }
 
-// rows runs a SELECT and decodes one JSON object a row. params are ClickHouse's query parameters.
+// rows runs a SELECT and decodes one JSON object a row. params are ClickHouse's query parameters. The format has an end of its own: a server whose disk is full
+// may answer status 200 and nothing, which must not be taken for no rows.
 func rows[T any](ctx context.Context, c *client, query string, params map[string]string) ([]T, error) {
 	settings := map[string]string{"output_format_json_quote_64bit_integers": "0"}
 	for k, v := range params {
 		settings["param_"+k] = v
 	}
-	answer, err := c.do(ctx, settings, newBody(query+" FORMAT JSONEachRow", nil))
+	answer, err := c.do(ctx, settings, newBody(query+" FORMAT JSON", nil))
 	if err != nil {
 		return nil, err
 	}
-	var out []T
-	dec := json.NewDecoder(bytes.NewReader(answer))
-	for dec.More() {
-		var row T
-		if err := dec.Decode(&row); err != nil {
-			return nil, &storeError{class: retryable, code: codeOther, cause: fmt.Errorf("decode the answer: %w", err)}
-		}
-		out = append(out, row)
+	var out struct {
+		Data []T  `json:"data"`
+		Rows *int `json:"rows"`
 	}
-	return out, nil
+	if err = json.Unmarshal(answer, &out); err == nil && (out.Rows == nil || *out.Rows != len(out.Data)) {
+		err = errors.New("it does not end as it must")
+	}
+	if err != nil {
+		return nil, &storeError{class: retryable, code: codeOther, cause: fmt.Errorf("the answer to a query is not whole: %d bytes: %w", len(answer), err)}
+	}
+	return out.Data, nil
+}
+
+// row is rows of a query that has one.
+func row[T any](ctx context.Context, c *client, query string, params map[string]string) (one T, err error) {
+	found, err := rows[T](ctx, c, query, params)
+	if err == nil && len(found) != 1 {
+		err = &storeError{class: retryable, code: codeOther, cause: fmt.Errorf("the answer has %d rows, want one", len(found))}
+	}
+	if err != nil {
+		return one, err
+	}
+	return found[0], nil
 }
 
 // exceptionText finds an exception in an answer: at its beginning, or, where it broke off a response that had begun with status

@@ -82,6 +82,9 @@ type Config struct {
 	// RollupRetentionDays is how many days after the rows' receipt each rollup is kept.
 	RollupRetentionDays RollupRetention `mapstructure:"rollup_retention_days"`
 
+	// ToolViews creates the views that Grafana, ClickStack and BI tools read (docs/tools.md). Default true. False leaves views that exist alone.
+	ToolViews bool `mapstructure:"tool_views"`
+
 	// Cluster, where set, adds ON CLUSTER to every statement that changes a table. Default: none.
 	Cluster string `mapstructure:"cluster"`
 
@@ -150,6 +153,7 @@ func createDefaultConfig() component.Config {
 		Schema:               SchemaCreate,
 		RetentionDays:        defaultRetentionDays,
 		Rollups:              true,
+		ToolViews:            true,
 		RollupRetentionDays:  RollupRetention{Seconds10: 60, Minute: 180, Hour: 800},
 		DeduplicationWindow:  defaultDedupWindow,
 		DeduplicationPeriod:  defaultDedupPeriod,

@@ -54,6 +54,7 @@ func TestEveryKeyOfTheExampleIsRead(t *testing.T) {
 	require.False(t, cfg.Rollups)
 	require.Equal(t, RollupRetention{Seconds10: 100, Minute: 200, Hour: 0}, cfg.RollupRetentionDays)
 	require.False(t, cfg.Ledger)
+	require.False(t, cfg.ToolViews)
 	require.Equal(t, 8, cfg.MaxConcurrentInserts)
 }
 

@@ -43,7 +43,7 @@ func toInserts(handler http.HandlerFunc) http.HandlerFunc {
 			handler(w, r)
 			return
 		}
-		_, _ = io.WriteString(w, `{"server": "one", "start": 1, "entries": 0, "next": 0, "holes": 0, "hole": 0, "strange": 0}`)
+		_, _ = io.WriteString(w, `{"data": [{"server": "one", "start": 1, "entries": 0, "next": 0, "holes": 0, "hole": 0, "strange": 0}], "rows": 1}`)
 	}
 }
 

@@ -98,7 +98,7 @@ func (e *chExporter) look(ctx context.Context, v *view, b block.Block, rec arrow
 // heldOf asks the ledger. Entries without a topic id are an older version's. They do not count for a group that begins anew: so it
 // does when a topic was made anew.
 func (e *chExporter) heldOf(ctx context.Context, b block.Block) (held, error) {
-	found, err := rows[held](ctx, e.client, `SELECT count() AS entries, if(entries = 0, 0, max(last_offset) + 1) AS next, countIf(behind < first_offset) AS holes, minIf(behind, behind < first_offset) AS hole,
+	found, err := row[held](ctx, e.client, `SELECT count() AS entries, if(entries = 0, 0, max(last_offset) + 1) AS next, countIf(behind < first_offset) AS holes, minIf(behind, behind < first_offset) AS hole,
 	(SELECT count() FROM `+e.schema.quoted(e.cfg.ledgerName())+` WHERE kafka_topic = {topic:String} AND kafka_partition = {partition:Int32} AND topic_id NOT IN ({id:String}, '')) AS strange
 FROM (
 	SELECT first_offset, last_offset, if((row_number() OVER w) = 1, first_offset, max(last_offset + 1) OVER (w ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) AS behind
@@ -110,7 +110,7 @@ FROM (
 	if err != nil {
 		return held{}, notStored("look the partition up in table "+e.schema.name(e.cfg.ledgerName()), err)
 	}
-	return found[0], nil
+	return found, nil
 }
 
 // ofPartition is the condition of ledger entries that count for a block.
@@ -178,7 +178,7 @@ func (e *chExporter) lookBehind(ctx context.Context, v *view, b block.Block, rec
 		return err
 	}
 	oldest, _ := receivedRange(rec)
-	found, err := rows[struct {
+	found, err := row[struct {
 		Next int64 `json:"next"`
 	}](ctx, e.client, "SELECT if(count() = 0, 0, max(kafka_offset) + 1) AS next FROM "+e.schema.quoted(e.table.Name)+
 		" WHERE kafka_topic = {topic:String} AND kafka_partition = {partition:Int32} AND kafka_offset >= {from:Int64}"+
@@ -188,7 +188,7 @@ func (e *chExporter) lookBehind(ctx context.Context, v *view, b block.Block, rec
 	if err != nil {
 		return notStored("look for the partition's newest rows in table "+e.schema.name(e.table.Name), err)
 	}
-	v.clear, v.unseen = max(v.clear, found[0].Next), false
+	v.clear, v.unseen = max(v.clear, found.Next), false
 	return nil
 }
 

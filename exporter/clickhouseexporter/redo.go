@@ -247,14 +247,14 @@ func (e *chExporter) storedSince(ctx context.Context, s signal.Signal, since tim
 		return c.n, nil
 	}
 	at := time.Now()
-	found, err := rows[struct {
+	found, err := row[struct {
 		N int `json:"n"`
 	}](ctx, e.client, "SELECT count() AS n FROM "+e.schema.quoted(e.cfg.ledgerName())+" WHERE signal = {signal:String} AND written_time >= fromUnixTimestamp64Milli({since:Int64})",
 		map[string]string{"signal": s.String(), "since": decimal(since.UnixMilli())})
 	if err != nil {
 		return 0, err
 	}
-	c.since, c.at, c.n = since, at, found[0].N
+	c.since, c.at, c.n = since, at, found.N
 	return c.n, nil
 }
 

@@ -1,11 +1,14 @@
 package clickhouseexporter
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -212,9 +215,15 @@ func TestEntriesThatAnOlderVersionWroteCount(t *testing.T) {
 func TestBlocksInDoubtBeyondTheWindowPassByThemselves(t *testing.T) {
 	ch := clickhousetest.Start(t)
 	small := func(c *Config) { c.MaxConcurrentInserts, c.DeduplicationWindow = 1, 20 }
-	var reads atomic.Int32
+	lookUps := map[string]int{"AS holes": 0, "LIMIT 1 BY": 0, "written_time >=": 0, "GROUP BY kafka_offset ORDER BY": 0} // by what only they have
 	endpoint := passing(t, ch, func(r *http.Request) bool { return !r.URL.Query().Has("async_insert") }, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-		reads.Add(1)
+		query, _ := io.ReadAll(r.Body)
+		for mark := range lookUps {
+			if strings.Contains(string(query), mark) {
+				lookUps[mark]++ // one at a time: so are the blocks
+			}
+		}
+		r.Body = io.NopCloser(bytes.NewReader(query))
 		next.ServeHTTP(w, r)
 	})
 	r := start(t, signal.Logs, config(ch.URL, small))
@@ -230,13 +239,23 @@ func TestBlocksInDoubtBeyondTheWindowPassByThemselves(t *testing.T) {
 
 	next := start(t, signal.Logs, config(endpoint, small))
 	w := next.worker(10)
-	reads.Store(0)
-	intended := time.Now().Add(-30 * time.Second)
+	begun := time.Now()
+	intended := begun.Add(-30 * time.Second)
 	for first := int64(10); first < 200; first += 10 {
 		require.NoError(t, w.take(t, first, first+9, func(b *block.Block) { b.Redo, b.Intended = true, intended }))
 	}
 	require.EqualValues(t, 19, next.sum(t, "clickhouse_redone_blocks", "redo="+redoCompared))
-	t.Logf("%d look-ups for 19 blocks", reads.Load())
+	atMost := func(n int, mark string) {
+		t.Helper()
+		require.Positive(t, lookUps[mark], mark)
+		require.LessOrEqual(t, lookUps[mark], n, mark)
+	}
+	elapsed := time.Since(begun)
+	looks := 2 + int(elapsed/lookAge)
+	atMost(looks, "AS holes")
+	atMost(looks, "LIMIT 1 BY")
+	atMost(looks+9, "GROUP BY kafka_offset ORDER BY") // and once for each block that was stored, to verify it
+	atMost(2+int(elapsed/countAge), "written_time >=")
 	rows := int64(2000 + 250)
 	require.EqualValues(t, rows, ch.QueryInt("SELECT count() FROM pulsegrid.logs"))
 	for _, suffix := range []string{"10s", "1m", "1h"} {

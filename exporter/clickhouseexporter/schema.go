@@ -25,6 +25,7 @@ type schema struct {
 	client *client
 	tables []wantedTable
 	views  []wantedView
+	tools  []columns.ToolView
 	logger *zap.Logger
 
 	ready atomic.Bool   // everything was seen to be right
@@ -36,6 +37,9 @@ type schema struct {
 func newSchema(cfg *Config, c *client, table *columns.Table, logger *zap.Logger) *schema {
 	s := &schema{cfg: cfg, client: c, logger: logger, turn: make(chan struct{}, 1)}
 	s.tables, s.views = wantedTables(cfg, table)
+	if cfg.ToolViews {
+		s.tools = table.ToolViews(cfg.Rollups)
+	}
 	s.ready.Store(cfg.Schema == SchemaOff)
 	return s
 }
@@ -100,7 +104,7 @@ func (s *schema) look(ctx context.Context) error {
 			return notStored("view "+s.name(v.name), err)
 		}
 	}
-	return nil
+	return s.lookAtToolViews(ctx)
 }
 
 func (s *schema) name(table string) string { return s.cfg.Database + "." + table }
@@ -131,7 +135,10 @@ func (s *schema) lookAt(ctx context.Context, t wantedTable) error {
 	if err := s.checkColumns(ctx, t, have); err != nil {
 		return err
 	}
-	return s.checkEngine(ctx, t)
+	if err := s.checkEngine(ctx, t); err != nil {
+		return err
+	}
+	return s.checkIndexes(ctx, t)
 }
 
 func (s *schema) missing(unless string) error {
@@ -194,6 +201,44 @@ func (s *schema) checkColumns(ctx context.Context, t wantedTable, have map[strin
 		return fmt.Errorf("add column %s: %w", strings.Join(missing, ", column "), err)
 	}
 	s.logger.Info("added columns to the table", zap.String("table", s.name(t.name)), zap.Strings("columns", missing))
+	return nil
+}
+
+// checkIndexes adds skip indexes that an older table lacks. Parts that are there get them when they are merged. No row depends on an index, so with schema: verify one that
+// is missing is a warning.
+func (s *schema) checkIndexes(ctx context.Context, t wantedTable) error {
+	if len(t.indexes) == 0 {
+		return nil
+	}
+	found, err := rows[struct {
+		Name string `json:"name"`
+	}](ctx, s.client, "SELECT name FROM system.data_skipping_indices WHERE database = {database:String} AND table = {table:String}", s.key(t.name))
+	if err != nil {
+		return fmt.Errorf("read its indexes: %w", err)
+	}
+	have := map[string]bool{}
+	for _, f := range found {
+		have[f.Name] = true
+	}
+	var missing, adds []string
+	for _, x := range t.indexes {
+		if !have[x.Name] {
+			missing, adds = append(missing, x.Name), append(adds, "ADD INDEX IF NOT EXISTS "+x.DDL)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	change := strings.Join(adds, ", ")
+	if s.cfg.Schema != SchemaCreate {
+		s.logger.Warn("the table lacks skip indexes, and queries that they would help read more", zap.String("table", s.name(t.name)), zap.Strings("indexes", missing),
+			zap.String("mend", "ALTER TABLE "+s.name(t.name)+" "+change+", or set schema: create"))
+		return nil
+	}
+	if err := s.alter(ctx, t, change); err != nil {
+		return fmt.Errorf("add index %s: %w", strings.Join(missing, ", "), err)
+	}
+	s.logger.Info("added skip indexes to the table", zap.String("table", s.name(t.name)), zap.Strings("indexes", missing))
 	return nil
 }
 

@@ -2,6 +2,7 @@ package clickhouseexporter
 
 import (
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -11,6 +12,8 @@ import (
 	"go.opentelemetry.io/collector/config/configopaque"
 	"go.opentelemetry.io/collector/consumer/consumererror"
 
+	"github.com/pulsegrid/pulsegrid/internal/columns"
+	"github.com/pulsegrid/pulsegrid/internal/ledger"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 	"github.com/pulsegrid/pulsegrid/internal/testkit/clickhousetest"
 )
@@ -67,6 +70,23 @@ func TestAnOlderTableGetsTheColumnsItLacks(t *testing.T) {
 	require.EqualValues(t, 20, ch.QueryInt("SELECT count() FROM pulsegrid.logs WHERE own_note = 'n' AND event_name = '' AND flags = 0"))
 	require.Equal(t, "event_name", ch.Query("SELECT name FROM system.columns WHERE database = 'pulsegrid' AND table = 'logs' AND position = 1 + (SELECT position FROM system.columns WHERE database = 'pulsegrid' AND table = 'logs' AND name = 'body_type')"))
 	require.EqualValues(t, len(r.table.Columns)+1, ch.QueryInt("SELECT count() FROM system.columns WHERE database = 'pulsegrid' AND table = 'logs'"))
+}
+
+func TestAnOlderTableGetsTheIndexesItLacks(t *testing.T) {
+	ch := clickhousetest.Start(t)
+	require.NoError(t, start(t, signal.Logs, config(ch.URL)).consumeLogs(t, 10, 0))
+	const indexes = "SELECT arrayStringConcat(arraySort(groupArray(name)), ' ') FROM system.data_skipping_indices WHERE database = 'pulsegrid' AND table = 'logs'"
+	const all = "idx_body idx_body_lower idx_time idx_trace_id idx_trace_id_hex"
+	require.Equal(t, all, ch.Query(indexes))
+	ch.Exec("ALTER TABLE pulsegrid.logs DROP INDEX idx_trace_id_hex, DROP INDEX idx_body_lower, ADD INDEX own body_type TYPE set(9) SETTINGS mutations_sync = 2")
+
+	verify := start(t, signal.Logs, config(ch.URL, mode(SchemaVerify)))
+	require.NoError(t, verify.schema.last, "no row depends on an index")
+	require.Equal(t, "idx_body idx_time idx_trace_id own", ch.Query(indexes))
+
+	require.NoError(t, start(t, signal.Logs, config(ch.URL)).consumeLogs(t, 10, 10))
+	require.Equal(t, all+" own", ch.Query(indexes))
+	require.EqualValues(t, 20, ch.QueryInt("SELECT count() FROM pulsegrid.logs WHERE hasToken(lower(body), 'declined')"), "of parts with the index and without")
 }
 
 func TestAColumnOfAnotherTypeIsNamedWithBothTypesUntilItIsMended(t *testing.T) {
@@ -227,11 +247,27 @@ func TestTablesKeepOverAPowerCutWhatTheyHaveTaken(t *testing.T) {
 
 func TestReplicatedTablesAreGivenAQuorum(t *testing.T) {
 	for engine, want := range map[string]string{"": "", "ReplicatedMergeTree": "auto", "ReplicatedMergeTree('/x', 'y')": "auto", "SharedMergeTree": ""} {
-		cfg := createDefaultConfig().(*Config)
-		cfg.Engine = engine
-		e := &chExporter{cfg: cfg}
-		require.Equal(t, want, e.insertSettings("token")["insert_quorum"], engine)
-		cfg.InsertQuorum = "0"
-		require.NotContains(t, e.insertSettings("token"), "insert_quorum")
+		for quorum, want := range map[string]string{"auto": want, "0": ""} {
+			var asked []string
+			endpoint := fake(t, func(_ http.ResponseWriter, r *http.Request) {
+				asked = append(asked, r.URL.Query().Get("insert_quorum"))
+			})
+			e := start(t, signal.Logs, config(endpoint, mode(SchemaOff), func(c *Config) { c.Engine, c.InsertQuorum = engine, quorum }))
+			require.Equal(t, want, e.insertSettings("token")["insert_quorum"], engine)
+			require.NoError(t, e.insertEntries(t.Context(), []ledger.Entry{{}}))
+			require.Equal(t, []string{want}, asked, "an entry says that its rows are stored: a replica must not have it without them")
+		}
+	}
+	require.Equal(t, "auto", createDefaultConfig().(*Config).InsertQuorum)
+}
+
+// An operator who makes the tables by the statements of SchemaCreate has the promises too.
+func TestStatementsThatMakeTablesSayThatInsertsAreWrittenThrough(t *testing.T) {
+	for engine, want := range map[string]bool{"": true, "ReplicatedMergeTree": true, "SharedMergeTree": false} {
+		cfg := config("", func(c *Config) { c.Engine = engine })
+		tables, _ := wantedTables(cfg, columns.Logs)
+		for _, table := range tables {
+			require.Equal(t, want && table.promises, strings.Contains(table.create[len(table.create)-1], "fsync_after_insert = 1, fsync_part_directory = 1"), "%s, engine %q", table.name, engine)
+		}
 	}
 }

@@ -28,14 +28,14 @@ func (e *chExporter) recognise(ctx context.Context) error {
 	if s.starts != nil && s.dialed == dialed {
 		return nil
 	}
-	found, err := rows[struct {
+	found, err := row[struct {
 		Server string `json:"server"`
 		Start  int64  `json:"start"`
 	}](ctx, e.client, "SELECT toString(serverUUID()) AS server, toUnixTimestamp(now()) - uptime() AS start", nil)
 	if err != nil {
 		return notStored("ask which server it is", err)
 	}
-	server, start := found[0].Server, found[0].Start
+	server, start := found.Server, found.Start
 	known := false
 	for _, at := range s.starts[server] {
 		known = known || at-startJitter <= start && start <= at+startJitter

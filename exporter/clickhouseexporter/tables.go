@@ -17,14 +17,15 @@ type wantedTable struct {
 	name       string
 	create     []string // statements, each of which may be run again
 	columns    []columns.ClickHouseColumn
-	extensible bool   // columns that it lacks may be added
-	key        string // its sorting key, which a column that it lacks may be part of; empty: not looked at
-	engine     string // how the name of its engine ends
-	promises   bool   // it must recognise inserts that come again, and keep what it has taken
-	ttlFrom    string // expression that its retention counts from
-	ttlDays    int    // 0: for ever
-	ttlKey     string // key of the config that says so
-	unless     string // key of the config with which it is not wanted
+	indexes    []columns.ClickHouseIndex // skip indexes that it should have
+	extensible bool                      // columns that it lacks may be added
+	key        string                    // its sorting key, which a column that it lacks may be part of; empty: not looked at
+	engine     string                    // how the name of its engine ends
+	promises   bool                      // it must recognise inserts that come again, and keep what it has taken
+	ttlFrom    string                    // expression that its retention counts from
+	ttlDays    int                       // 0: for ever
+	ttlKey     string                    // key of the config that says so
+	unless     string                    // key of the config with which it is not wanted
 }
 
 // wantedView is a materialized view as the exporter needs it.
@@ -32,15 +33,20 @@ type wantedView struct {
 	name, create, definition string
 }
 
-// wantedTables are the tables of one signal, in the order in which they are created, and the views, likewise.
-func wantedTables(cfg *Config, t *columns.Table) ([]wantedTable, []wantedView) {
-	options := columns.DDLOptions{
+// ddlOptions are what the config says of tables and views.
+func ddlOptions(cfg *Config) columns.DDLOptions {
+	return columns.DDLOptions{
 		Database: cfg.Database, Cluster: cfg.Cluster, Engine: cfg.Engine, TTLDays: cfg.RetentionDays,
 		DedupWindow: cfg.DeduplicationWindow, DedupSeconds: int(cfg.DeduplicationPeriod.Seconds()),
 		Fsync: cfg.Fsync && !strings.HasPrefix(cfg.Engine, "Shared"),
 	}
+}
+
+// wantedTables are the tables of one signal, in the order in which they are created, and the views, likewise.
+func wantedTables(cfg *Config, t *columns.Table) ([]wantedTable, []wantedView) {
+	options := ddlOptions(cfg)
 	tables := []wantedTable{{
-		name: t.Name, create: t.ClickHouseDDL(options), columns: t.ClickHouseColumns(), extensible: true, engine: "MergeTree", promises: true,
+		name: t.Name, create: t.ClickHouseDDL(options), columns: t.ClickHouseColumns(), indexes: t.ClickHouseIndexes(), extensible: true, engine: "MergeTree", promises: true,
 		ttlFrom: "toDateTime(ingest_time)", ttlDays: cfg.RetentionDays, ttlKey: "retention_days",
 	}}
 	var views []wantedView

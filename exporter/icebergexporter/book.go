@@ -202,7 +202,7 @@ func (h history) beforeAll(tbl *table.Table, tip *table.Snapshot) (before offset
 		maps.Copy(before, at)
 		switch up := snap.ParentSnapshotID; {
 		case up == nil:
-			joined = true
+			joined = h.end == endWhole // else the branch may lead here, behind the snapshots that are expired
 		case h.end == endCut && *up == *h.oldest.ParentSnapshotID:
 			joined = true // they part at a snapshot that is expired
 		}

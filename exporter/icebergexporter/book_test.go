@@ -234,3 +234,56 @@ func removeSnapshots(t *testing.T, cfg *Config, name string, ids ...int64) {
 	_, _, err = cat.CommitTable(t.Context(), table.Identifier{cfg.Namespace, name}, nil, []table.Update{table.NewRemoveSnapshotsUpdate(ids, false)})
 	require.NoError(t, err)
 }
+
+// foreignCommit is a snapshot of another engine, which changes nothing.
+func foreignCommit(t *testing.T, cfg *Config, name string) (id int64) {
+	t.Helper()
+	before := currentSnapshot(loaded(t, cfg, name))
+	pytest.Run(t, `
+import sys
+from pyiceberg.catalog import load_catalog
+uri, warehouse, ident = sys.argv[1:]
+table = load_catalog("pulsegrid", type="sql", uri="sqlite:///" + uri, warehouse=warehouse).load_table(ident)
+table.append(table.scan(row_filter="kafka_offset < 0").to_arrow().cast(table.schema().as_arrow()))
+`, cfg.Catalog.URI[len("file:"):], cfg.Catalog.Warehouse, cfg.Namespace+"."+name)
+	tbl := loaded(t, cfg, name)
+	id = currentSnapshot(tbl)
+	require.NotEqual(t, before, id)
+	require.Empty(t, commitID(tbl.CurrentSnapshot()))
+	return id
+}
+
+// A tag keeps the newest snapshot of the exporter, and another engine's snapshot behind it is expired: the branch's chain does not reach it.
+func TestASnapshotThatATagKeepsIsNotTakenForUndone(t *testing.T) {
+	for name, blocks := range map[string]int64{"it is the table's first": 1, "those before it are there": 3} {
+		t.Run(name, func(t *testing.T) {
+			cfg := lake(t)
+			h := start(t, cfg, columns.Logs)
+			for n := range blocks {
+				require.NoError(t, h.send(0, n*10, n*10+9))
+			}
+			gone := foreignCommit(t, cfg, "logs")
+			foreignCommit(t, cfg, "logs")
+			removeSnapshots(t, cfg, "logs", gone)
+			end := blocks * 10
+			require.NoError(t, h.sendFrom(0, end, end+9, end))
+			require.Equal(t, sorted(bodies(0, 0, end+9)), stored(t, cfg, "logs", "body"))
+		})
+	}
+}
+
+// Rolled back from 30 to 20, then another engine committed; the snapshot where both went apart is expired.
+func TestARollbackBehindAnExpiredSnapshotIsSeen(t *testing.T) {
+	cfg := lake(t)
+	h := start(t, cfg, columns.Logs)
+	require.NoError(t, h.send(0, 0, 9))
+	require.NoError(t, h.send(0, 10, 19))
+	apart := currentSnapshot(loaded(t, cfg, "logs"))
+	require.NoError(t, h.send(0, 20, 29))
+	rollBack(t, cfg, "logs", apart)
+	foreignCommit(t, cfg, "logs")
+	removeSnapshots(t, cfg, "logs", apart)
+	requireResume(t, h.sendFrom(0, 30, 39, 30), 20)
+	require.NoError(t, h.deliver(0, 20, 39, 20))
+	require.Equal(t, sorted(bodies(0, 0, 39)), stored(t, cfg, "logs", "body"))
+}

@@ -78,10 +78,10 @@ func TestCatalogPropertiesSayWhatIsConfigured(t *testing.T) {
 	cfg.Catalog.Properties = map[string]configopaque.String{"glue.region": "eu-west-1"}
 	cfg.S3 = S3Config{Region: "eu-west-1"}
 	require.NoError(t, cfg.Validate())
-	require.Equal(t, iceberg.Properties{"type": "glue", "uri": "", "warehouse": "s3://bucket/lake", "glue.region": "eu-west-1", "s3.region": "eu-west-1"}, cfg.catalogProperties())
+	require.Equal(t, iceberg.Properties{"type": "glue", "uri": "", "warehouse": "s3://bucket/lake", "glue.region": "eu-west-1", "s3.region": "eu-west-1"}, cfg.CatalogProperties())
 
 	cfg.S3 = S3Config{Endpoint: "http://127.0.0.1:1", PathStyle: true, AccessKeyID: "id", SecretAccessKey: "secret"}
-	p := cfg.catalogProperties()
+	p := cfg.CatalogProperties()
 	require.Equal(t, "false", p["s3.force-virtual-addressing"])
 	require.Equal(t, "secret", p["s3.secret-access-key"])
 }

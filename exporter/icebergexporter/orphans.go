@@ -8,7 +8,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"path"
-	"regexp"
 	"time"
 
 	"github.com/apache/iceberg-go"
@@ -16,13 +15,15 @@ import (
 	"github.com/apache/iceberg-go/table"
 	"github.com/google/uuid"
 	"go.uber.org/zap"
+
+	"github.com/pulsegrid/pulsegrid/internal/lakefile"
 )
 
 // Orphans are data files that a commit was to name which failed, or whose process died. The sweeper removes them later. It is not
 // iceberg-go's DeleteOrphanFiles, because that takes every file below the table that it finds unnamed: statistics (apache/iceberg-go#835),
 // and what other engines are just writing. This one takes a file only if all of this holds:
 //
-//   - it lies in the table's data folder and has a name that only this exporter gives;
+//   - it lies in the table's data folder and has a name that only PulseGrid gives (lakefile.IDOf);
 //   - it is older than orphans::min_age, which is longer than a commit can take;
 //   - no group of this process holds it;
 //   - no snapshot in metadata that was loaded after the file was listed names it, and that metadata has the sweeper's own claim, so it is no
@@ -36,19 +37,6 @@ const (
 	// sweepLogged is how many names of found files one line of the log has.
 	sweepLogged = 20
 )
-
-// writer marks the UUIDs in names of data files: version 8 (free use), and this for a node.
-var writer = [6]byte{'P', 'u', 'l', 's', 'e', 'G'}
-
-func newFileID() uuid.UUID {
-	id := uuid.New()
-	id[6] = id[6]&0x0f | 0x80
-	copy(id[10:], writer[:])
-	return id
-}
-
-// ours finds the file id in a data file's name, which iceberg-go makes as Java does: partition-task-uuid-count.parquet.
-var ours = regexp.MustCompile(fmt.Sprintf(`^\d+-\d+-([0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[0-9a-f]{4}-%x)-\d+\.parquet$`, writer))
 
 // sweepEvery sweeps until ctx ends. It asks more often than it sweeps, so that a writer that died does not take the turn with it.
 func (s *store) sweepEvery(ctx context.Context) {
@@ -110,7 +98,7 @@ func (s *store) sweep(ctx context.Context, cfg OrphansConfig) error {
 			return err
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case d.IsDir() || !ours.MatchString(path.Base(file)):
+		case d.IsDir() || lakefile.IDOf(path.Base(file)) == "":
 			return nil
 		}
 		info, err := d.Info()
@@ -156,7 +144,7 @@ func (s *store) removeOrphans(ctx context.Context, cfg OrphansConfig, claim stri
 		return nil
 	}
 	inUse := s.filesInUse()
-	maps.DeleteFunc(found, func(name, _ string) bool { return inUse[ours.FindStringSubmatch(name)[1]] })
+	maps.DeleteFunc(found, func(name, _ string) bool { return inUse[lakefile.IDOf(name)] })
 	tbl, err := s.load(ctx)
 	if err != nil {
 		return err
@@ -223,7 +211,7 @@ func deleteNamed(ctx context.Context, tbl *table.Table, fsys iceio.IO, files map
 
 // useFiles gives a name to the files that are about to be written. They are in use until unuseFiles.
 func (s *store) useFiles() uuid.UUID {
-	id := newFileID()
+	id := lakefile.NewID()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.inUse[id.String()] = true

@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/collector/consumer/consumererror"
 
 	"github.com/pulsegrid/pulsegrid/internal/columns"
+	"github.com/pulsegrid/pulsegrid/internal/lakefile"
 )
 
 // What a sink does with the calls of a group (stage).
@@ -63,7 +64,7 @@ func (s *sink) writeRows(ctx context.Context, tbl *table.Table, cuts []cut) ([]i
 	if len(batches) == 0 {
 		return nil, nil
 	}
-	return s.writeParquet(ctx, tbl, view.ArrowSchema(), longTexts(batches), func(yield func(arrow.RecordBatch, error) bool) {
+	return s.writeParquet(ctx, tbl, view.ArrowSchema(), lakefile.LongTexts(batches), func(yield func(arrow.RecordBatch, error) bool) {
 		for _, b := range batches {
 			if s.onBatch != nil {
 				if err := s.onBatch(b); err != nil {

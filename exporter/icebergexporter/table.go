@@ -20,6 +20,7 @@ import (
 	"github.com/uptrace/bun/driver/sqliteshim"
 
 	"github.com/pulsegrid/pulsegrid/internal/columns"
+	"github.com/pulsegrid/pulsegrid/internal/lakefile"
 	"github.com/pulsegrid/pulsegrid/internal/ledger"
 )
 
@@ -27,8 +28,8 @@ import (
 // whoever finds the file locked waits instead of failing.
 var sqlitePragmas = []struct{ name, value string }{{"busy_timeout", "10000"}, {"journal_mode", "WAL"}}
 
-// catalogProperties are what iceberg-go is told of the catalog and of the object store.
-func (c *Config) catalogProperties() iceberg.Properties {
+// CatalogProperties are what iceberg-go is told of the catalog and of the object store.
+func (c *Config) CatalogProperties() iceberg.Properties {
 	p := iceberg.Properties{}
 	set := func(key, value string) {
 		if value != "" {
@@ -85,7 +86,7 @@ func (c *Config) openCatalog(ctx context.Context) (catalog.Catalog, error) {
 		sqlite.Lock()
 		defer sqlite.Unlock()
 	}
-	cat, err := catalog.Load(ctx, c.Catalog.Name, c.catalogProperties())
+	cat, err := catalog.Load(ctx, c.Catalog.Name, c.CatalogProperties())
 	if err != nil {
 		return nil, fmt.Errorf("catalog %s (%s): %w", c.Catalog.Name, c.Catalog.Type, err)
 	}
@@ -99,15 +100,6 @@ var errNotReady = errors.New("the table is not open yet")
 // that were committed to the first.
 var errTableReplaced = errors.New("the table was dropped and created again: restart to write into the new one; its records begin where its offsets say")
 
-// definition is what a table is created with.
-type definition struct {
-	name   string
-	schema *iceberg.Schema
-	spec   iceberg.PartitionSpec
-	order  table.SortOrder
-	props  iceberg.Properties
-}
-
 // ensure opens the table of a row model: it creates what is missing (Config.Tables: create), or says what is (verify).
 func (c *Config) ensure(ctx context.Context, cat catalog.Catalog, model *columns.Table) (*table.Table, error) {
 	spec, err := model.IcebergPartitionSpec(c.PartitionBuckets)
@@ -118,54 +110,55 @@ func (c *Config) ensure(ctx context.Context, cat catalog.Catalog, model *columns
 	if err != nil {
 		return nil, err
 	}
-	return c.ensureTable(ctx, cat, definition{model.Name, model.IcebergSchema(), spec, order, model.IcebergProperties()})
+	return c.ensureTable(ctx, cat, lakefile.Definition{Name: model.Name, Schema: model.IcebergSchema(), Spec: spec, Order: order, Properties: model.IcebergProperties()})
 }
 
 // ensureLedger opens the table of entries. It is not partitioned: an entry takes some forty bytes, and those of a range of offsets are
 // found by the least and greatest values of the files.
 func (c *Config) ensureLedger(ctx context.Context, cat catalog.Catalog) (*table.Table, error) {
-	return c.ensureTable(ctx, cat, definition{
-		name: c.ledgerName(), schema: ledger.IcebergSchema(), spec: *iceberg.UnpartitionedSpec, order: table.UnsortedSortOrder, props: columns.CommonIcebergProperties(),
+	return c.ensureTable(ctx, cat, lakefile.Definition{
+		Name: c.ledgerName(), Schema: ledger.IcebergSchema(), Spec: *iceberg.UnpartitionedSpec, Order: table.UnsortedSortOrder, Properties: columns.CommonIcebergProperties(),
 	})
 }
 
 // ensureTable opens a table with at least the columns of its definition. Other columns that it has are left empty.
-func (c *Config) ensureTable(ctx context.Context, cat catalog.Catalog, d definition) (*table.Table, error) {
-	tbl, err := c.openTable(ctx, cat, d)
+func (c *Config) ensureTable(ctx context.Context, cat catalog.Catalog, d lakefile.Definition) (*table.Table, error) {
+	tbl, err := c.OpenTable(ctx, cat, d)
 	if err != nil {
 		return nil, err
 	}
-	missing, err := compareSchema(tbl.Schema(), d.schema)
+	missing, err := compareSchema(tbl.Schema(), d.Schema)
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("table %s.%s: %w: %w", c.Namespace, d.name, errUnwritable, err)
+		return nil, fmt.Errorf("table %s.%s: %w: %w", c.Namespace, d.Name, errUnwritable, err)
 	case len(missing) == 0:
 		return tbl, nil
 	case c.Tables == tablesVerify:
-		return nil, fmt.Errorf("table %s.%s: %w: column %s does not exist, and `tables: verify` forbids adding it", c.Namespace, d.name, errUnwritable, missing[0].Name)
+		return nil, fmt.Errorf("table %s.%s: %w: column %s does not exist, and `tables: verify` forbids adding it", c.Namespace, d.Name, errUnwritable, missing[0].Name)
 	}
 	return addColumns(ctx, tbl, missing)
 }
 
-func (c *Config) openTable(ctx context.Context, cat catalog.Catalog, d definition) (*table.Table, error) {
-	tbl, err := cat.LoadTable(ctx, table.Identifier{c.Namespace, d.name})
+// OpenTable opens a table as it is, or creates it where `tables` allows that.
+func (c *Config) OpenTable(ctx context.Context, cat catalog.Catalog, d lakefile.Definition) (*table.Table, error) {
+	tbl, err := cat.LoadTable(ctx, table.Identifier{c.Namespace, d.Name})
 	switch {
 	case err == nil:
 		return tbl, nil
 	case !errors.Is(err, catalog.ErrNoSuchTable) && !errors.Is(err, catalog.ErrNoSuchNamespace):
-		return nil, fmt.Errorf("loading table %s.%s: %w", c.Namespace, d.name, err)
+		return nil, fmt.Errorf("loading table %s.%s: %w", c.Namespace, d.Name, err)
 	case c.Tables == tablesVerify:
-		return nil, fmt.Errorf("table %s.%s does not exist, and `tables: verify` forbids creating it: %w", c.Namespace, d.name, err)
+		return nil, fmt.Errorf("table %s.%s does not exist, and `tables: verify` forbids creating it: %w", c.Namespace, d.Name, err)
 	}
 	return c.create(ctx, cat, d)
 }
 
-func (c *Config) create(ctx context.Context, cat catalog.Catalog, d definition) (*table.Table, error) {
+func (c *Config) create(ctx context.Context, cat catalog.Catalog, d lakefile.Definition) (*table.Table, error) {
 	if c.Catalog.Type == catalogSQL {
 		sqlite.Lock()
 		defer sqlite.Unlock()
 	}
-	namespace, id := table.Identifier{c.Namespace}, table.Identifier{c.Namespace, d.name}
+	namespace, id := table.Identifier{c.Namespace}, table.Identifier{c.Namespace, d.Name}
 	exists, err := cat.CheckNamespaceExists(ctx, namespace)
 	if err != nil {
 		return nil, fmt.Errorf("namespace %s: %w", c.Namespace, err)
@@ -175,11 +168,11 @@ func (c *Config) create(ctx context.Context, cat catalog.Catalog, d definition) 
 			return nil, fmt.Errorf("creating namespace %s: %w", c.Namespace, err)
 		}
 	}
-	opts := []catalog.CreateTableOpt{catalog.WithPartitionSpec(&d.spec), catalog.WithSortOrder(d.order), catalog.WithProperties(d.props)}
+	opts := []catalog.CreateTableOpt{catalog.WithPartitionSpec(&d.Spec), catalog.WithSortOrder(d.Order), catalog.WithProperties(d.Properties)}
 	if c.Catalog.Type != catalogREST { // a REST server decides where its tables lie
 		opts = append(opts, catalog.WithLocation(strings.TrimSuffix(c.Catalog.Warehouse, "/")+"/"+strings.Join(id, "/")))
 	}
-	tbl, err := cat.CreateTable(ctx, id, d.schema, opts...)
+	tbl, err := cat.CreateTable(ctx, id, d.Schema, opts...)
 	if errors.Is(err, catalog.ErrTableAlreadyExists) { // another process was first
 		tbl, err = cat.LoadTable(ctx, id)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,9 +48,9 @@ type client struct {
 	kafka *producer
 	// splicer passes agents' zstd frames on; nil where the configuration says not to.
 	splicer *splicer
-	// spillway sends requests around Kafka while it does not take them, and back gives them back; nil where there is no spill.
+	// spillway sends requests around Kafka while it does not take them, and producers of back give them back; nil where there is no spill.
 	spillway *spillway
-	back     *producer
+	back     []*producer
 	ids      topicIDs
 	alive    context.Context // ends when the client closes; then nothing is waited for
 	kill     context.CancelCauseFunc
@@ -149,20 +150,13 @@ func (c *client) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	dial := func() (*kgo.Client, error) {
-		kc, err := kgo.NewClient(opts...)
-		if err != nil {
-			return nil, fmt.Errorf("kafka client: %w", err)
-		}
-		return kc, nil
-	}
-	p, err := newProducer(dial)
+	p, err := newProducer(opts)
 	if err != nil {
 		return err
 	}
 	c.alive, c.kill = context.WithCancelCause(context.Background())
 	if c.cfg.Spill.URL != "" {
-		if err := c.connectSpill(ctx, dial); err != nil {
+		if err := c.connectSpill(ctx, append(slices.Clip(opts), kgo.ManualFlushing())); err != nil {
 			p.close()
 			return err
 		}
@@ -174,16 +168,25 @@ func (c *client) connect(ctx context.Context) error {
 	return nil
 }
 
-func (c *client) connectSpill(ctx context.Context, dial func() (*kgo.Client, error)) (err error) {
-	p, err := newProducer(dial)
-	if err != nil {
-		return err
+func (c *client) connectSpill(ctx context.Context, opts []kgo.Opt) (err error) {
+	defer func() {
+		if err != nil {
+			for _, p := range c.back {
+				p.close()
+			}
+			c.back = nil
+		}
+	}()
+	for range givers {
+		p, err := newProducer(opts)
+		if err != nil {
+			return err
+		}
+		c.back = append(c.back, p)
 	}
-	if c.spillway, err = newSpillway(ctx, c, &giveBack{client: c, kafka: p}); err != nil {
-		p.close()
+	if c.spillway, err = newSpillway(ctx, c, newGiveBack(c, c.back)); err != nil {
 		return fmt.Errorf("spill: %w", err)
 	}
-	c.back = p
 	return nil
 }
 
@@ -363,8 +366,8 @@ func (c *client) leave(ctx context.Context) error {
 	}
 	c.kill(errClosing)
 	c.kafka.close()
-	if c.back != nil {
-		c.back.close()
+	for _, p := range c.back {
+		p.close()
 	}
 	c.work.Wait()
 	<-done

@@ -49,7 +49,8 @@ func newMetrics(id component.ID, set component.TelemetrySettings, buffered, read
 }
 
 // observeSpill adds the gauges of a spill.
-func (m *metrics) observeSpill(backlog func() spill.Backlog, spilling func() int) error {
+func (m *metrics) observeSpill(bytesMax int64, backlog func() spill.Backlog, spilling func() int) error {
+	m.telemetry.Gauge("msk_exporter_spill_max_bytes", func(record func(int64, ...attribute.KeyValue)) { record(bytesMax) })
 	m.telemetry.Gauge("msk_exporter_spill_backlog_bytes", func(record func(int64, ...attribute.KeyValue)) { record(backlog().Bytes) })
 	m.telemetry.Gauge("msk_exporter_spill_backlog_age", func(record func(int64, ...attribute.KeyValue)) {
 		if oldest := backlog().Oldest; oldest.IsZero() {

@@ -324,7 +324,9 @@ func TestAGatewayThatStartsWhileAPartitionIsBadServesTheOthers(t *testing.T) {
 			require.NoError(t, r.logs.client.spillway.spool.Close())
 			r.logs.client.kill(errClosing)
 			r.logs.client.kafka.close()
-			r.logs.client.back.close()
+			for _, p := range r.logs.client.back {
+				p.close()
+			}
 		}
 		for _, e := range r.exporters() {
 			if err := e.Shutdown(t.Context()); !crash {

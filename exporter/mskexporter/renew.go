@@ -2,6 +2,7 @@ package mskexporter
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -14,16 +15,19 @@ import (
 // again; and to make it forget the topic would begin its sequence numbers anew under the same producer id, which a broker takes for copies.
 // A new client has a new producer id.
 type producer struct {
-	dial func() (*kgo.Client, error)
+	opts []kgo.Opt
 
 	mu     sync.RWMutex
 	kc     *kgo.Client // guarded by mu
 	closed bool        // guarded by mu
 }
 
-func newProducer(dial func() (*kgo.Client, error)) (*producer, error) {
-	kc, err := dial()
-	return &producer{dial: dial, kc: kc}, err
+func newProducer(opts []kgo.Opt) (*producer, error) {
+	kc, err := kgo.NewClient(opts...)
+	if err != nil {
+		return nil, fmt.Errorf("kafka client: %w", err)
+	}
+	return &producer{opts: opts, kc: kc}, nil
 }
 
 func (p *producer) client() *kgo.Client {
@@ -34,7 +38,7 @@ func (p *producer) client() *kgo.Client {
 
 // replace returns the old client, whose records are still on their way.
 func (p *producer) replace() (*kgo.Client, error) {
-	kc, err := p.dial()
+	kc, err := kgo.NewClient(p.opts...)
 	if err != nil {
 		return nil, err
 	}
@@ -84,10 +88,7 @@ func (c *client) lost() {
 // renew is called with ids.asking held.
 func (c *client) renew(changed string) {
 	c.log.Warn("a topic was deleted and made anew: connecting again", zap.String("topic", changed))
-	for _, p := range []*producer{c.kafka, c.back} {
-		if p == nil {
-			continue
-		}
+	for _, p := range append([]*producer{c.kafka}, c.back...) {
 		old, err := p.replace()
 		if err != nil {
 			c.log.Error("connecting again", zap.Error(err))

@@ -68,7 +68,7 @@ func newSpillway(ctx context.Context, c *client, back *giveBack) (*spillway, err
 		return c.usable(l.topic) != nil || s.waits(l)
 	}
 	s.wake()
-	return s, c.metrics.observeSpill(s.spool.Backlog, c.lanes.spillingNow)
+	return s, c.metrics.observeSpill(s.cfg.MaxBytes, s.spool.Backlog, c.lanes.spillingNow)
 }
 
 func (s *spillway) wake() {

@@ -1,10 +1,12 @@
 package mskexporter
 
 import (
+	"crypto/rand"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -12,11 +14,13 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
 
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"github.com/pulsegrid/pulsegrid/internal/spill"
 )
 
 const eventuallyWithin = 30 * time.Second
@@ -28,6 +32,67 @@ func spilling(dir string) func(*Config) {
 		c.Spill.After, c.Spill.MaxLatency, c.Spill.ProbeInterval = 300*time.Millisecond, 10*time.Millisecond, 50*time.Millisecond
 		c.StartupTimeout = 2 * time.Second
 	}
+}
+
+// Scenario: a broker refuses a partition once, while records for it are still being handed to the Kafka client.
+// Guarantee: what comes behind the record that failed is not taken either, so it keeps its place when all of them are produced again.
+func TestBehindARecordThatFailedNothingOfItsPartitionIsTaken(t *testing.T) {
+	k := fake(t)
+	r := newRig(t, k.ListenAddrs(), func(c *Config) { spilling(t.TempDir())(c); c.Spill.After = 20 * time.Second })
+	r.direct()
+	const records = 50_000
+	rs := make([]spill.Record, records)
+	for i := range rs {
+		rs[i] = spill.Record{Topic: "otlp.logs.v1", Key: []byte("agent"), Value: strconv.AppendInt(nil, int64(i), 10)}
+	}
+	for _, refusal := range []*kerr.Error{kerr.TopicAuthorizationFailed, kerr.InvalidRecord} {
+		before := stored(k, "otlp.logs.v1")
+		k.Fault(produceFault(refusal, 1))
+		back := r.logs.client.spillway.back
+		for i, err := range back.Produce(t.Context(), rs) {
+			require.ErrorIs(t, err, refusal, i)
+		}
+		require.Equal(t, before, stored(k, "otlp.logs.v1"))
+		for i, err := range back.Produce(t.Context(), rs) {
+			require.NoError(t, err, i)
+		}
+		require.Equal(t, before+records, stored(k, "otlp.logs.v1"))
+	}
+}
+
+// Scenario: one of many records is larger than its topic takes, which an operator has set lower than the gateway's bound.
+// Guarantee: it alone is refused for good.
+func TestARecordThatIsTooLargeTakesNoOtherOfItsBatchWithIt(t *testing.T) {
+	k := fake(t)
+	r := newRig(t, k.ListenAddrs(), spilling(t.TempDir()))
+	r.direct()
+	req := kmsg.NewPtrIncrementalAlterConfigsRequest()
+	topic := kmsg.NewIncrementalAlterConfigsRequestResource()
+	topic.ResourceType, topic.ResourceName = kmsg.ConfigResourceTypeTopic, "otlp.logs.v1"
+	config := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
+	config.Name, config.Value = "max.message.bytes", kmsg.StringPtr("1000")
+	topic.Configs = append(topic.Configs, config)
+	req.Resources = append(req.Resources, topic)
+	resp, err := req.RequestWith(t.Context(), r.logs.client.kafka.client())
+	require.NoError(t, err)
+	require.Zero(t, resp.Resources[0].ErrorCode)
+	const large = 3
+	rs := make([]spill.Record, 10)
+	for i := range rs {
+		rs[i] = spill.Record{Topic: "otlp.logs.v1", Key: []byte("agent"), Value: make([]byte, 100)}
+		if i == large {
+			rs[i].Value = make([]byte, 2000)
+			_, _ = rand.Read(rs[i].Value)
+		}
+	}
+	for i, err := range r.logs.client.spillway.back.Produce(t.Context(), rs) {
+		if i == large {
+			require.ErrorIs(t, err, spill.ErrRefused)
+		} else {
+			require.NoError(t, err)
+		}
+	}
+	require.EqualValues(t, len(rs)-1, stored(k, "otlp.logs.v1"))
 }
 
 // numbered is a request of one log record whose body is its number.
@@ -167,6 +232,7 @@ func TestBeyondItsBoundTheSpillRefusesAsRetryable(t *testing.T) {
 	require.NoError(t, r.send(numbered(t, "a", 1)))
 	f := requireRetryable(t, r.send(numbered(t, "a", 2)))
 	require.ErrorContains(t, f, "bound")
+	require.EqualValues(t, 1, r.value("msk_exporter_spill_max_bytes"))
 }
 
 func TestWhatIsRefusedForGoodIsNotSpilled(t *testing.T) {

@@ -84,18 +84,18 @@ func event(name string) string {
 // Guarantees: a change of the files holds without a restart; a bad one changes nothing and is named in log and health until it is mended.
 func TestChangesHoldAndBadOnesAreNamed(t *testing.T) {
 	r := start(t, map[string]string{"a.yaml": event("a"), "team/b.yaml": event("b"), "team/notes.md": "not a schema"})
-	require.Equal(t, 2, r.Registry().Schemas(), "it is there when Start returns")
-	first := r.Registry()
+	require.Equal(t, 2, r.InForce().Registry.Schemas(), "it is there when Start returns")
+	first := r.InForce().Registry
 
 	r.write("team/c.yaml", event("c"))
-	r.until("the new file", func() bool { return r.Registry().Schemas() == 3 })
-	require.NotEqual(t, first.Version(), r.Registry().Version())
+	r.until("the new file", func() bool { return r.InForce().Registry.Schemas() == 3 })
+	require.NotEqual(t, first.Version(), r.InForce().Registry.Version())
 	require.EqualValues(t, 3, r.gauge("schema_registry_files"))
 
-	good := r.Registry()
+	good := r.InForce().Registry
 	r.write("team/b.yaml", "groups: [{id: b, type: evnt}]\n")
 	r.until("the bad file", func() bool { return r.gauge("schema_registry_refused_files") == 1 })
-	require.Same(t, good, r.Registry())
+	require.Same(t, good, r.InForce().Registry)
 	r.until("its report", func() bool { return r.host.Status() == componentstatus.StatusRecoverableError })
 	var told []string
 	for _, l := range r.logs.FilterLevelExact(zap.ErrorLevel).All() {
@@ -106,28 +106,68 @@ func TestChangesHoldAndBadOnesAreNamed(t *testing.T) {
 
 	r.write("team/b.yaml", event("b2"))
 	r.until("the mended file", func() bool { return r.host.Status() == componentstatus.StatusOK })
-	require.Equal(t, 3, r.Registry().Schemas())
+	require.Equal(t, 3, r.InForce().Registry.Schemas())
 	require.EqualValues(t, 3, r.gauge("schema_registry_schemas"))
 
 	require.NoError(t, os.Rename(r.dir, r.dir+".gone"))
 	r.until("that the directory is gone", func() bool { return r.host.Status() == componentstatus.StatusRecoverableError })
-	require.Equal(t, 3, r.Registry().Schemas())
+	require.Equal(t, 3, r.InForce().Registry.Schemas())
+}
+
+// Guarantees: a rollout's file holds without a restart; its counts are told by tenant, and only while it is tried; files that have no effect are told.
+func TestARolloutIsFollowedAndItsCountsAreTold(t *testing.T) {
+	r := start(t, map[string]string{"a.yaml": event("a")})
+	current := r.InForce().Registry
+	next, err := schema.Load([]schema.File{{Name: "a.yaml", Content: []byte(event("a"))}, {Name: "b.yaml", Content: []byte(event("b"))}})
+	require.NoError(t, err)
+	for _, f := range next.Files() {
+		r.write(schema.VersionsDir+"/"+next.Version()+"/"+f.Name, string(f.Content))
+	}
+	state := schema.Rollout{Current: current.Version(), Proposed: next.Version(), Stage: schema.StageWarn, Since: time.Date(2026, 11, 30, 2, 40, 0, 0, time.UTC)}
+	r.write(schema.RolloutFile, string(state.Marshal()))
+	r.until("the stage", func() bool { return r.InForce().Trial != nil })
+	require.Equal(t, current.Version(), r.InForce().Registry.Version())
+	trial := r.InForce().Trial
+	for tenant, refused := range map[string]schema.Findings{"acme": {{Event: 1, Verdicts: []schema.Verdict{{Code: schema.AttributeMissing}}}}, "globex": nil} {
+		trial.Count(tenant, schema.Result{Events: 7}, schema.Result{Findings: refused})
+	}
+	of := []string{"version=" + next.Version(), "stage=warn", "since=2026-11-30T02:40:00Z"}
+	value := func(name string, attrs ...string) int64 {
+		return collectortest.Sum(t, r.telemetry.Reader, name, append(attrs, of...)...)
+	}
+	require.EqualValues(t, 1, value("schema_registry_rollout"))
+	require.EqualValues(t, 7, value("schema_registry_rollout_events", "tenant=globex"))
+	require.EqualValues(t, 1, value("schema_registry_rollout_refused", "tenant=acme", "code=attribute_missing"))
+	require.EqualValues(t, 1, value("schema_registry_rollout_refused"))
+
+	r.write("a.yaml", event("other"))
+	r.until("the file without effect", func() bool { return r.gauge("schema_registry_refused_files") == 1 })
+	r.until("its report", func() bool { return r.host.Status() == componentstatus.StatusRecoverableError })
+	require.Same(t, trial, r.InForce().Trial, "and nothing else")
+
+	state.Stage = schema.StageDone
+	r.write(schema.RolloutFile, string(state.Marshal()))
+	r.until("the version", func() bool { return r.InForce().Registry.Version() == next.Version() })
+	for _, name := range []string{"schema_registry_rollout", "schema_registry_rollout_events", "schema_registry_rollout_refused"} {
+		_, err := r.telemetry.GetMetric("otelcol_" + name)
+		require.Error(t, err, name)
+	}
 }
 
 // Guarantees: a gateway starts without its registry, with limits alone, and takes it as soon as it is there.
 func TestARegistryThatIsNotThereYet(t *testing.T) {
 	r := start(t, nil)
-	require.Zero(t, r.Registry().Schemas())
-	require.Empty(t, r.Registry().Version())
+	require.Zero(t, r.InForce().Registry.Schemas())
+	require.Empty(t, r.InForce().Registry.Version())
 	require.Equal(t, componentstatus.StatusRecoverableError, r.host.Status())
 	r.write("a.yaml", event("a"))
-	r.until("the registry", func() bool { return r.Registry().Schemas() == 1 && r.host.Status() == componentstatus.StatusOK })
+	r.until("the registry", func() bool { return r.InForce().Registry.Schemas() == 1 && r.host.Status() == componentstatus.StatusOK })
 }
 
 func TestShutdownWithoutStart(t *testing.T) {
 	e, err := NewFactory().Create(t.Context(), extensiontest.NewNopSettings(metadata.Type()), createDefaultConfig())
 	require.NoError(t, err)
-	require.NotNil(t, e.(schema.Source).Registry())
+	require.NotNil(t, e.(schema.Source).InForce())
 	require.NoError(t, e.Shutdown(t.Context()))
 }
 

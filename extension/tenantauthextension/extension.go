@@ -137,6 +137,10 @@ func (e *authExtension) reload(ctx context.Context, loader *tenant.Loader) {
 			zap.Int("refused_files", len(report.Refused)), zap.Duration("took", report.Duration))
 	}
 	e.watch.Tell(e.host, wrong, func(reason string) {
-		e.log.Error("registry of tenants: what was read last stays in force", zap.String("reason", reason), zap.Bool("ever_read", loader.Snapshot() != nil))
+		consequence := "what was read last stays in force"
+		if loader.Snapshot() == nil {
+			consequence = "nothing is accepted until it can be read (registry::location)"
+		}
+		e.log.Error("registry of tenants: "+consequence, zap.String("reason", reason))
 	}, func(reason string) error { return fmt.Errorf("registry of tenants: %s", reason) })
 }

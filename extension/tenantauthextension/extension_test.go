@@ -30,6 +30,7 @@ import (
 	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/extension"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -165,6 +166,43 @@ func (r *rig) count(name string, attrs ...string) int64 {
 func withKey(id string, extra string) (text, key string) {
 	key, keyID, hash := tenant.NewKey()
 	return fmt.Sprintf("  - {id: %s, keys: [{id: %s, hash: \"%s\"}]%s}\n", id, keyID, hash, extra), key
+}
+
+// Scenario: a has a key that expires and one that does not, b two that expire, c one that has expired, d one that expires after b's, e none.
+// Guarantees: the metric counts down to the end of b's last key, then of d's, and is gone when no further tenant will be left without one.
+func TestTheMetricSaysWhenTheFirstTenantIsLeftWithoutAKey(t *testing.T) {
+	begin := time.Now()
+	line := func(expires ...time.Duration) (keys string) {
+		for _, in := range expires {
+			_, id, hash := tenant.NewKey()
+			keys += fmt.Sprintf("{id: %s, hash: \"%s\"", id, hash)
+			if in != 0 {
+				keys += ", expires: " + begin.Add(in).UTC().Format(time.RFC3339)
+			}
+			keys += "}, "
+		}
+		return "keys: [" + keys + "]}\n"
+	}
+	const hour = time.Hour
+	r := start(t, "tenants:\n  - {id: a, "+line(hour, 0)+"  - {id: b, "+line(3*hour, 2*hour)+"  - {id: c, "+line(-hour)+"  - {id: d, "+line(4*hour)+"  - {id: e}\n", nil)
+	expiry := func() (out []int64) {
+		m, err := r.telemetry.GetMetric("otelcol_tenant_auth_key_expiry")
+		if err != nil {
+			return nil
+		}
+		for _, p := range m.Data.(metricdata.Gauge[int64]).DataPoints {
+			out = append(out, p.Value)
+		}
+		return out
+	}
+	for after, want := range map[time.Duration]time.Duration{0: 3 * hour, 2*hour + hour/2: hour / 2, 3*hour + hour/2: hour / 2} {
+		r.clock.Store(int64(after.Seconds()))
+		got := expiry()
+		require.Len(t, got, 1)
+		require.InDelta(t, want.Seconds(), got[0], 60)
+	}
+	r.clock.Store(int64((4*hour + hour/2).Seconds()))
+	require.Empty(t, expiry())
 }
 
 func TestAKeyIsTakenFromEachHeaderThatMayHoldIt(t *testing.T) {

@@ -66,6 +66,14 @@ func newTelemetry(id component.ID, set component.TelemetrySettings, e *authExten
 		}
 		return 0
 	})
+	t.Gauge("tenant_auth_key_expiry", func(record func(int64, ...attribute.KeyValue)) {
+		if s := e.Snapshot(); s != nil {
+			now := e.now()
+			if at, ok := s.NextWithoutKey(now); ok {
+				record(int64(at.Sub(now).Seconds()))
+			}
+		}
+	})
 	gauge("tenant_auth_guessing_addresses", e.guesses.kept.Load)
 	return m, t.Err()
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
+	"go.uber.org/zap"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
@@ -25,6 +26,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
+	"github.com/pulsegrid/pulsegrid/internal/refusals"
 	"github.com/pulsegrid/pulsegrid/internal/tenant"
 )
 
@@ -197,6 +199,15 @@ func TestAQuotasLanesAndItsRefusal(t *testing.T) {
 	require.GreaterOrEqual(t, fast["small"], 100)
 	require.GreaterOrEqual(t, over["small"], 200)
 	require.Equal(t, accepted, fast["small"]+over["small"], "all that was accepted is there, and nothing else")
+	var told []map[string]any
+	for _, line := range g.log.FilterMessage(refusals.Message).FilterField(zap.String("detail", tenant.ReasonQuota)).All() {
+		told = append(told, line.ContextMap())
+	}
+	require.NotEmpty(t, told, "the operator sees it too")
+	require.Equal(t, "429", told[0]["status"])
+	require.Equal(t, "small", told[0]["tenant"])
+	require.Equal(t, "127.0.0.1", told[0]["sender"])
+	require.Contains(t, told[0]["example"], "over its quota of logs, 100 events/s")
 }
 
 // Scenario: one tenant sends far beyond its quota while another sends within its own.

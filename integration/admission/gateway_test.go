@@ -26,6 +26,9 @@ import (
 	"go.opentelemetry.io/collector/processor"
 	"go.opentelemetry.io/collector/receiver/receivertest"
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"gopkg.in/yaml.v3"
@@ -49,7 +52,8 @@ type gateway struct {
 	http     string
 	grpc     *grpc.ClientConn
 	receiver component.Component
-	keys     map[string]string // by tenant
+	log      *observer.ObservedLogs // of the receiver
+	keys     map[string]string      // by tenant
 	writes   int
 }
 
@@ -171,7 +175,11 @@ func start(t testing.TB, sink consumer.Logs) *gateway {
 	require.NoError(t, err)
 	run(p, extensions)
 	rf := ingestreceiver.NewFactory()
-	g.receiver, err = rf.CreateLogs(t.Context(), receivertest.NewNopSettings(rf.Type()), config("ingest", rf.CreateDefaultConfig()), p)
+	set := receivertest.NewNopSettings(rf.Type())
+	var core zapcore.Core
+	core, g.log = observer.New(zapcore.WarnLevel)
+	set.Logger = zap.New(core)
+	g.receiver, err = rf.CreateLogs(t.Context(), set, config("ingest", rf.CreateDefaultConfig()), p)
 	require.NoError(t, err)
 	run(g.receiver, extensions)
 	g.grpc, err = grpc.NewClient("passthrough:///"+grpcAddress, grpc.WithTransportCredentials(insecure.NewCredentials()))

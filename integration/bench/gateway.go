@@ -64,7 +64,7 @@ func guarded(s settings, name, dir string, tenants, schemas int) (side, error) {
 	}
 	sd.run = func(brokers, topic, httpAddr, grpcAddr string) *rig.Process {
 		return ours(s, brokers, topic, httpAddr, grpcAddr, map[string]string{"PULSEGRID_TENANTS": filepath.Join(dir, "tenants"), "PULSEGRID_SCHEMAS": filepath.Join(dir, "schemas")},
-			"--config", filepath.Join(s.configs, "gateway", "tenants.yaml"),
+			"--config", filepath.Join(rig.Root(), "integration", "rig", "testdata", "plaintext.yaml"), "--config", filepath.Join(s.configs, "gateway", "overflow.yaml"),
 			"--set", "service.extensions=[schema_registry, tenant_auth, pprof]", "--set", "extensions.pprof.endpoint="+sd.profileAddr)
 	}
 	return sd, nil
@@ -73,7 +73,7 @@ func guarded(s settings, name, dir string, tenants, schemas int) (side, error) {
 // bare is the same gateway without any of it.
 func bare(s settings) side {
 	return side{name: "unguarded", run: func(brokers, topic, httpAddr, grpcAddr string) *rig.Process {
-		return ours(s, brokers, topic, httpAddr, grpcAddr, map[string]string{},
+		return ours(s, brokers, topic, httpAddr, grpcAddr, map[string]string{}, "--config", filepath.Join(s.configs, "gateway", "insecure.yaml"),
 			"--set", "service.pipelines.logs/ingest.processors=[memory_limiter]", "--set", "service.extensions=[health_check]")
 	}}
 }
@@ -115,8 +115,18 @@ func benchGateways(ctx context.Context, kafka *kafkatest.Cluster, s settings) er
 	if err != nil {
 		return err
 	}
+	sides := []side{all, bare(s), contrib(s)}
+	if s.baseline != "" {
+		other := s
+		other.collector = s.baseline
+		before, err := guarded(other, "baseline", filepath.Join(dir, "baseline"), 1, 1)
+		if err != nil {
+			return err
+		}
+		sides = append(sides, before)
+	}
 	fmt.Println("\nGateway with keys, quotas, schemas and quarantine; without any of them; and the stock Collector's")
-	return compareGateways(ctx, kafka, s, []side{all, bare(s), contrib(s)}, gatewayCases)
+	return compareGateways(ctx, kafka, s, sides, gatewayCases)
 }
 
 // benchRegistries tells what large registries cost.

@@ -30,7 +30,7 @@ import (
 // settings of a run.
 type settings struct {
 	collector   string        // PulseGrid's ocb-built collector
-	baseline    string        // another build of it, for exactness; empty: none
+	baseline    string        // another build of it, for gateway and exactness; empty: none
 	peers       string        // directory of the stock Collectors
 	configs     string        // directory of distributions/
 	peerConfigs string        // directory of the peers' configs
@@ -50,7 +50,7 @@ func main() {
 	var only string
 	flag.StringVar(&only, "only", "", "gateway, registries, aggregator, exactness, freshness or restart; empty: all")
 	flag.StringVar(&s.collector, "collector", "_build/collector/pulsegrid-collector", "PulseGrid's collector")
-	flag.StringVar(&s.baseline, "baseline", "", "another build of PulseGrid's collector to compare with in exactness")
+	flag.StringVar(&s.baseline, "baseline", "", "another build of PulseGrid's collector, which takes the same configs, to compare with in gateway and exactness")
 	flag.StringVar(&s.peers, "peers", "", "directory of the stock Collectors, peer-gateway and peer-aggregator (make bench builds them)")
 	flag.StringVar(&s.configs, "configs", "distributions", "directory of PulseGrid's configs")
 	flag.StringVar(&s.peerConfigs, "peer-configs", "integration/bench/peers", "directory of the peers' configs")

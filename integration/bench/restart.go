@@ -8,6 +8,7 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/integration/rig"
 	"github.com/pulsegrid/pulsegrid/integration/rig/agents"
+	"github.com/pulsegrid/pulsegrid/integration/rig/load"
 )
 
 // benchRestart prints how long an aggregator that is killed under load takes until ClickHouse is fresh again: when the group has given
@@ -35,12 +36,12 @@ func benchRestart(_ context.Context, s settings) error {
 			return err
 		}
 		// A row from before the kill is fresh for a while and proves nothing.
-		for age := keepsUp; age >= min(keepsUp, time.Since(began)); {
+		for age := load.KeepsUp; age >= min(load.KeepsUp, time.Since(began)); {
 			if time.Since(began) > drainTimeout {
 				return fmt.Errorf("ClickHouse is not fresh %v after the restart:\n%s", drainTimeout, r.Aggregator.Log())
 			}
-			time.Sleep(hotPoll)
-			if age, err = newestAge(r, service); err != nil {
+			time.Sleep(load.HotPoll)
+			if age, err = load.NewestAge(r, service); err != nil {
 				return err
 			}
 		}
@@ -53,7 +54,7 @@ func benchRestart(_ context.Context, s settings) error {
 			return err
 		}
 		fmt.Printf("\nAggregator killed and started again at %d events/s with %d events in the dedupe window: ClickHouse fresh (a row of after the restart in each partition, at most %v old) after %.1f s, which took the aggregator %.1f s of CPU\n",
-			rate, window, keepsUp, took.Seconds(), usage.CPU.Seconds())
+			rate, window, load.KeepsUp, took.Seconds(), usage.CPU.Seconds())
 		return nil
 	})
 }
@@ -66,13 +67,13 @@ func fillWindow(r *rig.Rig, events, rate int) error {
 	const service = "window"
 	fleet := agents.Start(agents.Options{Service: service, Seed: 2, Gateways: []string{r.HTTP}, Rate: rate})
 	for fleet.Acked() < events {
-		time.Sleep(hotPoll)
+		time.Sleep(load.HotPoll)
 	}
 	requests, err := fleet.Stop()
 	if err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(drainTimeout); ; time.Sleep(hotPoll) {
+	for deadline := time.Now().Add(drainTimeout); ; time.Sleep(load.HotPoll) {
 		stored, err := r.Query(fmt.Sprintf("SELECT (SELECT count() FROM logs WHERE service_name = '%[1]s') + (SELECT count() FROM spans WHERE service_name = '%[1]s') + (SELECT count() FROM metrics WHERE service_name = '%[1]s')", service))
 		if err != nil {
 			return err

@@ -321,6 +321,7 @@ func lag(t *testing.T, admin *kadm.Client, group string) int64 {
 	t.Helper()
 	ends, err := admin.ListEndOffsets(t.Context(), signal.Logs.Topic(), signal.Metrics.Topic(), signal.Traces.Topic())
 	require.NoError(t, err)
+	require.NoError(t, ends.Error())
 	committed, err := admin.FetchOffsets(t.Context(), group)
 	if err != nil {
 		return -1

@@ -146,7 +146,11 @@ func (r *run) lake() (map[signal.Signal]contents, float64) {
 		Pyiceberg int      `json:"pyiceberg"`
 		Late      float64  `json:"late"`
 	}
-	pytest.RunJSON(r.t, &found, lakeScript, r.Catalog(), r.Warehouse(), string(properties), r.Objects.Dir, r.service)
+	objects := ""
+	if r.Objects != nil {
+		objects = r.Objects.Dir
+	}
+	pytest.RunJSON(r.t, &found, lakeScript, r.Catalog(), r.Warehouse(), string(properties), objects, r.service)
 	out, late := map[signal.Signal]contents{}, 0.0
 	for sig, table := range tables {
 		out[sig] = contents{}

@@ -20,11 +20,12 @@ import (
 var (
 	all          = flag.Bool("all", false, "run every fault of the table, not only the short ones")
 	seed         = flag.Uint64("seed", 0, "of every run's random choices; 0: a new one")
-	scale        = flag.Float64("scale", 0.1, "how long faults last that last minutes in full: 1 is full length")
+	scale        = flag.Float64("scale", 0.05, "how long faults last that last minutes in full: 1 is full length")
 	events       = flag.Int("events", 0, "events of a run, at least; 0: what the fault's row says, times -scale, but 4,000 at least")
 	rate         = flag.Int("rate", 1500, "events a second")
 	certificates = flag.String("certificates", "", "directory to which each run adds its audit's certificate")
 	results      = flag.String("results", "", "file to which each run adds a line of JSON")
+	logsOf       = flag.String("logs", "", "directory to which a run that failed writes what gateways and aggregators logged, each to a file of its own")
 )
 
 // runsPerRig bounds how many runs share a rig: the tables grow, and so does what one run's wreckage can do to the next.
@@ -32,6 +33,7 @@ const runsPerRig = 12
 
 func TestMain(m *testing.M) {
 	chengine.RunChildIfAsked()
+	runAttackIfAsked()
 	if status, ran := rig.RunWithOwnMounts(); ran {
 		os.Exit(status)
 	}
@@ -73,9 +75,11 @@ func random(name string) *rand.Rand {
 type kind struct {
 	name                 string
 	gateway, aggregators []string // configs over those of distributions/, paths from the repository's root
+	secured              bool     // as rig.Options.Secured
 	env                  func(dir string) (map[string]string, error)
 	lanes                []lane
 	catalog              rig.CatalogKind
+	alone                bool // one of each part, no proxies between them, and disks as they are: for what measures times
 }
 
 const testdata = "integration/fault/testdata/"
@@ -122,10 +126,13 @@ func rigFor(t *testing.T, k *kind) *rig.Rig {
 				t.Fatal(err)
 			}
 		}
-		shared.rig, err = rig.New(rig.Options{
-			KafkaNodes: 3, Gateways: 2, Aggregators: 2, Spares: 1, Dir: dir, Faulty: true, SmallDisks: os.Geteuid() == 0, Catalog: k.catalog,
-			GatewayConfigs: fromRoot(k.gateway), AggregatorConfigs: fromRoot(k.aggregators), Env: env,
-		})
+		o := rig.Options{KafkaNodes: 3, Gateways: 2, Aggregators: 2, Spares: 1, Faulty: true, SmallDisks: os.Geteuid() == 0}
+		if k.alone {
+			o = rig.Options{}
+		}
+		o.Dir, o.Catalog, o.Secured, o.Env = dir, k.catalog, k.secured, env
+		o.GatewayConfigs, o.AggregatorConfigs = fromRoot(k.gateway), fromRoot(k.aggregators)
+		shared.rig, err = rig.New(o)
 		if err == nil {
 			err = shared.rig.Start()
 		}
@@ -175,6 +182,19 @@ func logs(r *rig.Rig) string {
 		fmt.Fprintf(&b, "%s:\n%s\n", tier.Name, strings.Join(lines[max(0, len(lines)-most):], ""))
 	}
 	return b.String()
+}
+
+// writeLogs writes all that the rig still has of what its processes logged.
+func writeLogs(r *rig.Rig, dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for _, tier := range slices.Concat(r.Gateways, r.Aggregators) {
+		if err := os.WriteFile(filepath.Join(dir, tier.Name+".log"), []byte(tier.Log()), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // resource is the same in every line of a process.

@@ -17,6 +17,7 @@ type fault struct {
 	kind   *kind                 // of its rig; nil: plain
 	many   int                   // tenants, plainTenants at most; 0: one that needs no name
 	agents func(*agents.Options) // changes how the fleet behaves; nil: not at all
+	ready  func() error          // what takes long, before the load begins; nil: nothing does
 	inject func(*run) error      // under load; returns when the fault is over
 }
 
@@ -24,7 +25,8 @@ type fault struct {
 const (
 	downFor     = 3 * time.Minute // a store that is down
 	stormFor    = time.Minute
-	badFor      = time.Minute     // a network or a store that misbehaves
+	badFor      = time.Minute // a network or a store that misbehaves
+	maintainFor = 10 * time.Minute
 	belowFor    = 3 * time.Minute // a partition without enough replicas
 	eventsEach  = 20_000
 	shortOutage = 3 * time.Second // between a kill and the start after it, at any scale
@@ -66,6 +68,7 @@ func allFaults() []fault {
 		{name: "catalog-500-after-the-work", does: "for 1 minute the lake's REST catalog does every third commit, and answers 500", kind: restLake, inject: commits(rig.DoesButErrs, 0.34)},
 		{name: "catalog-silent-after-the-work", does: "for 1 minute the lake's REST catalog does every fifth commit, and never answers", kind: restLake, inject: commits(rig.NeverAnswers, 0.2)},
 		{name: "glue-conflict-after-the-work", does: "for 1 minute a catalog as AWS Glue does every third commit, and answers ConcurrentModification", kind: glueLake, inject: commits(rig.DoesButConflicts, 0.34)},
+		{name: "lake-maintained", does: "for 10 minutes upkeep, Iceberg Java and pyiceberg compact the lake's tables, expire snapshots, drop the offsets' properties and add columns, in a loop", kind: restLake, inject: (*run).lakeMaintained},
 		{name: "clickhouse-restored", does: "ClickHouse's disk is put back, under load, to what it was when the fault began", inject: (*run).clickHouseRestored},
 
 		// Who owns a partition.
@@ -84,7 +87,7 @@ func allFaults() []fault {
 		{name: "partition-under-min-insync", does: "for 3 minutes a partition of metrics has one in-sync replica of the 2 it needs, under load of ten tenants", many: plainTenants, inject: (*run).partitionUnderMinInSync},
 		{name: "latency-and-resets", does: "for 1 minute every link, those between Kafka nodes too, takes 200 ms there and back, and each connection is reset with 5 % probability a second", inject: (*run).latencyAndResets},
 
-		{name: "clock-10-minutes-off", does: "for 1 minute an aggregator's clock is 10 minutes ahead or behind", inject: (*run).wrongClock},
+		{name: "clock-10-minutes-off", does: "for 1 minute an aggregator's clock is 10 minutes ahead or behind", ready: buildWrongClock, inject: (*run).wrongClock},
 
 		// Disks.
 		{name: "disk-full-clickhouse", does: "for 1 minute ClickHouse's disk is full to the last byte", inject: diskFull("clickhouse")},

@@ -23,12 +23,15 @@ type guard struct {
 	does string
 	kind *kind
 	run  func(*run, *outcome.Run)
+
+	short *kind // of a run in `make test`, where a rig of its own would take too long; nil: kind
 }
 
 var guards = []guard{
-	{"storm", "20 tenants with quotas; for 2 minutes one of them sends 50 times its quota, after as long a run in which it does not", guarded, (*run).storm},
-	{"outage", "all Kafka nodes are dead for 10 minutes; later, for 2 minutes, Kafka and the object store", bounded, (*run).outage},
-	{"poison", "a million events, 1 % of which are invalid in one of many ways", guarded, (*run).poison},
+	{name: "outage", does: "all Kafka nodes are dead for 10 minutes; later, for 2 minutes, Kafka and the object store", kind: bounded, run: (*run).outage},
+	{name: "storm", does: "20 tenants with quotas; for 2 minutes one of them sends 50 times its quota, after as long a run in which it does not", kind: guarded, run: (*run).storm},
+	{name: "poison", does: "a million events, 1 % of which are invalid in one of many ways", kind: guarded, run: (*run).poison},
+	{name: "hostile", does: "20 tenants with quotas; for 5 minutes one of them sends hostile requests, at its full quota and beyond it", kind: walled, run: (*run).hostile, short: guarded},
 }
 
 // Scenario: the gateways' guards at work under load, see docs/guards.md; a guard is no fault, but is judged like one.
@@ -36,20 +39,29 @@ func TestGuard(t *testing.T) {
 	for _, g := range guards {
 		t.Run(g.name, func(t *testing.T) {
 			t.Logf("seed %d; again: go test ./integration/fault -run 'TestGuard/%s$' -args -seed %d -scale %v", *seed, g.name, *seed, *scale)
+			short := g.short != nil && !*all && !named(g.name)
+			if short {
+				g.kind = g.short
+			}
 			r := newRun(t, g.kind, g.name)
+			r.short = short
 			r.judged(outcome.Run{Fault: g.name, Does: g.does}, func(out *outcome.Run) { g.run(r, out) })
 		})
 	}
 }
 
-const distributions = "distributions/"
+const (
+	distributions = "distributions/"
+	plaintext     = "integration/rig/testdata/plaintext.yaml"
+)
 
 // guarded has tenants with quotas, the overflow lane, and schemas that are enforced.
 var guarded = &kind{
 	name:        "guarded",
-	gateway:     []string{distributions + "gateway/tenants.yaml", testdata + "gateway.yaml", testdata + "guards-gateway.yaml"},
+	secured:     true,
+	gateway:     []string{plaintext, distributions + "gateway/overflow.yaml", testdata + "gateway.yaml", testdata + "guards-gateway.yaml"},
 	aggregators: []string{distributions + "aggregator/overflow.yaml", testdata + "aggregator.yaml", testdata + "guards-aggregator.yaml"},
-	env:         writeTenants,
+	env:         func(dir string) (map[string]string, error) { return writeTenants(dir, quietQuota) },
 	lanes:       []lane{fastLane, overflowLane},
 }
 
@@ -64,7 +76,7 @@ const (
 	quietQuota   = 200 // of logs; half of it of spans and of data points
 	plainTenants = 10
 	stormQuota   = 10
-	quietRate    = 40 // events a second of a tenant, over both gateways
+	quietRate    = 40 // events a second of a tenant, over all gateways
 	stormTimes   = 50
 )
 
@@ -82,26 +94,30 @@ func quietTenant(i int) string { return fmt.Sprintf("quiet-%02d", i) }
 // the answer to the first was lost, is a further event by design.
 func plainTenant(i int) string { return fmt.Sprintf("plain-%02d", i) }
 
-// writeTenants makes the registry, and says where gateways find it and the schemas.
-func writeTenants(dir string) (map[string]string, error) {
+// writeTenants makes the registry, in which a quiet tenant has the quota of a gateway, and says where gateways find it and the schemas.
+func writeTenants(dir string, quiet int) (map[string]string, error) {
 	var b strings.Builder
-	add := func(id string, quota int) {
+	add := func(id string, quota, bytes int) { // of logs, a second; 0: no limit
 		key, keyID, hash := tenant.NewKey()
 		apiKeys[id] = key
 		fmt.Fprintf(&b, "  - id: %s\n    keys: [{id: %s, hash: %q}]\n", id, keyID, hash)
 		if quota > 0 {
-			fmt.Fprintf(&b, "    quotas: {logs: {events_per_second: %d}, traces: {events_per_second: %d}, metrics: {events_per_second: %d}}\n", quota, quota/2, quota/2)
+			of := func(n int) string {
+				return fmt.Sprintf("{events_per_second: %d, bytes_per_second: %d}", quota/n, bytes/n)
+			}
+			fmt.Fprintf(&b, "    quotas: {logs: %s, traces: %s, metrics: %s}\n", of(1), of(2), of(2))
 		}
 	}
 	b.WriteString("tenants:\n")
 	for i := range quietTenants {
-		add(quietTenant(i), quietQuota)
+		add(quietTenant(i), quiet, 0)
 	}
 	for i := range plainTenants {
-		add(plainTenant(i), 0)
+		add(plainTenant(i), 0, 0)
 	}
-	add("storm", stormQuota)
-	add("poison", 0)
+	add("storm", stormQuota, 0)
+	add("hostile", attackQuota, attackBytes)
+	add("poison", 0, 0)
 	tenants := filepath.Join(dir, "tenants")
 	if err := os.MkdirAll(tenants, 0o755); err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package fault
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,11 +32,11 @@ func (r *run) offsetsReset() error {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	starts, err := r.admin.ListStartOffsets(ctx, fastLane.names()...)
-	if err != nil {
+	if err := cmp.Or(err, starts.Error()); err != nil {
 		return err
 	}
 	ends, err := r.admin.ListEndOffsets(ctx, fastLane.names()...)
-	if err != nil {
+	if err := cmp.Or(err, ends.Error()); err != nil {
 		return err
 	}
 	for _, group := range groups {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -75,6 +76,7 @@ type run struct {
 	rng     *rand.Rand
 	service string
 	started time.Time
+	short   bool         // of a guard that has a kind of its own for `make test`
 	admin   *kadm.Client // client's
 	fresh   *freshness
 	fleets  []*agents.Fleet // of underLoad
@@ -106,14 +108,29 @@ func inject(t *testing.T, f fault) {
 	if k == nil {
 		k = plain
 	}
+	if f.ready != nil {
+		if err := f.ready(); err != nil {
+			t.Fatal(err)
+		}
+	}
 	r := newRun(t, k, f.name)
 	r.fault = f
 	r.judged(outcome.Run{Fault: f.name, Does: f.does}, func(out *outcome.Run) {
+		var p *prober
+		if *probed {
+			p = r.startProbe()
+		}
 		requests, err := r.underLoad(out)
 		if err != nil {
 			t.Fatal(err)
 		}
+		if p != nil {
+			p.compareRequests(out)
+		}
 		r.waitQuiet()
+		if p != nil {
+			p.compareRows(out)
+		}
 		if r.settle != nil {
 			r.must(r.settle())
 		}
@@ -126,20 +143,26 @@ func (r *run) judged(out outcome.Run, do func(*outcome.Run)) {
 	out.Seed, out.Scale = *seed, *scale
 	whole := false
 	defer func() {
-		r.report(&out)
-		if r.t.Failed() {
-			r.t.Log(logs(r.Rig))
-		}
-		if !whole {
-			closeShared()
-		}
+		out.Seconds = time.Since(r.started).Seconds()
+		r.report(out.Fault, &out, whole)
 	}()
 	do(&out)
 	whole, out.Passed = true, !r.t.Failed()
 }
 
-func (r *run) report(out *outcome.Run) {
-	out.Seconds = time.Since(r.started).Seconds()
+// report adds the outcome to the results. Of a run that failed it shows what the parts logged, and the rig of one that broke off is not used again.
+func (r *run) report(name string, out any, whole bool) {
+	if r.t.Failed() {
+		r.t.Log(logs(r.Rig))
+		if *logsOf != "" {
+			if err := writeLogs(r.Rig, filepath.Join(*logsOf, name)); err != nil {
+				r.t.Error(err)
+			}
+		}
+	}
+	if !whole {
+		closeShared()
+	}
 	text, err := json.Marshal(out)
 	if err == nil && *results != "" {
 		err = appendLine(*results, text)
@@ -231,8 +254,10 @@ func (r *run) waitQuiet() {
 
 // lag says what is not in Kafka, or what a group has not committed yet; empty: nothing.
 func (r *run) lag() string {
-	if n, err := r.Objects.Spilled(); err != nil || n > 0 {
-		return fmt.Sprintf("%d spilled objects wait for Kafka (%v)", n, err)
+	if r.Objects != nil {
+		if n, err := r.Objects.Spilled(); err != nil || n > 0 {
+			return fmt.Sprintf("%d spilled objects wait for Kafka (%v)", n, err)
+		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()

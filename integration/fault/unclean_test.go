@@ -1,6 +1,7 @@
 package fault
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -154,19 +155,24 @@ func (r *run) committed(ctx context.Context, partition int32) (map[string]int64,
 // logsOf are the first numbers of the run's records in a partition of logs, by offset, and where it ends.
 func (r *run) logsOf(ctx context.Context, partition int32) (map[int64]int, int64, error) {
 	topic, out := signal.Logs.Topic(), map[int64]int{}
-	err := quarantine.Read(ctx, r.client, topic, r.started, func(i quarantine.Item) error {
-		if i.Partition != partition {
+	var err error
+	until(func() bool { // soon after an election a leader does not say where its log ends
+		clear(out)
+		err = quarantine.Read(ctx, r.client, topic, r.started, func(i quarantine.Item) error {
+			if i.Partition != partition {
+				return nil
+			}
+			service, first, err := firstEvent(signal.Logs, i.Body)
+			if err != nil {
+				return fmt.Errorf("%s: %w", i.Place(), err)
+			}
+			if service == r.service {
+				out[i.Offset] = first
+			}
 			return nil
-		}
-		service, first, err := firstEvent(signal.Logs, i.Body)
-		if err != nil {
-			return fmt.Errorf("%s: %w", i.Place(), err)
-		}
-		if service == r.service {
-			out[i.Offset] = first
-		}
-		return nil
-	})
+		})
+		return err == nil
+	}, startTimeout)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -241,11 +247,11 @@ func (r *run) settleCutOff(c cutOff) error {
 // auditAround has everything audited since the run began but what lies between two offsets of a partition of logs.
 func (r *run) auditAround(ctx context.Context, partition int32, cut, end int64) error {
 	starts, err := r.admin.ListOffsetsAfterMilli(ctx, r.started.UnixMilli(), fastLane.names()...)
-	if err != nil {
+	if err := cmp.Or(err, starts.Error()); err != nil {
 		return err
 	}
 	ends, err := r.admin.ListEndOffsets(ctx, fastLane.names()...)
-	if err != nil {
+	if err := cmp.Or(err, ends.Error()); err != nil {
 		return err
 	}
 	var all, behind []certificate.Range

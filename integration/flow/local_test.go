@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -84,8 +85,10 @@ func TestLocalCellShowsThisHostAtOnceAndContinues(t *testing.T) {
 	}
 
 	aBrowserMaySend(t, state)
+	noOtherPageReachesTheGateway(t, state)
 	operatorsCommandsTellTheTruth(t, program, data, state)
 	nobodyElseReadsTheCell(t, data, state)
+	refusalsAreSeen(t, program, data)
 
 	if !p.Stop(localStopping) {
 		t.Fatalf("did not stop within %v of SIGTERM:\n%s", localStopping, p.Log())
@@ -100,6 +103,66 @@ func TestLocalCellShowsThisHostAtOnceAndContinues(t *testing.T) {
 		out, err := exec.Command(program, "status", "--data", data).CombinedOutput()
 		if err != nil {
 			t.Logf("pulsegrid status: %v\n%s", err, out)
+		}
+		return err == nil
+	})
+}
+
+// noOtherPageReachesTheGateway: not by sending what browsers send without asking first, nor by a domain that resolves to this machine.
+func noOtherPageReachesTheGateway(t *testing.T, state cell.State) {
+	t.Helper()
+	_, port, _ := strings.Cut(state.Endpoints.HTTP, ":")
+	for _, c := range []struct {
+		host, origin, contentType string
+		want                      int
+	}{
+		{"127.0.0.1", "", "application/json", http.StatusOK},
+		{"localhost", webPage, "application/json", http.StatusOK},
+		{"127.0.0.1", "", "text/plain", http.StatusUnsupportedMediaType},
+		{"127.0.0.1", "http://somewhere.example", "text/plain", http.StatusForbidden},
+		{"127.0.0.1", "http://somewhere.example", "application/json", http.StatusForbidden},
+		{"somewhere.example", "", "application/json", http.StatusForbidden},
+		{"somewhere.example", "http://somewhere.example:" + port, "application/json", http.StatusForbidden},
+	} {
+		for _, path := range []string{"/v1/logs", "/v1/events"} {
+			body := map[string]string{"/v1/logs": `{}`, "/v1/events": ``}[path] // no event
+			req, err := http.NewRequest(http.MethodPost, "http://"+state.Endpoints.HTTP+path, strings.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Host = c.host + ":" + port
+			req.Header.Set("Content-Type", c.contentType)
+			if c.origin != "" {
+				req.Header.Set("Origin", c.origin)
+			}
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = resp.Body.Close()
+			if resp.StatusCode != c.want {
+				t.Errorf("%s of host %q, origin %q, content type %q: %s, want %d", path, c.host, c.origin, c.contentType, resp.Status, c.want)
+			}
+		}
+	}
+}
+
+// refusalsAreSeen: what the checks before this one have been refused.
+func refusalsAreSeen(t *testing.T, program, data string) {
+	t.Helper()
+	kinds := []*regexp.Regexp{
+		regexp.MustCompile(`gateway errors: .*web_page \d+`),
+		regexp.MustCompile(`(?m)^.* http 403 +web_page +- +127\.0\.0\.1 +(host|origin) `),
+		regexp.MustCompile(`(?m)^.* http 415 +content_type +- +127\.0\.0\.1 +content type is "text/plain", want `),
+		regexp.MustCompile(`(?m)^.* 1 +1 +http 200 +events_quarantined +default +127\.0\.0\.1 +1 events were put into quarantine`),
+	}
+	eventually(t, "each kind of refusal in pulsegrid status", func() bool {
+		out, err := exec.Command(program, "status", "--data", data).CombinedOutput()
+		for _, kind := range kinds {
+			if !kind.Match(out) {
+				t.Logf("pulsegrid status has no %s: %v\n%s", kind, err, out)
+				return false
+			}
 		}
 		return err == nil
 	})

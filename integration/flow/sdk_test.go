@@ -2,6 +2,7 @@ package flow
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/pulsegrid/pulsegrid/integration/rig"
+	"github.com/pulsegrid/pulsegrid/internal/tenant"
 	"github.com/pulsegrid/pulsegrid/internal/testkit/pytest"
 )
 
@@ -46,13 +48,17 @@ func TestPythonSDKWorksUnchanged(t *testing.T) {
 	}
 }
 
-// Scenario: the gateway serves TLS; the SDK trusts its CA, or another one.
-// Guarantees: with the right CA everything arrives; with another the SDK names the certificate, and nothing arrives.
+// Scenario: the gateway of distributions/ as it is, with a certificate and a tenant; the SDK trusts its CA, or another one, and has an API key, or none.
+// Guarantees: with the right CA and a key everything arrives; with another CA the SDK names the certificate, without a key it is refused, and nothing arrives.
 func TestPythonSDKOverTLSAndWithABadCertificate(t *testing.T) {
 	certs := newCertificates(t)
+	tenants := t.TempDir()
+	key, id, hash := tenant.NewKey()
+	if err := os.WriteFile(filepath.Join(tenants, "acme.yaml"), fmt.Appendf(nil, "tenants: [{id: acme, keys: [{id: %s, hash: %q}]}]\n", id, hash), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	r := ownRig(t, rig.Options{
-		GatewayConfigs: []string{filepath.Join("testdata", "tls.yaml")},
-		Env:            map[string]string{"TEST_CERT": certs.cert, "TEST_KEY": certs.key},
+		Secured: true, Env: map[string]string{"PULSEGRID_TLS_CERT": certs.cert, "PULSEGRID_TLS_KEY": certs.key, "PULSEGRID_TENANTS": tenants},
 	})
 	if err := r.Start(); err != nil {
 		t.Fatal(err)
@@ -63,9 +69,14 @@ func TestPythonSDKOverTLSAndWithABadCertificate(t *testing.T) {
 		if low := strings.ToLower(out); !strings.Contains(low, "certificate") && !strings.Contains(low, "unavailable") {
 			t.Errorf("%s, wrong CA: the SDK does not say what is wrong:\n%s", protocol, out)
 		}
+		if out := sdk(t, protocol, endpoint, "500", certs.ca); !strings.Contains(strings.ToLower(out), "unauth") {
+			t.Errorf("%s, no key: the SDK does not say what is wrong:\n%s", protocol, out)
+		}
+		t.Setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-api-key="+key)
 		if out := sdk(t, protocol, endpoint, "500", certs.ca); strings.Contains(out, "ERROR") {
 			t.Errorf("%s over TLS: the SDK says:\n%s", protocol, out)
 		}
+		t.Setenv("OTEL_EXPORTER_OTLP_HEADERS", "")
 		for _, table := range []string{"logs", "metrics", "spans"} {
 			inBothStores(t, r, table, "python-sdk-"+protocol, sdkEvents)
 		}

@@ -91,8 +91,8 @@ func newCell(t *testing.T, env map[string]string) *cell {
 		all[k] = strings.ReplaceAll(v, "DIR", c.dir)
 	}
 	var err error
-	c.Rig, err = rig.New(rig.Options{Dir: c.path("cell"), Env: all, GatewayConfigs: []string{
-		filepath.Join(rig.Root(), "distributions", "gateway", "tenants.yaml"), filepath.Join("testdata", "gateway.yaml"),
+	c.Rig, err = rig.New(rig.Options{Dir: c.path("cell"), Env: all, Secured: true, GatewayConfigs: []string{
+		filepath.Join("..", "rig", "testdata", "plaintext.yaml"), filepath.Join(rig.Root(), "distributions", "gateway", "overflow.yaml"), filepath.Join("testdata", "gateway.yaml"),
 	}})
 	require.NoError(t, err)
 	t.Cleanup(func() {

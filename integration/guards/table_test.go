@@ -86,7 +86,7 @@ func (c *cell) testTransport(t *testing.T) {
 		{"method", "GET", "application/x-protobuf", "", nil, "405", "POST"},
 		{"content type", "POST", "text/plain", "", []byte("x"), "415", "content type"},
 		{"content encoding", "POST", "application/x-protobuf", "br", []byte("x"), "415", "br"},
-		{"bomb", "POST", "application/x-protobuf", "gzip", zeros(5_000_000), "413", "4000000 bytes when decompressed"},
+		{"bomb", "POST", "application/x-protobuf", "gzip", zeros(5_000_000), "413", "more than the 4000000 bytes that are allowed"},
 		{"not OTLP", "POST", "application/x-protobuf", "", undecodable, "400", ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {

@@ -369,7 +369,8 @@ func (g *generator) anyPoint(p interface {
 // items are what quarantine.v1 holds, for both of its tables.
 func (g *generator) items(records []record) plog.Logs {
 	ld := plog.NewLogs()
-	for _, r := range records {
+	for i, r := range records {
+		plain := i == 0 // without personal data: neither table is empty
 		kr := &kgo.Record{Value: g.bytes("body", pick(g, 0, 1, 5000)), Offset: r.offset, Timestamp: g.time("time").AsTime()}
 		header := func(key, value string) {
 			kr.Headers = append(kr.Headers, kgo.RecordHeader{Key: key, Value: []byte(value)})
@@ -383,11 +384,11 @@ func (g *generator) items(records []record) plog.Logs {
 			}
 		}
 		header(envelope.HeaderSignal, pick(g, "logs", "traces"))
-		header(envelope.HeaderPII, fmt.Sprint(g.IntN(2) == 0))
-		if g.habit("findings", 4) != 0 {
+		header(envelope.HeaderPII, fmt.Sprint(g.IntN(2) == 0 && !plain))
+		if g.habit("findings", 4) != 0 || plain {
 			header(envelope.HeaderFindings, `[{"event":0,"verdicts":[{"code":"attribute_type","path":"a","schema":"s","version":"1"}]}]`)
 		}
-		if g.habit("origin", 3) == 0 {
+		if g.habit("origin", 3) == 0 && !plain {
 			header(envelope.HeaderOriginTopic, signal.Logs.Topic())
 			header(envelope.HeaderOriginPartition, fmt.Sprint(g.IntN(4)))
 			header(envelope.HeaderOriginOffset, fmt.Sprint(g.IntN(1e6)))

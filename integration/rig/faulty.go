@@ -58,6 +58,9 @@ func (f *Faulty) Misbehave(how Misbehaviour, share float64, writesOnly bool) {
 	f.mode.Store(int64(how))
 }
 
+// URL is where it listens: no link of the rig is before it.
+func (f *Faulty) URL() string { return "http://" + f.front.Addr().String() }
+
 // Hurt is how many requests it hit so far.
 func (f *Faulty) Hurt() int64 { return f.hurt.Load() }
 

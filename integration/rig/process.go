@@ -4,6 +4,7 @@ package rig
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -18,6 +19,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/pulsegrid/pulsegrid/internal/testkit/freeport"
 )
@@ -156,14 +159,14 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 // Log is the end of what the program has written.
 func (p *Process) Log() string { return p.log.String() }
 
-// logBuffer keeps the last 64 KiB written to it.
+// logBuffer keeps the last MiB written to it.
 type logBuffer struct {
 	mu  sync.Mutex
 	buf []byte // guarded by mu
 }
 
 func (l *logBuffer) Write(b []byte) (int, error) {
-	const keep = 64 << 10
+	const keep = 1 << 20
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.buf = append(l.buf, b...)
@@ -224,6 +227,25 @@ func UsageOf(pid int) (Usage, error) {
 		}
 	}
 	return u, nil
+}
+
+// Yield has each thread of a process, and so each that these start, run when no other wants the CPU: it stands for a process on another machine.
+func Yield(pid int) error {
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		return err
+	}
+	for _, t := range threads {
+		id, err := strconv.Atoi(t.Name())
+		if err != nil {
+			return err
+		}
+		idle := unix.SchedAttr{Policy: unix.SCHED_IDLE}
+		if err = unix.SchedSetAttr(id, &idle, 0); err != nil && !errors.Is(err, unix.ESRCH) { // a thread may have ended
+			return fmt.Errorf("have process %d yield the CPU: %w", pid, err)
+		}
+	}
+	return nil
 }
 
 // FreeAddr is freeport.Addr.

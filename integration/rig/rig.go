@@ -32,6 +32,7 @@ type Options struct {
 	Dir               string            // where everything lies; it stays
 	Collector         string            // empty: _build/collector/pulsegrid-collector
 	Env               map[string]string // further variables of the configs, see distributions/*/config.yaml
+	Secured           bool              // gateways serve TLS and want credentials, of which Env tells; false: distributions/gateway/insecure.yaml comes before GatewayConfigs
 	GatewayConfigs    []string          // files merged over distributions/gateway/config.yaml, in this order
 	AggregatorConfigs []string          // the same for the aggregators
 
@@ -71,6 +72,7 @@ type Tier struct {
 	Name       string // "gateway0"
 	GRPC, HTTP string // of a gateway: where agents reach it
 	metrics    string
+	health     string
 }
 
 // New starts the stores and Kafka and describes gateways and aggregators, which the caller starts. The calling program's main or
@@ -193,7 +195,11 @@ func (r *Rig) describeTiers() error {
 			return err
 		}
 		env["PULSEGRID_GRPC_ENDPOINT"], env["PULSEGRID_HTTP_ENDPOINT"] = listens[0], listens[1]
-		r.describe(t, "gateway", listens, r.opts.GatewayConfigs, env)
+		overlays := r.opts.GatewayConfigs
+		if !r.opts.Secured {
+			overlays = append([]string{filepath.Join(Root(), "distributions", "gateway", "insecure.yaml")}, overlays...)
+		}
+		r.describe(t, "gateway", listens, overlays, env)
 		r.Gateways = append(r.Gateways, t)
 	}
 	for i := range r.opts.Aggregators + r.opts.Spares {
@@ -269,8 +275,7 @@ func (r *Rig) stores(name string) (map[string]string, error) {
 }
 
 func (r *Rig) describe(t *Tier, kind string, listens, overlays []string, own map[string]string) {
-	health := FreeAddr()
-	t.metrics = FreeAddr()
+	t.health, t.metrics = FreeAddr(), FreeAddr()
 	_, metricsPort, err := net.SplitHostPort(t.metrics)
 	if err != nil {
 		panic(err) // FreeAddr's answer has a port
@@ -284,7 +289,7 @@ func (r *Rig) describe(t *Tier, kind string, listens, overlays []string, own map
 		"PULSEGRID_REPLICATION_FACTOR": strconv.Itoa(min(3, r.opts.KafkaNodes)),
 		"PULSEGRID_MIN_INSYNC":         strconv.Itoa(min(2, r.opts.KafkaNodes)),
 		"PULSEGRID_PARTITIONS":         "4",
-		"PULSEGRID_HEALTH_ENDPOINT":    health,
+		"PULSEGRID_HEALTH_ENDPOINT":    t.health,
 		"PULSEGRID_METRICS_HOST":       "127.0.0.1",
 		"PULSEGRID_METRICS_PORT":       metricsPort,
 	}
@@ -297,7 +302,7 @@ func (r *Rig) describe(t *Tier, kind string, listens, overlays []string, own map
 	for _, c := range overlays {
 		argv = append(argv, "--config", c)
 	}
-	t.Process = NewProcess(env, append(listens, health), argv...)
+	t.Process = NewProcess(env, append(listens, t.health), argv...)
 }
 
 // StartClickHouse starts the engine, again where it was before.
@@ -376,7 +381,7 @@ func (r *Rig) Catalog() string { return "sqlite:///" + r.CatalogFile() }
 // CatalogProperties are further properties that a reader of the lake needs. They name the store itself, not the proxies.
 func (r *Rig) CatalogProperties() map[string]string {
 	if !r.opts.Faulty {
-		return nil
+		return map[string]string{}
 	}
 	return map[string]string{
 		"s3.endpoint": "http://" + r.Objects.addr, "s3.region": s3test.Region, "s3.access-key-id": s3test.AccessKey, "s3.secret-access-key": s3test.SecretKey,

@@ -6,6 +6,10 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+
 	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
 	"github.com/pulsegrid/pulsegrid/internal/audit/erasure"
 	"github.com/pulsegrid/pulsegrid/internal/audit/stored"
@@ -66,10 +70,24 @@ type Config struct {
 	Certificates   string             // directory to add the certificate to; empty: none is written
 	Signer         certificate.Signer // of certificates; nil: they are not signed
 
+	// Missing is called with the events that ClickHouse has lost, as they are found, stamped for internal/columns; an error ends the audit. Nil: not. It needs an
+	// audit that is not Quick.
+	Missing func(Missing) error
+
 	// StallTimeout: an audit that hears nothing from Kafka for this long ends with an error.
 	StallTimeout time.Duration
 	// Progress is called now and then, from one goroutine at a time. Nil: not.
 	Progress func(Progress)
+}
+
+// Missing are events of one topic that a store has lost: a request of one signal; the other two are zero.
+type Missing struct {
+	Topic   string
+	Signal  signal.Signal
+	Logs    plog.Logs
+	Metrics pmetric.Metrics
+	Traces  ptrace.Traces
+	Events  int
 }
 
 // Topic is a topic and what it carries.
@@ -84,20 +102,10 @@ func ParseTopic(text string) (Topic, error) {
 		s, err := signal.Parse(name)
 		return Topic{topic, s}, err
 	}
-	if s := signalOf(text); s != 0 {
+	if s := signal.OfTopic(text); s != 0 {
 		return Topic{text, s}, nil
 	}
 	return Topic{}, fmt.Errorf("topic %q does not tell its signal: write logs=%s, metrics=%s or traces=%s", text, text, text, text)
-}
-
-// signalOf is the signal that a topic's name tells; 0: none.
-func signalOf(topic string) signal.Signal {
-	for _, s := range signal.All {
-		if strings.HasPrefix(topic, "otlp."+s.String()+".") {
-			return s
-		}
-	}
-	return 0
 }
 
 // DefaultConfig is everything but the stores and the brokers.

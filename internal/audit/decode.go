@@ -163,6 +163,46 @@ func (d data) appendTo(b *columns.Builder) error {
 	}
 }
 
+// keep removes all events but the ones at the positions that are wanted, in the order of visitor.
+func (d data) keep(wanted map[int32]bool) {
+	position := int32(-1)
+	drop := func() bool { position++; return !wanted[position] }
+	switch d.signal {
+	case signal.Logs:
+		for _, rl := range d.logs.ResourceLogs().All() {
+			for _, sl := range rl.ScopeLogs().All() {
+				sl.LogRecords().RemoveIf(func(plog.LogRecord) bool { return drop() })
+			}
+		}
+	case signal.Traces:
+		for _, rs := range d.traces.ResourceSpans().All() {
+			for _, ss := range rs.ScopeSpans().All() {
+				ss.Spans().RemoveIf(func(ptrace.Span) bool { return drop() })
+			}
+		}
+	case signal.Metrics:
+		number := func(pmetric.NumberDataPoint) bool { return drop() }
+		for _, rm := range d.metrics.ResourceMetrics().All() {
+			for _, sm := range rm.ScopeMetrics().All() {
+				for _, m := range sm.Metrics().All() {
+					switch m.Type() {
+					case pmetric.MetricTypeGauge:
+						m.Gauge().DataPoints().RemoveIf(number)
+					case pmetric.MetricTypeSum:
+						m.Sum().DataPoints().RemoveIf(number)
+					case pmetric.MetricTypeHistogram:
+						m.Histogram().DataPoints().RemoveIf(func(pmetric.HistogramDataPoint) bool { return drop() })
+					case pmetric.MetricTypeExponentialHistogram:
+						m.ExponentialHistogram().DataPoints().RemoveIf(func(pmetric.ExponentialHistogramDataPoint) bool { return drop() })
+					case pmetric.MetricTypeSummary:
+						m.Summary().DataPoints().RemoveIf(func(pmetric.SummaryDataPoint) bool { return drop() })
+					}
+				}
+			}
+		}
+	}
+}
+
 // visitor goes through the events as pdata has decoded them: it holds their number and times against those that the audit has read, and stamps them
 // if asked to.
 type visitor struct {

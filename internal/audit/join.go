@@ -62,8 +62,10 @@ type join struct {
 	cursor *stored.Cursor // of all partitions of the topic
 	report *report
 
-	want, got hash.Hash           // of the digests
-	stretch   certificate.Stretch // of the events that differ alike; Events 0: none
+	missing   func(Missing) error         // Config.Missing; nil: nobody asks
+	lost      map[*decoded]map[int32]bool // of the chunk, by position
+	want, got hash.Hash                   // of the digests
+	stretch   certificate.Stretch         // of the events that differ alike; Events 0: none
 }
 
 func newJoin(x expectation, topic string, cursor *stored.Cursor, r *report) *join {
@@ -168,6 +170,12 @@ func (j *join) event(e *counted) error {
 			why = fmt.Sprintf("it is no copy: its header says that it is %d#%d once more, and their contents differ", e.verdict.Of.Offset, e.verdict.Of.Position)
 		}
 		j.differs(certificate.Lost, e.Row, nil, why)
+		if j.missing != nil {
+			if j.lost[e.record] == nil {
+				j.lost[e.record] = map[int32]bool{}
+			}
+			j.lost[e.record][e.Index] = true
+		}
 	}
 	if expected && rows > 1 {
 		for range rows - 1 {
@@ -177,6 +185,24 @@ func (j *join) event(e *counted) error {
 	if expected && altered {
 		j.differs(certificate.Altered, e.Row, e.cells, "")
 	}
+	return nil
+}
+
+// chunk hands on what the store has lost of the records.
+func (j *join) chunk(records []*decoded) error {
+	if len(j.lost) == 0 {
+		return nil
+	}
+	for _, d := range records { // in their order
+		if lost := j.lost[d]; lost != nil {
+			d.data.keep(lost)
+			err := j.missing(Missing{Topic: j.topic, Signal: d.data.signal, Logs: d.data.logs, Metrics: d.data.metrics, Traces: d.data.traces, Events: len(lost)})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	clear(j.lost)
 	return nil
 }
 

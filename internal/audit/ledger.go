@@ -135,7 +135,8 @@ func (c *ledgerCheck) compare() {
 	}
 	c.result.Compared++
 	if e.Rows != c.seen.rows || e.IDSum != c.seen.ids {
-		c.fault("wrong", nameOf(e), "rows %d with id_sum %016x, must be %d with %016x", e.Rows, e.IDSum, c.seen.rows, c.seen.ids)
+		c.fault("wrong", nameOf(e), "rows %d with id_sum %016x, must be %d with %016x; it says events %d, duplicates %d, quarantined %d, where there are %d, %d, %d",
+			e.Rows, e.IDSum, c.seen.rows, c.seen.ids, e.Events, e.Duplicates, e.Quarantined, c.seen.events, c.seen.duplicates, c.seen.quarantined)
 		return // its other counts are likely wrong as well
 	}
 	said := counts{e.Events, e.Duplicates, e.Quarantined}
@@ -203,6 +204,7 @@ func (t *topicAudit) rowsAgainstLedger(i int, rg certificate.Range, cursor *stor
 	result.Beyond = &certificate.BeyondResult{First: rg.First, Last: rg.Last, Entries: int64(len(c.entries))}
 	var previous stored.Place
 	sums := make([]tally, len(c.entries))
+	erased := t.erased.named(result.Store, rg)
 	for at := 0; ; {
 		r, ok := cursor.Peek()
 		if !ok || r.Partition != rg.Partition {
@@ -224,12 +226,24 @@ func (t *topicAudit) rowsAgainstLedger(i int, rg certificate.Range, cursor *stor
 		}
 		previous = r.Place()
 		result.Beyond.Rows++
+		delete(erased, namedEvent{r.Offset, ledger.IDSum(r.ID[:])}) // it is there
 		if at < len(c.entries) {
 			sums[at].rows++
 			sums[at].ids += ledger.IDSum(r.ID[:])
 		}
 	}
 	j.ends()
+	// What was erased by name must be exactly what lacks: an entry's rows and id_sum are those that are there and those.
+	for e, declaration := range erased {
+		n := slices.IndexFunc(c.entries, func(of ledger.Entry) bool { return e.offset >= of.First && e.offset <= of.Last })
+		if n < 0 || !c.whole(c.entries[n]) {
+			continue
+		}
+		sums[n].rows++
+		sums[n].ids += e.id
+		result.Erased++
+		t.cert.Erasures[declaration].Events[result.Store]++
+	}
 	for n, e := range c.entries {
 		if lack := e.Rows - sums[n].rows; c.whole(e) && lack > 0 && t.erased.might(result.Store, e) {
 			result.Erased += lack

@@ -147,6 +147,8 @@ func (s quickSink) record(d *decoded) error {
 	return nil
 }
 
+func (quickSink) chunk([]*decoded) error { return nil }
+
 func (s quickSink) event(e *counted) error {
 	for _, q := range s {
 		if q.within(e.Offset) && q.expects(e) {

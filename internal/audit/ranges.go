@@ -155,7 +155,7 @@ func (p *planner) topics(ctx context.Context) ([]Topic, error) {
 			return nil, fmt.Errorf("list the topics: %w", err)
 		}
 		for _, name := range all.Names() {
-			if s := signalOf(name); s != 0 {
+			if s := signal.OfTopic(name); s != 0 {
 				topics = append(topics, Topic{name, s})
 			}
 		}

@@ -38,6 +38,8 @@ type sink interface {
 	// record begins a record, readable or not.
 	record(d *decoded) error
 	event(e *counted) error
+	// chunk ends a stretch of records whose events it has been told. They are not kept.
+	chunk(records []*decoded) error
 }
 
 // recount counts one partition again.
@@ -138,6 +140,9 @@ func (r *recount) flush() error {
 		if err := r.one(d, rows, &n); err != nil {
 			return err
 		}
+	}
+	if err := r.sink.chunk(r.records); err != nil {
+		return err
 	}
 	at := r.records[len(r.records)-1].offset
 	r.records, r.events, r.bytes = r.records[:0], 0, 0

@@ -156,7 +156,7 @@ func (r *rig) produce(topic string, partition int32, value []byte, headers ...st
 	r.t.Helper()
 	rec := &kgo.Record{Topic: topic, Partition: partition, Key: []byte("agent-1"), Value: value, Timestamp: r.now}
 	r.now = r.now.Add(time.Second)
-	set := map[string]string{envelope.HeaderTenant: "acme", envelope.HeaderSignal: signalOf(topic).String(), envelope.HeaderReceivedNanos: strconv.FormatInt(rec.Timestamp.UnixNano()-12345, 10)}
+	set := map[string]string{envelope.HeaderTenant: "acme", envelope.HeaderSignal: signal.OfTopic(topic).String(), envelope.HeaderReceivedNanos: strconv.FormatInt(rec.Timestamp.UnixNano()-12345, 10)}
 	for i := 0; i+1 < len(headers); i += 2 {
 		set[headers[i]] = headers[i+1]
 	}

@@ -173,7 +173,11 @@ func (t *topicAudit) exact(ctx context.Context, plans []*plan, content bool, res
 		var joins joinSink
 		for i := range t.stores {
 			if t.ok[i] {
-				joins = append(joins, newJoin(t.expectation(i, &results[n], pl), pl.Topic, cursors[i], t.report))
+				j := newJoin(t.expectation(i, &results[n], pl), pl.Topic, cursors[i], t.report)
+				if t.Missing != nil && content && j.name == certificate.Hot {
+					j.lost, j.missing = map[*decoded]map[int32]bool{}, t.Missing
+				}
+				joins = append(joins, j)
 			}
 		}
 		if err := t.recount(ctx, pl, content, &results[n], joins); err != nil {
@@ -232,6 +236,15 @@ func (s joinSink) record(d *decoded) error {
 				return err
 			}
 			j.unreadable(d)
+		}
+	}
+	return nil
+}
+
+func (s joinSink) chunk(records []*decoded) error {
+	for _, j := range s {
+		if err := j.chunk(records); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -15,6 +15,8 @@ const (
 	stopGatewayWithin    = 20 * time.Second
 	stopAggregatorWithin = 60 * time.Second
 	stopClickHouseWithin = 20 * time.Second
+	stopWorkerWithin     = 60 * time.Second // it may be in the middle of a lake commit, too
+	stopTemporalWithin   = 10 * time.Second
 )
 
 // ErrForced is returned when the second signal came before everything had stopped.
@@ -35,9 +37,11 @@ type Cell struct {
 	clickhouse *clickhouse
 	aggregator *child
 	gateway    *child
+	temporal   *child
+	worker     *child
 }
 
-// Run runs a cell until ctx is done, then stops it in order: the gateway (nothing new comes in), the aggregator (which commits
+// Run runs a cell until ctx is done, then stops it in order: the worker of jobs and Temporal, the gateway (nothing new comes in), the aggregator (which commits
 // what it holds), ClickHouse, Kafka. When force is done whatever still runs is killed.
 func Run(ctx, force context.Context, o Options) error {
 	if err := o.validate(); err != nil {
@@ -82,11 +86,16 @@ func (c *Cell) start(ctx context.Context) error {
 	if c.clickhouse, err = startClickHouse(ctx, c.layout, p.ClickHouse, c.screen.event); err != nil {
 		return err
 	}
-	c.state.Endpoints.ClickHouseHTTP = c.clickhouse.http
+	c.state.Endpoints.ClickHouseHTTP = c.clickhouse.guard.address
 	user := c.clickhouse.options.Users[0]
 	c.state.Endpoints.ClickHouseUser, c.state.Endpoints.ClickHousePassword = user.Name, user.Password
 	if c.aggregator, err = c.startCollector("aggregator", c.options.AggregatorConfig, c.state.Endpoints.AggregatorHealth, c.state.Endpoints.AggregatorMetrics); err != nil {
 		return err
+	}
+	if c.options.Worker != nil {
+		if err := c.startTemporal(&p); err != nil {
+			return err
+		}
 	}
 	if c.gateway, err = c.startCollector("gateway", c.options.GatewayConfig, c.state.Endpoints.GatewayHealth, c.state.Endpoints.GatewayMetrics); err != nil {
 		return err
@@ -98,6 +107,14 @@ func (c *Cell) start(ctx context.Context) error {
 		waitReady(ctx, c.gateway, c.state.Endpoints.GatewayHealth),
 		waitReady(ctx, c.aggregator, c.state.Endpoints.AggregatorHealth)); err != nil {
 		return err
+	}
+	if c.options.Worker != nil {
+		if err := waitReady(ctx, c.temporal, c.state.Endpoints.TemporalUI+"/healthz"); err != nil {
+			return err
+		}
+		if err := c.startWorker(); err != nil {
+			return err
+		}
 	}
 	c.state.Ready = true
 	c.screen.event("ready")
@@ -165,6 +182,12 @@ func (c *Cell) stop(force context.Context) error {
 		defer cancel()
 		errs = append(errs, stop(ctx))
 	}
+	if c.worker != nil {
+		step("the worker", stopWorkerWithin, c.worker.stop)
+	}
+	if c.temporal != nil {
+		step("Temporal", stopTemporalWithin, c.temporal.stop)
+	}
 	if c.gateway != nil {
 		step("the gateway", stopGatewayWithin, c.gateway.stop)
 	}
@@ -190,7 +213,7 @@ func (c *Cell) stop(force context.Context) error {
 
 func (c *Cell) processes() []Process {
 	var out []Process
-	for _, ch := range []*child{c.gateway, c.aggregator} {
+	for _, ch := range []*child{c.gateway, c.aggregator, c.temporal, c.worker} {
 		if ch != nil {
 			out = append(out, ch.state())
 		}

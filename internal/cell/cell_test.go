@@ -74,6 +74,7 @@ func TestOptionErrorsNameTheFlagAndTheValue(t *testing.T) {
 		`--data is empty`:      {GRPC: "127.0.0.1:0", HTTP: "127.0.0.1:0"},
 		`--clickhouse-port 65`: {GRPC: "127.0.0.1:0", HTTP: "127.0.0.1:0", ClickHousePort: 65536, DataDir: "d"},
 		`--cors "localhost"`:   {GRPC: "127.0.0.1:0", HTTP: "127.0.0.1:0", CORS: []string{"*", "localhost"}, DataDir: "d"},
+		`--host "laptop:4318"`: {GRPC: "127.0.0.1:0", HTTP: "127.0.0.1:0", Hosts: []string{"laptop", "laptop:4318"}, DataDir: "d"},
 		`--cors "http://a/b"`:  {GRPC: "127.0.0.1:0", HTTP: "127.0.0.1:0", CORS: []string{"http://a/b"}, DataDir: "d"},
 	} {
 		err := o.validate()
@@ -212,4 +213,37 @@ func TestACellWithoutAUsableCollectorStopsWhatItHadStarted(t *testing.T) {
 	require.False(t, locked(layout(filepath.Join(dir, "data"))))
 	_, err = ReadState(filepath.Join(dir, "data"))
 	require.True(t, errors.Is(err, ErrNotRunning))
+}
+
+// Scenario: a web page has a browser send to Kafka's port, in pieces; a client is served meanwhile and afterwards.
+// Guarantees: the connection ends at once, and nothing is allocated for it.
+func TestWhatIsNoKafkaIsCutOffByTheLocalBroker(t *testing.T) {
+	l := newLayout(t)
+	port, err := choosePort("--kafka-port", 0, 0)
+	require.NoError(t, err)
+	cluster, err := startKafka(l, port)
+	require.NoError(t, err)
+	defer cluster.Close()
+	client, err := kgo.NewClient(kgo.SeedBrokers(kafkaAddress(port)))
+	require.NoError(t, err)
+	defer client.Close()
+	produce := func() {
+		require.NoError(t, client.ProduceSync(t.Context(), &kgo.Record{Topic: signal.Logs.Topic(), Value: bytes.Repeat([]byte("a"), 1<<19)}).FirstErr())
+	}
+	produce()
+	for _, pieces := range [][]string{{"POST / HTTP/1.1\r\nHost: localhost\r\n\r\n"}, {"P", "OS", "T / HTTP/1.1\r\n"}, {"GET "}} {
+		conn, err := net.Dial("tcp", kafkaAddress(port))
+		require.NoError(t, err)
+		require.NoError(t, conn.SetDeadline(time.Now().Add(10*time.Second)))
+		for _, piece := range pieces {
+			_, err = conn.Write([]byte(piece))
+			require.NoError(t, err)
+			time.Sleep(10 * time.Millisecond) // so that it is a packet of its own
+		}
+		_, err = conn.Read(make([]byte, 1))
+		require.Error(t, err)
+		require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
+		require.NoError(t, conn.Close())
+	}
+	produce()
 }

@@ -14,13 +14,12 @@ import (
 // Database that the ClickHouse exporter writes.
 const Database = "pulsegrid"
 
-// clickhouse is the supervised engine: it is started again, at the same addresses, whenever it ends, until stop.
+// clickhouse is the supervised engine: it is started again whenever it ends, until stop. Clients reach it at the guard's address, which stays.
 type clickhouse struct {
 	options chengine.Options
 	log     *logFile
 	report  func(message string)
-
-	http string // host:port
+	guard   *guard
 
 	ctx    context.Context // of the restarts; done when stop is called
 	cancel context.CancelFunc
@@ -42,13 +41,16 @@ func startClickHouse(ctx context.Context, l layout, httpPort int, report func(st
 		"ALL ON " + Database + ".*", "SELECT ON system.*", "TABLE ENGINE ON MergeTree", "TABLE ENGINE ON ReplacingMergeTree", "TABLE ENGINE ON AggregatingMergeTree",
 	}}
 	c := &clickhouse{
-		options: chengine.Options{Dir: l.clickhouse(), HTTPPort: httpPort, Users: []chengine.User{own}, Output: log},
+		options: chengine.Options{Dir: l.clickhouse(), Users: []chengine.User{own}, Output: log},
 		log:     log, report: report, done: make(chan struct{}),
 	}
-	if c.engine, err = chengine.Start(ctx, c.options); err != nil {
+	if c.guard, err = startGuard(httpPort, log); err != nil {
 		return nil, errors.Join(err, log.Close())
 	}
-	c.http = c.engine.HTTPAddr
+	if c.engine, err = chengine.Start(ctx, c.options); err != nil {
+		return nil, errors.Join(err, c.guard.close(), log.Close())
+	}
+	c.guard.forward(c.engine.HTTPAddr)
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	go c.supervise(c.engine)
 	return c, nil
@@ -93,6 +95,9 @@ func (c *clickhouse) set(engine *chengine.Engine, err error) {
 	c.engine = engine
 	if engine != nil {
 		c.restarts++
+		c.guard.forward(engine.HTTPAddr)
+	} else {
+		c.guard.forward("")
 	}
 	if err != nil {
 		c.lastError = err.Error()
@@ -105,9 +110,9 @@ func (c *clickhouse) stop(ctx context.Context) error {
 	c.mu.Lock()
 	engine := c.engine
 	c.mu.Unlock()
-	var err error
+	err := c.guard.close()
 	if engine != nil {
-		err = engine.Stop(ctx)
+		err = errors.Join(err, engine.Stop(ctx))
 	}
 	return errors.Join(err, c.log.Close())
 }

@@ -15,14 +15,15 @@ func (c *Cell) environment(health, metrics string) []string {
 	set := func(name, value string) { env = append(env, "PULSEGRID_"+name+"="+value) }
 	set("GRPC_ENDPOINT", e.GRPC)
 	set("HTTP_ENDPOINT", e.HTTP)
-	origins, _ := json.Marshal(append([]string{}, c.options.CORS...)) // of text
-	set("CORS", string(origins))
-	set("KAFKA_BROKERS", e.Kafka)
-	set("CLICKHOUSE_HTTP", e.ClickHouseHTTP)
-	set("CLICKHOUSE_USERNAME", e.ClickHouseUser)
-	set("CLICKHOUSE_PASSWORD", e.ClickHousePassword)
-	set("LAKE_WAREHOUSE", e.Warehouse)
-	set("LAKE_CATALOG", strings.TrimPrefix(e.Catalog, catalogScheme))
+	setList := func(name string, values []string) {
+		list, _ := json.Marshal(append([]string{}, values...)) // of text
+		set(name, string(list))
+	}
+	setList("CORS", c.options.CORS)
+	setList("LOCAL_HOSTS", c.localHosts())
+	for name, value := range e.stores() {
+		env = append(env, name+"="+value)
+	}
 	set("OWN_OTLP", "http://"+reachable(e.HTTP))
 	set("HEALTH_ENDPOINT", hostOf(health))
 	host, port, _ := net.SplitHostPort(hostOf(metrics)) // our own URL
@@ -32,6 +33,35 @@ func (c *Cell) environment(health, metrics string) []string {
 		set("HOST_NAME", name)
 	}
 	return env
+}
+
+// stores are the variables that say where Kafka and the stores are.
+func (e Endpoints) stores() map[string]string {
+	return map[string]string{
+		"PULSEGRID_KAFKA_BROKERS":       e.Kafka,
+		"PULSEGRID_CLICKHOUSE_HTTP":     e.ClickHouseHTTP,
+		"PULSEGRID_CLICKHOUSE_USERNAME": e.ClickHouseUser,
+		"PULSEGRID_CLICKHOUSE_PASSWORD": e.ClickHousePassword,
+		"PULSEGRID_LAKE_WAREHOUSE":      e.Warehouse,
+		"PULSEGRID_LAKE_CATALOG":        strings.TrimPrefix(e.Catalog, catalogScheme),
+	}
+}
+
+// Aggregator is the configuration of the cell's aggregator, and the variables of its surroundings that it takes the stores from.
+func (s State) Aggregator() (config string, variables map[string]string) {
+	return layout(s.DataDir).config("aggregator"), s.Endpoints.stores()
+}
+
+// localHosts are the names by which programs may ask for OTLP/HTTP, beside IP addresses.
+func (c *Cell) localHosts() []string {
+	names := append([]string{"localhost"}, c.options.Hosts...)
+	if host, _, err := net.SplitHostPort(c.options.HTTP); err == nil && host != "" && net.ParseIP(host) == nil {
+		names = append(names, host)
+	}
+	if name, err := os.Hostname(); err == nil && checkHost(name) == nil {
+		names = append(names, name)
+	}
+	return names
 }
 
 // reachable is the address at which a server is reached that listens on addr, which may be all interfaces.

@@ -43,8 +43,15 @@ type Hop struct {
 	Events    float64       // since its process started
 	Rate      float64       // events a second, over the last looks
 	Errors    float64       // since its process started: events refused for good, or calls that failed and are retried
+	Kinds     []ErrorKind   // of Errors, most first
 	Lag       int64         // records that wait in Kafka for it; -1: not known, or it has none
 	Freshness time.Duration // mean time from the gateway to durable, plus how long nothing has come although records wait; -1: not known
+}
+
+// ErrorKind is how many of a hop's errors have one reason.
+type ErrorKind struct {
+	Reason string // attribute reason or code of the metric
+	Errors float64
 }
 
 // Topic is one Kafka topic.
@@ -88,6 +95,7 @@ type look struct {
 
 type hopLook struct {
 	events, errors, count, sum float64
+	kinds                      []ErrorKind
 }
 
 // Observer looks at a running cell again and again.
@@ -171,10 +179,10 @@ func (o *Observer) look(ctx context.Context) look {
 	problem("gateway", healthy(ctx, o.endpoints.GatewayHealth))
 	problem("aggregator", healthy(ctx, o.endpoints.AggregatorHealth))
 	problem("clickhouse", healthy(ctx, "http://"+o.endpoints.ClickHouseHTTP+"/ping"))
-	gateway, _ := scrape(ctx, o.endpoints.GatewayMetrics) // its health check reports a gateway that does not answer
-	aggregator, _ := scrape(ctx, o.endpoints.AggregatorMetrics)
+	gateway, _ := Scrape(ctx, o.endpoints.GatewayMetrics) // its health check reports a gateway that does not answer
+	aggregator, _ := Scrape(ctx, o.endpoints.AggregatorMetrics)
 	for _, h := range hops {
-		m := gateway
+		m := metrics(gateway)
 		if h.aggregator {
 			m = aggregator
 		}
@@ -182,6 +190,7 @@ func (o *Observer) look(ctx context.Context) look {
 		for _, e := range h.errors {
 			hl.errors += m.sum(e)
 		}
+		hl.kinds = m.errorKinds(h.errors)
 		hl.count, hl.sum = m.histogram(h.latency)
 		l.hops = append(l.hops, hl)
 	}
@@ -260,7 +269,7 @@ func figures(before *look, now look) Figures {
 	f := Figures{Topics: now.topics, Copies: now.copies, Problems: now.problems}
 	for i, h := range hops {
 		n := now.hops[i]
-		hop := Hop{Name: h.name, Events: n.events, Errors: n.errors, Lag: -1, Freshness: -1}
+		hop := Hop{Name: h.name, Events: n.events, Errors: n.errors, Kinds: n.kinds, Lag: -1, Freshness: -1}
 		if h.group != "" {
 			for _, t := range now.topics {
 				if lag, ok := t.Lag[h.group]; ok {

@@ -23,6 +23,7 @@ const (
 func startKafka(l layout, port int) (*kfake.Cluster, error) {
 	cluster, err := kfake.NewCluster(
 		kfake.Ports(port),
+		kfake.ListenFn(listenFrames),
 		kfake.DataDir(l.kafka()),
 		kfake.ClusterID("pulsegrid-local"),
 		kfake.DefaultNumPartitions(kafkaPartitions),

@@ -17,6 +17,7 @@ type Options struct {
 	GRPC           string   // host:port of OTLP/gRPC; port 0 takes a free one
 	HTTP           string   // host:port of OTLP/HTTP; port 0 takes a free one
 	CORS           []string // origins of web pages that may send by OTLP/HTTP; * in one stands for any text
+	Hosts          []string // names of this machine by which programs may ask for OTLP/HTTP, beside localhost, its own and IP addresses
 	KafkaPort      int      // 0: the data directory's last one, else a free one
 	ClickHousePort int      // of ClickHouse's HTTP interface; 0: as KafkaPort
 
@@ -24,6 +25,9 @@ type Options struct {
 	GatewayConfig    []byte
 	AggregatorConfig []byte
 	Version          string
+
+	Worker           []string // command of a worker of jobs, which takes --data and --metrics; none: neither that nor Temporal runs
+	SearchAttributes []string // that Temporal's namespace has, of type Keyword
 
 	Output   io.Writer // where the screen goes
 	Terminal bool      // Output is a terminal: redraw in place
@@ -51,6 +55,11 @@ func (o *Options) validate() error {
 			return OptionError{fmt.Errorf("--cors %q: %w", origin, err)}
 		}
 	}
+	for _, name := range o.Hosts {
+		if err := checkHost(name); err != nil {
+			return OptionError{fmt.Errorf("--host %q: %w", name, err)}
+		}
+	}
 	if o.DataDir == "" {
 		return OptionError{errors.New("--data is empty: name a directory")}
 	}
@@ -63,7 +72,10 @@ func (o *Options) validate() error {
 	if err != nil || info.IsDir() || info.Mode()&0o111 == 0 {
 		return fmt.Errorf("no Collector at %s: run `make build`, or name one with --collector", o.Collector)
 	}
-	return nil
+	if o.Worker != nil {
+		_, err = FindDevServer()
+	}
+	return err
 }
 
 func checkAddress(addr string) error {
@@ -85,6 +97,13 @@ func checkOrigin(origin string) error {
 	scheme, host, ok := strings.Cut(origin, "://")
 	if !ok || scheme != "http" && scheme != "https" || host == "" || strings.ContainsAny(host, "/ \"$") {
 		return errors.New("want * or an origin such as http://localhost:3000, without a path")
+	}
+	return nil
+}
+
+func checkHost(name string) error {
+	if name == "" || strings.ContainsAny(name, ":/[]\" $") {
+		return errors.New("want the name of a host, without a port")
 	}
 	return nil
 }

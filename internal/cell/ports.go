@@ -13,6 +13,8 @@ import (
 type ports struct {
 	Kafka      int `json:"kafka"`
 	ClickHouse int `json:"clickhouse"` // HTTP
+	Temporal   int `json:"temporal,omitempty"`
+	TemporalUI int `json:"temporal_ui,omitempty"`
 }
 
 func loadPorts(l layout) ports {

@@ -1,8 +1,11 @@
 package cell
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"io"
+	"slices"
 	"strings"
 
 	dto "github.com/prometheus/client_model/go"
@@ -15,14 +18,18 @@ import (
 // metrics is one scrape of a Collector.
 type metrics map[string]*dto.MetricFamily
 
-func scrape(ctx context.Context, url string) (metrics, error) {
+// scrapeBytesMax bounds what is read of an answer.
+const scrapeBytesMax = 64 << 20
+
+// Scrape reads the metrics that a Collector serves, by name.
+func Scrape(ctx context.Context, url string) (map[string]*dto.MetricFamily, error) {
 	body, err := get(ctx, url)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = body.Close() }()
 	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(body)
+	families, err := parser.TextToMetricFamilies(io.LimitReader(body, scrapeBytesMax))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", url, err)
 	}
@@ -43,6 +50,27 @@ func ofEvents(series *dto.Metric) bool {
 		}
 	}
 	return true
+}
+
+// errorKinds adds up counters by reason, most first; a series without attribute reason or code is of kind other.
+func (m metrics) errorKinds(names []string) []ErrorKind {
+	sums := map[string]float64{}
+	for _, name := range names {
+		for _, series := range m[name].GetMetric() {
+			labels := labelsOf(series)
+			sums[cmp.Or(labels["reason"], labels["code"], "other")] += value(series)
+		}
+	}
+	var kinds []ErrorKind
+	for reason, n := range sums {
+		if n > 0 {
+			kinds = append(kinds, ErrorKind{reason, n})
+		}
+	}
+	slices.SortFunc(kinds, func(a, b ErrorKind) int {
+		return cmp.Or(cmp.Compare(b.Errors, a.Errors), cmp.Compare(a.Reason, b.Reason))
+	})
+	return kinds
 }
 
 // sumOf adds up those series of a metric that count.

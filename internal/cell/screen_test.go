@@ -28,7 +28,7 @@ func someFigures() Figures {
 	return Figures{
 		Hops: []Hop{
 			{Name: HopGateway, Events: 1234567, Rate: 1000.4, Lag: -1, Freshness: -1},
-			{Name: HopClickHouse, Events: 12, Errors: 3, Lag: 40, Freshness: 1200 * time.Millisecond},
+			{Name: HopClickHouse, Events: 12, Errors: 3, Kinds: []ErrorKind{{"NETWORK", 2}, {"other", 1}}, Lag: 40, Freshness: 1200 * time.Millisecond},
 		},
 		Topics: []Topic{{Name: "otlp.logs.v1", Start: 10, End: 2010, Lag: map[string]int64{groupHot: 0}}},
 	}
@@ -39,6 +39,7 @@ func TestFiguresAreAlignedAndUnknownOnesAreDashes(t *testing.T) {
 		"hop            events  events/s  errors  lag  fresh",
 		"gateway     1,234,567     1,000       0    -      -",
 		"clickhouse         12         0       3   40   1.2s",
+		"clickhouse errors: NETWORK 2, other 1",
 	}, trimmed(HopLines(someFigures())))
 	require.Equal(t, []string{
 		"topic         records  from     to  lag hot  lag lake",
@@ -57,8 +58,16 @@ func trimmed(lines []string) []string {
 func TestTheStatusLineTellsRatesErrorsLagAndProblems(t *testing.T) {
 	f := someFigures()
 	f.Problems = []string{"kafka: gone"}
-	require.Equal(t, "gateway 1,234,567 events 1,000/s | clickhouse 12 events 0/s errors 3 lag 40 fresh 1.2s | PROBLEM kafka: gone", StatusLine(f))
+	require.Equal(t, "gateway 1,234,567 events 1,000/s | clickhouse 12 events 0/s errors 3 (NETWORK 2, other 1) lag 40 fresh 1.2s | PROBLEM kafka: gone", StatusLine(f))
 	require.False(t, f.Healthy())
+}
+
+func TestManyKindsOfErrorsAreCutShort(t *testing.T) {
+	var many []ErrorKind
+	for i := range 9 {
+		many = append(many, ErrorKind{string(rune('a' + i)), float64(9000 - i)})
+	}
+	require.Equal(t, "a 9,000, b 8,999, c 8,998, d 8,997, e 8,996, f 8,995, and 3 more kinds", kinds(many))
 }
 
 func TestRatesStartAnewWithARestartedProcess(t *testing.T) {
@@ -95,15 +104,18 @@ func TestAStoreThatTakesNothingWhileRecordsWaitGrowsStale(t *testing.T) {
 func TestScrapedSeriesAreAddedUpAndUntouchedOnesAreZero(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write([]byte("# TYPE rows counter\nrows{table=\"a\"} 2\nrows{table=\"b\"} 3\nrows{table=\"p.quarantine\"} 7\nrows{table=\"p.quarantine_pii\"} 11\n" +
-			"# TYPE fresh histogram\nfresh_bucket{le=\"+Inf\"} 4\nfresh_sum 8\nfresh_count 4\nfresh_sum{table=\"p.quarantine\"} 8\nfresh_count{table=\"p.quarantine\"} 4\n"))
+			"# TYPE refused counter\nrefused{reason=\"malformed\"} 5\nrefused{reason=\"too_large\",transport=\"http\"} 140\nrefused{reason=\"too_large\",transport=\"grpc\"} 7\nrefused{reason=\"never\"} 0\n" +
+			"# TYPE errors counter\nerrors{code=\"OTHER\"} 5\nerrors 1\n# TYPE fresh histogram\nfresh_bucket{le=\"+Inf\"} 4\nfresh_sum 8\nfresh_count 4\nfresh_sum{table=\"p.quarantine\"} 8\nfresh_count{table=\"p.quarantine\"} 4\n"))
 	}))
 	defer server.Close()
 	defer http.DefaultTransport.(*http.Transport).CloseIdleConnections()
-	m, err := scrape(context.Background(), server.URL)
+	families, err := Scrape(context.Background(), server.URL)
 	require.NoError(t, err)
+	m := metrics(families)
 	require.InDelta(t, 23, m.sum("rows"), 0)
 	require.InDelta(t, 5, m.sumOf("rows", ofEvents), 0, "items of the quarantine are no events")
 	require.InDelta(t, 0, m.sum("none"), 0)
+	require.Equal(t, []ErrorKind{{"too_large", 147}, {"OTHER", 5}, {"malformed", 5}, {"other", 1}}, m.errorKinds([]string{"none", "refused", "errors"}))
 	count, sum := m.histogram("fresh")
 	require.InDelta(t, 4, count, 0)
 	require.InDelta(t, 8, sum, 0)

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/pulsegrid/pulsegrid/internal/wholefile"
 )
 
 // State is what a running cell tells other commands, in state.json of its data directory.
@@ -28,13 +30,16 @@ type Endpoints struct {
 	Kafka              string `json:"kafka"`           // host:port
 	ClickHouseHTTP     string `json:"clickhouse_http"` // host:port
 	ClickHouseUser     string `json:"clickhouse_user"`
-	ClickHousePassword string `json:"clickhouse_password"` // of the user; another at each start
-	GatewayHealth      string `json:"gateway_health"`      // URL
-	GatewayMetrics     string `json:"gateway_metrics"`     // URL
-	AggregatorHealth   string `json:"aggregator_health"`   // URL
-	AggregatorMetrics  string `json:"aggregator_metrics"`  // URL
-	Warehouse          string `json:"lake_warehouse"`      // URI
-	Catalog            string `json:"lake_catalog"`        // URI, as pyiceberg's SqlCatalog takes it
+	ClickHousePassword string `json:"clickhouse_password"`      // of the user; another at each start
+	GatewayHealth      string `json:"gateway_health"`           // URL
+	GatewayMetrics     string `json:"gateway_metrics"`          // URL
+	AggregatorHealth   string `json:"aggregator_health"`        // URL
+	AggregatorMetrics  string `json:"aggregator_metrics"`       // URL
+	Warehouse          string `json:"lake_warehouse"`           // URI
+	Catalog            string `json:"lake_catalog"`             // URI, as pyiceberg's SqlCatalog takes it
+	Temporal           string `json:"temporal,omitempty"`       // host:port; empty: the cell runs without
+	TemporalUI         string `json:"temporal_ui,omitempty"`    // URL
+	WorkerMetrics      string `json:"worker_metrics,omitempty"` // URL
 }
 
 // Process is one child process.
@@ -70,17 +75,13 @@ func ReadState(dataDir string) (State, error) {
 	return s, nil
 }
 
-// writeJSON replaces a file at once: a reader sees the old content or the new.
+// writeJSON replaces a file at once.
 func writeJSON(path string, v any) error {
 	b, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if err := os.Rename(tmp, path); err != nil {
+	if err := wholefile.Write(path, append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return nil

@@ -91,20 +91,44 @@ func fit(lines []string) []string {
 
 // EndpointLines tell where everything is.
 func EndpointLines(e Endpoints) []string {
-	return []string{
+	lines := []string{
 		"send OTLP to   grpc://" + e.GRPC + "   http://" + e.HTTP,
 		"Kafka          " + e.Kafka,
 		"ClickHouse     http://" + e.ClickHouseHTTP + "   user " + e.ClickHouseUser + ", password in state.json of the data directory",
 		"lake           catalog " + e.Catalog,
 		"               warehouse " + e.Warehouse,
 	}
+	if e.Temporal != "" {
+		lines = append(lines, "Temporal       "+e.Temporal+"   its UI "+e.TemporalUI)
+	}
+	return lines
 }
 
-// HopLines are the table of hops.
+// HopLines are the table of hops, and which kinds of errors they have.
 func HopLines(f Figures) []string {
-	return columns([]string{"hop", "events", "events/s", "errors", "lag", "fresh"}, f.Hops, func(h Hop) []string {
+	lines := columns([]string{"hop", "events", "events/s", "errors", "lag", "fresh"}, f.Hops, func(h Hop) []string {
 		return []string{h.Name, count(h.Events), count(h.Rate), count(h.Errors), known(h.Lag), age(h.Freshness)}
 	})
+	for _, h := range f.Hops {
+		if len(h.Kinds) > 0 {
+			lines = append(lines, h.Name+" errors: "+kinds(h.Kinds))
+		}
+	}
+	return lines
+}
+
+// maxKinds of a hop's errors are named.
+const maxKinds = 6
+
+func kinds(of []ErrorKind) string {
+	var parts []string
+	for _, k := range of[:min(len(of), maxKinds)] {
+		parts = append(parts, k.Reason+" "+count(k.Errors))
+	}
+	if more := len(of) - maxKinds; more > 0 {
+		parts = append(parts, fmt.Sprintf("and %d more kinds", more))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // TopicLines are the table of topics.
@@ -127,6 +151,9 @@ func StatusLine(f Figures) string {
 		part := fmt.Sprintf("%s %s events %s/s", h.Name, count(h.Events), count(h.Rate))
 		if h.Errors > 0 {
 			part += " errors " + count(h.Errors)
+			if len(h.Kinds) > 0 {
+				part += " (" + kinds(h.Kinds) + ")"
+			}
 		}
 		if h.Lag > 0 {
 			part += " lag " + known(h.Lag)

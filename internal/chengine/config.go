@@ -11,10 +11,12 @@ import (
 
 // Bounds for one machine that also runs everything else. An operator who wants others gives a ConfigFile.
 const (
-	defaultMemoryBytes  = 2 << 30
-	markCacheBytes      = 64 << 20
-	primaryCacheBytes   = 64 << 20
-	backgroundPoolSize  = 2 // merge threads; twice as many merges may wait
+	defaultMemoryBytes = 2 << 30
+	markCacheBytes     = 64 << 20
+	primaryCacheBytes  = 64 << 20
+	backgroundPoolSize = 2 // merge threads; twice as many merges may wait
+	// cleanupSecond is how often old parts of a table are removed. A server looks after 5 minutes where there was little to remove, which an erasure would wait for.
+	cleanupSecond       = 10
 	maxConcurrentQuery  = 64
 	httpKeepAliveSecond = 300
 	// keepFreeRatio of the disk is left free: below it inserts are refused and merges do not begin. On a disk that is full to the last byte this ClickHouse
@@ -54,13 +56,15 @@ func writeConfig(o Options) error {
   <max_concurrent_queries>%d</max_concurrent_queries>
   <keep_alive_timeout>%d</keep_alive_timeout>
   <merge_tree>
+    <cleanup_delay_period>%d</cleanup_delay_period>
+    <max_cleanup_delay_period>%d</max_cleanup_delay_period>
     <number_of_free_entries_in_pool_to_execute_mutation>1</number_of_free_entries_in_pool_to_execute_mutation>
     <number_of_free_entries_in_pool_to_lower_max_size_of_merge>1</number_of_free_entries_in_pool_to_lower_max_size_of_merge>
     <number_of_free_entries_in_pool_to_execute_optimize_entire_partition>1</number_of_free_entries_in_pool_to_execute_optimize_entire_partition>
   </merge_tree>
 %s  <storage_configuration><disks><default><keep_free_space_ratio>%g</keep_free_space_ratio></default></disks></storage_configuration>
 </clickhouse>
-`, escape(usersPath(o.Dir)), memory, markCacheBytes, primaryCacheBytes, backgroundPoolSize, maxConcurrentQuery, httpKeepAliveSecond, handlers(o.Users), keepFreeRatio)
+`, escape(usersPath(o.Dir)), memory, markCacheBytes, primaryCacheBytes, backgroundPoolSize, maxConcurrentQuery, httpKeepAliveSecond, cleanupSecond, cleanupSecond, handlers(o.Users), keepFreeRatio)
 
 	var users strings.Builder
 	for _, u := range o.Users {

@@ -9,7 +9,9 @@
 // standard input closes, and is killed by the kernel when its parent dies; committed parts survive a kill.
 //
 // Differences from a stock server: no access storage (CREATE USER), no Keeper (Replicated tables), and file() reads any path
-// that the process may read. Create tables in a database of your own: `default` is an overlay of files.
+// that the process may read. Create tables in a database of your own: `default` is an overlay of files. An exception of a connection
+// outside of a query ends the process: a reset in the middle of a request's header, for example, or anywhere in the native protocol.
+// Clients that may do such things belong behind a proxy (internal/cell has one).
 //
 // Reading order: engine.go (the parent's side), config.go (what the child is told), child.go (the child's side), library.go.
 package chengine

@@ -21,17 +21,26 @@ func FindLibrary() (string, error) {
 		}
 		return filepath.Abs(path)
 	}
+	path, err := Installed("clickhouse-"+version, "libchdb.so")
+	if err != nil {
+		return "", fmt.Errorf("chengine: the ClickHouse engine is not installed: run `make tools` (tools/install.sh clickhouse) or name a libchdb.so in $%s: %w", LibraryEnv, err)
+	}
+	return path, nil
+}
+
+// Installed returns the path of a file that tools/install.sh has installed: in $PULSEGRID_CACHE (default ~/.cache/pulsegrid), in a folder of its part.
+func Installed(folder, file string) (string, error) {
 	cache := os.Getenv("PULSEGRID_CACHE")
 	if cache == "" {
 		base, err := os.UserCacheDir()
 		if err != nil {
-			return "", fmt.Errorf("chengine: $%s is not set, and there is no cache directory: %w", LibraryEnv, err)
+			return "", fmt.Errorf("there is no cache directory: %w", err)
 		}
 		cache = filepath.Join(base, "pulsegrid")
 	}
-	path := filepath.Join(cache, "clickhouse-"+version, "libchdb.so")
+	path := filepath.Join(cache, folder, file)
 	if _, err := os.Stat(path); err != nil {
-		return "", fmt.Errorf("chengine: the ClickHouse engine is not installed: run `make tools` (tools/install.sh clickhouse) or name a libchdb.so in $%s: %w", LibraryEnv, err)
+		return "", err
 	}
 	return filepath.Abs(path)
 }

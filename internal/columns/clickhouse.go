@@ -64,7 +64,12 @@ func (t *Table) ClickHouseDDL(o DDLOptions) []string {
 	for _, c := range t.ClickHouseColumns() {
 		fmt.Fprintf(&b, "    %s,\n", c.DDL)
 	}
-	b.WriteString(strings.Join(t.indexes(), ",\n"))
+	for i, x := range t.ClickHouseIndexes() {
+		if i > 0 {
+			b.WriteString(",\n")
+		}
+		b.WriteString("    INDEX " + x.DDL)
+	}
 	fmt.Fprintf(&b, "\n)\nENGINE = %s\nPARTITION BY toDate(ingest_time)\nORDER BY (%s)\n", EngineOf("", o.Engine), strings.Join(t.order, ", "))
 	if o.TTLDays > 0 {
 		fmt.Fprintf(&b, "TTL toDateTime(ingest_time) + INTERVAL %d DAY\n", o.TTLDays)
@@ -164,21 +169,35 @@ func qualified(database, name string) string {
 	return quoteIdent(database) + "." + quoteIdent(name)
 }
 
-// indexes are the skip indexes; merges build them (InsertSettings).
-func (t *Table) indexes() []string {
-	idx := []string{"    INDEX idx_time time TYPE minmax GRANULARITY 1"}
+// ClickHouseIndex is a skip index: its name, and its declaration after the word INDEX.
+type ClickHouseIndex struct{ Name, DDL string }
+
+func skipIndex(name, expression, typ string) ClickHouseIndex {
+	return ClickHouseIndex{Name: name, DDL: fmt.Sprintf("%s %s TYPE %s GRANULARITY 1", name, expression, typ)}
+}
+
+// Types of skip indexes.
+const (
+	bloomFilter = "bloom_filter(0.001)"
+	tokenFilter = "tokenbf_v1(32768, 3, 0)"
+)
+
+// ClickHouseIndexes are the skip indexes; merges build them (InsertSettings). Tools compare ids as hex and search words in lower case, which an index over the column itself
+// does not help: ClickHouse uses one only if the query has its very expression (ToolView).
+func (t *Table) ClickHouseIndexes() []ClickHouseIndex {
+	idx := []ClickHouseIndex{skipIndex("idx_time", "time", "minmax")}
 	if t.items {
 		return idx
 	}
 	switch t.Signal {
 	case signal.Logs:
-		idx = append(idx, "    INDEX idx_trace_id trace_id TYPE bloom_filter(0.001) GRANULARITY 1",
-			"    INDEX idx_body body TYPE tokenbf_v1(32768, 3, 0) GRANULARITY 1")
+		idx = append(idx, skipIndex("idx_trace_id", "trace_id", bloomFilter), skipIndex("idx_trace_id_hex", hexID(16, "trace_id"), bloomFilter),
+			skipIndex("idx_body", "body", tokenFilter), skipIndex("idx_body_lower", "lower(body)", tokenFilter))
 	case signal.Traces:
-		idx = append(idx, "    INDEX idx_trace_id trace_id TYPE bloom_filter(0.001) GRANULARITY 1",
-			"    INDEX idx_duration duration_nano TYPE minmax GRANULARITY 1")
+		idx = append(idx, skipIndex("idx_trace_id", "trace_id", bloomFilter), skipIndex("idx_trace_id_hex", hexID(16, "trace_id"), bloomFilter),
+			skipIndex("idx_duration", "duration_nano", "minmax"))
 	case signal.Metrics:
-		idx = append(idx, "    INDEX idx_metric_name metric_name TYPE set(256) GRANULARITY 1")
+		idx = append(idx, skipIndex("idx_metric_name", "metric_name", "set(256)"))
 	}
 	return idx
 }

@@ -57,6 +57,16 @@ func TestClickHouseRollupsAreWhatTestdataHolds(t *testing.T) {
 	})
 }
 
+func TestViewsForToolsAreWhatTestdataHolds(t *testing.T) {
+	forEachSignal(t, func(t *testing.T, s signal.Signal) {
+		var stmts []string
+		for _, v := range columns.ForSignal(s).ToolViews(true) {
+			stmts = append(stmts, v.DDL(columns.DDLOptions{Database: "pulsegrid"}, false))
+		}
+		golden(t, filepath.Join("testdata", columns.ForSignal(s).Name+"_tools.sql"), strings.Join(stmts, ";\n\n")+";\n")
+	})
+}
+
 func TestIcebergTableIsWhatTestdataHolds(t *testing.T) {
 	forEachSignal(t, func(t *testing.T, s signal.Signal) {
 		tab := columns.ForSignal(s)
@@ -161,4 +171,30 @@ func icebergName(k columns.Kind) string {
 		return "list of " + icebergName(k.Elem())
 	}
 	return k.Iceberg().String()
+}
+
+func TestDocsListTheViewsForTools(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("\n| view | of | columns |\n|---|---|---|\n")
+	for _, s := range signal.All {
+		tab := columns.ForSignal(s)
+		for _, v := range tab.ToolViews(true) {
+			var names []string
+			more := false
+			for _, c := range v.Columns {
+				own, known := tab.Column(c.Name)
+				if known && strings.HasPrefix(v.Name, "otel_") && (own.Promote != "" || own.Kind.IsMap()) {
+					more = true
+					continue
+				}
+				names = append(names, "`"+c.Name+"`")
+			}
+			if more {
+				names = append(names, "and the columns `attr_*` and `attributes_*` of `"+tab.Name+"`")
+			}
+			fmt.Fprintf(&b, "| `%s` | `%s` | %s |\n", v.Name, v.Source, strings.Join(names, ", "))
+		}
+	}
+	b.WriteString("\n")
+	goldenPart(t, "../../docs/tools.md", b.String())
 }

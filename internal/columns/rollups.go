@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
@@ -29,8 +30,9 @@ type RollupColumn struct {
 	Doc  string
 	Key  bool // part of the key; otherwise a measure
 
-	row   string // its value from rows of the table, which are called s; of a measure: an aggregate
-	merge string // of a measure: its value from rows of the resolution before, which are called s too
+	row   string       // its value from rows of the table, which are called s; of a measure: an aggregate
+	merge string       // of a measure: its value from rows of the resolution before, which are called s too
+	flat  []ToolColumn // of a measure whose type BI tools do not know: what the flat view shows of it
 }
 
 // Resolutions of every rollup, in the order in which one is made of the other.
@@ -39,10 +41,16 @@ var resolutions = []struct {
 	seconds   int
 	partition string
 }{
-	{"10s", 10, "ingest_date"},
-	{"1m", 60, "ingest_date"},
-	{"1h", 3600, "toYYYYMM(ingest_date)"}, // kept for years: a partition a day would be too many
+	{"10s", 10, byDay},
+	{"1m", 60, byDay},
+	{"1h", 3600, byMonth}, // kept for years: a partition a day would be too many
 }
+
+// Partition keys.
+const (
+	byDay   = "ingest_date"
+	byMonth = "toYYYYMM(ingest_date)"
+)
 
 // Resolutions are the suffixes of the rollups' names, finest first.
 func Resolutions() []string {
@@ -122,18 +130,25 @@ func logRollup(key keyFunc) []RollupColumn {
 
 func spanRollup(key keyFunc) []RollupColumn {
 	const duration = "greatest(s.duration_nano, 0)" // negative where a clock went back
+	// 2^63 ns are 292 years, which a few spans with a broken clock would exceed.
+	total := sumOf("duration_sum", "Int128", "sum(toInt128("+duration+"))", "sum of the durations in nanoseconds, negative ones as 0")
+	total.flat = []ToolColumn{{"duration_sum", "toFloat64(sum(s.duration_sum))"}}
 	return []RollupColumn{
 		key("name", "LowCardinality(String)", "s.name", "name of the span"),
 		key("kind", "LowCardinality(String)", "s.kind", "kind of the span"),
 		sumOf("count", "UInt64", "count()", "spans"),
 		sumOf("errors", "UInt64", "countIf(s.status_code = 'error')", "spans whose status_code is error"),
-		// 2^63 ns are 292 years, which a few spans with a broken clock would exceed.
-		sumOf("duration_sum", "Int128", "sum(toInt128("+duration+"))", "sum of the durations in nanoseconds, negative ones as 0"),
+		total,
 		extremeOf("max", "duration_max", "Int64", duration, "longest duration in nanoseconds"),
 		{
 			Name: "duration_quantiles", Type: "AggregateFunction(quantileDD(0.01, 0.5), UInt64)",
 			Doc: "state of the durations' quantiles, of any level, to 1 % of the value: quantileDDMerge(0.01, 0.99)(duration_quantiles)",
 			row: "quantileDDState(0.01, 0.5)(toUInt64(" + duration + "))", merge: "quantileDDMergeState(0.01, 0.5)(s.duration_quantiles)",
+			flat: []ToolColumn{
+				{"duration_p50", "quantileDDMerge(0.01, 0.5)(s.duration_quantiles)"},
+				{"duration_p95", "quantileDDMerge(0.01, 0.95)(s.duration_quantiles)"},
+				{"duration_p99", "quantileDDMerge(0.01, 0.99)(s.duration_quantiles)"},
+			},
 		},
 	}
 }
@@ -158,14 +173,16 @@ func (t *Table) metricRollup(key keyFunc) []RollupColumn {
 			cols = append(cols, key(c.Name, c.Kind.ClickHouse(), "s."+c.Name, "promoted attribute `"+c.Promote+"`"))
 		}
 	}
+	last := extremeOf("max", "value_last", "Tuple(time DateTime64(9, 'UTC'), value Float64)", "if("+number+", tuple(s.time, s.value_double), "+zero+")",
+		"gauges and sums: time and value of the newest point, of equally new ones the greatest")
+	last.flat = []ToolColumn{{"value_last", "tupleElement(max(s.value_last), 'value')"}}
 	return append(cols,
 		sumOf("points", "UInt64", "count()", "data points, those without a value too"),
 		sumOf("value_count", "UInt64", "sum(if("+number+", 1, s.count))", "values: finite ones of gauges and sums; measurements of histograms and summaries"),
 		sumOf("value_sum", "Float64", "sum(multiIf("+number+", s.value_double, s.has_sum AND isFinite(s.sum), s.sum, 0.))", "their sum"),
 		extremeOf("min", "value_min", "Float64", "multiIf("+number+", s.value_double, s.has_min AND NOT isNaN(s.min), s.min, inf)", "least of them; inf where there is none"),
 		extremeOf("max", "value_max", "Float64", "multiIf("+number+", s.value_double, s.has_max AND NOT isNaN(s.max), s.max, -inf)", "greatest of them; -inf where there is none"),
-		extremeOf("max", "value_last", "Tuple(time DateTime64(9, 'UTC'), value Float64)", "if("+number+", tuple(s.time, s.value_double), "+zero+")",
-			"gauges and sums: time and value of the newest point, of equally new ones the greatest"),
+		last,
 	)
 }
 
@@ -174,8 +191,40 @@ func (r Rollup) bucket(seconds string) string {
 	return fmt.Sprintf("toDateTime(intDiv(%s, %d) * %d, 'UTC')", seconds, r.Seconds, r.Seconds)
 }
 
-// query is the view's SELECT. Keys are grouped by their expressions, not by alias or position: those depend on settings.
-func (r Rollup) query(database string) string {
+// query is the view's SELECT.
+func (r Rollup) query(database string) string { return r.queryOf(qualified(database, r.Source), "") }
+
+// Recount returns a SELECT of the rollup's rows out of the table itself, whose rows of these days of receipt (at least one) it reads. The order of the columns is that of
+// r.Columns.
+func (r Rollup) Recount(t *Table, database string, days []time.Time) string {
+	texts := make([]string, len(days))
+	for i, d := range days {
+		texts[i] = quoteText(d.Format(time.DateOnly))
+	}
+	from, where := qualified(database, t.Name), "\nWHERE toDate(s.ingest_time) IN ("+strings.Join(texts, ", ")+")"
+	for _, finer := range t.Rollups() {
+		q := finer.queryOf(from, where)
+		if finer.Name == r.Name {
+			return q
+		}
+		from, where = "(\n"+q+"\n)", ""
+	}
+	panic(fmt.Sprintf("columns: %s is no rollup of %s", r.Name, t.Name))
+}
+
+// Partition is the one that holds a day of receipt: ClickHouse's id of it, and its days from first to end, exclusive.
+func (r Rollup) Partition(day time.Time) (id string, first, end time.Time) {
+	y, m, d := day.UTC().Date()
+	if r.partition == byMonth {
+		first = time.Date(y, m, 1, 0, 0, 0, 0, time.UTC)
+		return first.Format("200601"), first, first.AddDate(0, 1, 0)
+	}
+	first = time.Date(y, m, d, 0, 0, 0, 0, time.UTC)
+	return first.Format("20060102"), first, first.AddDate(0, 0, 1)
+}
+
+// queryOf is the rollup's SELECT from its source, or from what stands for that. Keys are grouped by their expressions, not by alias or position: those depend on settings.
+func (r Rollup) queryOf(from, where string) string {
 	first := r.Seconds == resolutions[0].seconds
 	var selected, grouped []string
 	for _, c := range r.Columns {
@@ -197,7 +246,7 @@ func (r Rollup) query(database string) string {
 		}
 		selected = append(selected, expr+" AS "+quoteIdent(c.Name))
 	}
-	return "SELECT\n    " + strings.Join(selected, ",\n    ") + "\nFROM " + qualified(database, r.Source) + " AS s\nGROUP BY\n    " + strings.Join(grouped, ",\n    ")
+	return "SELECT\n    " + strings.Join(selected, ",\n    ") + "\nFROM " + from + " AS s" + where + "\nGROUP BY\n    " + strings.Join(grouped, ",\n    ")
 }
 
 // Key lists the columns of the sorting key.

@@ -2,8 +2,10 @@ package columns_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/memory"
@@ -85,6 +87,13 @@ func TestRollupsAreWhatTheRowsSay(t *testing.T) {
 			suffix := columns.Resolutions()[i]
 			q := strings.NewReplacer("SECONDS", fmt.Sprint(r.Seconds), "SUFFIX", suffix)
 			want, got := q.Replace(recounts[s].rows), q.Replace(recounts[s].rollup)
+			// A recount, of the rows and of nothing else, is the rollup: sketches are equal to the byte when they are merged.
+			recounted := "p." + r.Name + "_recounted"
+			query(t, e, nil, "CREATE TABLE "+recounted+" AS p."+r.Name, nil)
+			query(t, e, nil, "INSERT INTO "+recounted+" "+r.Recount(table, "p", days(t, e, table)), nil)
+			again := strings.ReplaceAll(got, "p."+r.Name, recounted)
+			require.Empty(t, string(query(t, e, nil, "SELECT * FROM ("+got+" EXCEPT "+again+") LIMIT 3 FORMAT Vertical", nil)), suffix)
+			require.Equal(t, number(t, e, "SELECT count() FROM ("+got+")"), number(t, e, "SELECT count() FROM ("+again+")"), suffix)
 			for range 2 {
 				require.NotZero(t, number(t, e, "SELECT count() FROM ("+want+")"))
 				require.Equal(t, number(t, e, "SELECT count() FROM ("+want+")"), number(t, e, "SELECT count() FROM ("+got+")"), suffix)
@@ -94,6 +103,17 @@ func TestRollupsAreWhatTheRowsSay(t *testing.T) {
 			}
 		}
 	})
+}
+
+// days are those of receipt of all rows of a table.
+func days(t *testing.T, e *chengine.Engine, table *columns.Table) (out []time.Time) {
+	t.Helper()
+	for day := range strings.FieldsSeq(string(query(t, e, nil, "SELECT DISTINCT toDate(ingest_time) FROM p."+table.Name, nil))) {
+		at, err := time.Parse(time.DateOnly, day)
+		require.NoError(t, err)
+		out = append(out, at)
+	}
+	return out
 }
 
 func number(t *testing.T, e *chengine.Engine, sql string) (n int) {
@@ -124,4 +144,15 @@ func realistic(t *testing.T, mem memory.Allocator, s signal.Signal, seed uint64)
 		require.NoError(t, b.AppendTraces(req.Traces()))
 	}
 	return b.NewRecordBatch()
+}
+
+// Guarantee: the partition of a day of receipt is the one that ClickHouse puts it into, and its days are all of that partition.
+func TestThePartitionOfADay(t *testing.T) {
+	for _, c := range []struct{ suffix, id, first, end string }{
+		{"10s", "20240229", "2024-02-29", "2024-03-01"}, {"1m", "20240229", "2024-02-29", "2024-03-01"}, {"1h", "202402", "2024-02-01", "2024-03-01"},
+	} {
+		i := slices.Index(columns.Resolutions(), c.suffix)
+		id, first, end := columns.Logs.Rollups()[i].Partition(time.Date(2024, 2, 29, 23, 0, 0, 0, time.UTC))
+		require.Equal(t, c, struct{ suffix, id, first, end string }{c.suffix, id, first.Format(time.DateOnly), end.Format(time.DateOnly)})
+	}
 }

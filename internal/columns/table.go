@@ -85,6 +85,9 @@ func (t *Table) define() *Table {
 // IcebergView makes Iceberg's of it.
 func (t *Table) ArrowSchema() *arrow.Schema { return t.arrow }
 
+// Items tells whether the rows are items of the quarantine.
+func (t *Table) Items() bool { return t.items }
+
 // Column returns the column of that name; false where the table has none.
 func (t *Table) Column(name string) (Column, bool) {
 	i, ok := t.index[name]

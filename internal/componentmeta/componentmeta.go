@@ -15,6 +15,9 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
+// commandClass is that of a command of the operator's program, which is no component: only its metrics are declared here.
+const commandClass = "command"
+
 // Metadata is a parsed metadata.yaml.
 type Metadata struct {
 	typ       component.Type
@@ -22,6 +25,14 @@ type Metadata struct {
 	scope     string
 	stability map[string]component.StabilityLevel // by signal
 	metrics   map[string]Metric
+	attrs     map[string]Attribute
+}
+
+// Attribute is one entry of `attributes:`.
+type Attribute struct {
+	Description string   `yaml:"description"`
+	Type        string   `yaml:"type"`
+	Enum        []string `yaml:"enum"` // all values; none: the description bounds them
 }
 
 // Metric is one entry of `telemetry: metrics:`.
@@ -42,12 +53,8 @@ type file struct {
 		Class     string              `yaml:"class"`
 		Stability map[string][]string `yaml:"stability"`
 	} `yaml:"status"`
-	Attributes map[string]struct {
-		Description string   `yaml:"description"`
-		Type        string   `yaml:"type"`
-		Enum        []string `yaml:"enum"`
-	} `yaml:"attributes"`
-	Telemetry struct {
+	Attributes map[string]Attribute `yaml:"attributes"`
+	Telemetry  struct {
 		Metrics map[string]Metric `yaml:"metrics"`
 	} `yaml:"telemetry"`
 }
@@ -74,11 +81,11 @@ func Parse(content []byte) (*Metadata, error) {
 		return nil, fmt.Errorf("metadata.yaml: type: %w", err)
 	}
 	switch f.Status.Class {
-	case "receiver", "processor", "exporter", "extension", "connector":
+	case "receiver", "processor", "exporter", "extension", "connector", commandClass:
 	default:
-		return nil, fmt.Errorf("metadata.yaml: status: class: %q is none of receiver, processor, exporter, extension, connector", f.Status.Class)
+		return nil, fmt.Errorf("metadata.yaml: status: class: %q is none of receiver, processor, exporter, extension, connector, %s", f.Status.Class, commandClass)
 	}
-	m := &Metadata{typ: typ, class: f.Status.Class, scope: "github.com/pulsegrid/pulsegrid/" + f.Status.Class + "/" + f.Type, stability: map[string]component.StabilityLevel{}, metrics: f.Telemetry.Metrics}
+	m := &Metadata{typ: typ, class: f.Status.Class, scope: "github.com/pulsegrid/pulsegrid/" + f.Status.Class + "/" + f.Type, stability: map[string]component.StabilityLevel{}, metrics: f.Telemetry.Metrics, attrs: f.Attributes}
 	for level, signals := range f.Status.Stability {
 		var l component.StabilityLevel
 		if err := l.UnmarshalText([]byte(level)); err != nil {
@@ -113,8 +120,19 @@ func (m *Metadata) Type() component.Type { return m.typ }
 // Stability is the declared stability for a signal ("logs", "metrics", "traces", "extension"); undefined where none is declared.
 func (m *Metadata) Stability(signal string) component.StabilityLevel { return m.stability[signal] }
 
+// Prefix stands before the names of the metrics where they are exposed to Prometheus.
+func (m *Metadata) Prefix() string {
+	if m.class == commandClass {
+		return "pulsegrid_"
+	}
+	return "otelcol_"
+}
+
 // Metrics are the declared metrics by name, for tests and documents.
 func (m *Metadata) Metrics() map[string]Metric { return m.metrics }
+
+// Attributes are the declared attributes of metrics by name.
+func (m *Metadata) Attributes() map[string]Attribute { return m.attrs }
 
 // Telemetry makes instruments of a component's declared metrics. Asking for a metric that metadata.yaml does not declare, or
 // declares as another kind, is a bug of the component: Err reports it, and a component's constructor returns that error.
@@ -165,10 +183,10 @@ func (t *Telemetry) find(name, kind string, is func(Metric) bool) Metric {
 	return mt
 }
 
-// Counter returns the declared `sum`. Its exposed name is "otelcol_" + name (Prometheus).
+// Counter returns the declared `sum`. Its exposed name begins with Prefix.
 func (t *Telemetry) Counter(name string) Counter {
 	mt := t.find(name, "sum", func(m Metric) bool { return m.Sum != nil })
-	c, err := t.meter.Int64Counter("otelcol_"+name, metric.WithDescription(mt.Description), metric.WithUnit(mt.Unit))
+	c, err := t.meter.Int64Counter(t.meta.Prefix()+name, metric.WithDescription(mt.Description), metric.WithUnit(mt.Unit))
 	t.keep(err)
 	return Counter{c}
 }
@@ -180,7 +198,7 @@ func (t *Telemetry) Histogram(name string) Histogram {
 	if mt.Histogram != nil && len(mt.Histogram.Buckets) > 0 {
 		opts = append(opts, metric.WithExplicitBucketBoundaries(mt.Histogram.Buckets...))
 	}
-	h, err := t.meter.Float64Histogram("otelcol_"+name, opts...)
+	h, err := t.meter.Float64Histogram(t.meta.Prefix()+name, opts...)
 	t.keep(err)
 	return Histogram{h}
 }
@@ -188,7 +206,7 @@ func (t *Telemetry) Histogram(name string) Histogram {
 // Gauge observes the declared `gauge` whenever metrics are collected, until Shutdown.
 func (t *Telemetry) Gauge(name string, observe func(record func(value int64, attrs ...attribute.KeyValue))) {
 	mt := t.find(name, "gauge", func(m Metric) bool { return m.Gauge != nil })
-	g, err := t.meter.Int64ObservableGauge("otelcol_"+name, metric.WithDescription(mt.Description), metric.WithUnit(mt.Unit))
+	g, err := t.meter.Int64ObservableGauge(t.meta.Prefix()+name, metric.WithDescription(mt.Description), metric.WithUnit(mt.Unit))
 	t.keep(err)
 	if err != nil {
 		return

@@ -169,6 +169,24 @@ func TestPartsOfABlockAreStoredInAnyOrder(t *testing.T) {
 	require.Equal(t, []bool{false, true, false}, stored)
 }
 
+// Offsets need not be dense: a block may begin far before its first record, as those of a backfill do.
+func TestABlockThatBeginsFarBeforeItsRecordsIsDecidedAlikeAgain(t *testing.T) {
+	m := newMemory(1 << 20)
+	m.Begin("t", 0, 500)
+	const object = 1 << 33
+	var records []eventid.Record
+	for _, line := range []int64{1, 2, 600, 601} {
+		records = append(records, *told(object|line, 1, keyOf(7)))
+	}
+	b := block.Block{Topic: "t", First: 500, Last: object | 1000, Oldest: 500}
+	want := []Copy{{Offset: object | 2}, {Offset: object | 600}, {Offset: object | 601}}
+	for range 2 {
+		got, err := m.Decide(t.Context(), b, records)
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+	}
+}
+
 // A receiver that never says how far it is must not make decisions pile up.
 func TestDecisionsAreKeptWithinBounds(t *testing.T) {
 	m := newMemory(1 << 20)

@@ -31,7 +31,7 @@ type partition struct {
 // decided are the decisions about the offsets [first, next).
 type decided struct {
 	first, next int64
-	base        int64    // subtracted from the offsets in copies
+	base        int64    // subtracted from the offsets in copies: that of the first record, which may lie far behind first
 	copies      []uint64 // offset<<32 | position in the record, ascending; may hold more than the range
 	stored      bool
 }
@@ -76,6 +76,9 @@ func (m *Memory) Decide(ctx context.Context, b block.Block, records []eventid.Re
 // advance decides about the records up to next, which has not been done before.
 func (m *Memory) advance(p *partition, next int64, copies []Copy, records []eventid.Record) []Copy {
 	d := decided{first: p.next, next: next, base: p.next}
+	if len(records) > 0 {
+		d.base = records[0].Offset
+	}
 	touched := 0
 	for i := range records {
 		r := &records[i]

@@ -229,10 +229,22 @@ func (r *Reader) event(c *otlpwire.Content, resent bool, idAttribute string) (Ru
 	} else {
 		time1, time2 = c.Times()
 	}
-	if time1%1e6 == 0 && time2%1e6 == 0 {
+	if coarse(time1, time2) {
 		return ByRequest, Key{}
 	}
 	return ByContent, r.around(c).sum(c.Bytes)
+}
+
+// coarse tells whether times come from a clock of milliseconds, or are missing.
+func coarse(a, b uint64) bool { return a%1e6 == 0 && b%1e6 == 0 }
+
+// BeginsCoarse tells whether the first event of a request has coarse times. Where it has not, a request that is equal byte for byte is the same one, sent again.
+func BeginsCoarse(sig signal.Signal, req []byte) (begins bool) {
+	err := otlpwire.WalkContent(sig, req, func(c *otlpwire.Content) bool {
+		begins = coarse(c.Times())
+		return false
+	})
+	return err == nil && begins
 }
 
 // resourceOf is the key of the event's resource.

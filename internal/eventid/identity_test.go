@@ -477,3 +477,21 @@ func TestTenantsShareNoKeys(t *testing.T) {
 		}
 	}
 }
+
+// Guarantees: a request begins coarse where the rule for its first event is that of the request.
+func TestARequestBeginsCoarseAsItsFirstEventDoes(t *testing.T) {
+	two := func(first, second pcommon.Timestamp) []byte {
+		return logsOf(func(ld plog.Logs) {
+			records := ld.ResourceLogs().AppendEmpty().ScopeLogs().AppendEmpty().LogRecords()
+			records.AppendEmpty().SetTimestamp(first)
+			records.AppendEmpty().SetTimestamp(second)
+		})
+	}
+	for _, req := range [][]byte{two(fine, coarse), two(coarse, fine), two(0, fine)} {
+		require.Equal(t, read(t, signal.Logs, req, from).Rules[0] == eventid.ByRequest, eventid.BeginsCoarse(signal.Logs, req))
+	}
+	for _, sig := range signal.All {
+		require.False(t, eventid.BeginsCoarse(sig, nil))
+		require.False(t, eventid.BeginsCoarse(sig, []byte{0xff}))
+	}
+}

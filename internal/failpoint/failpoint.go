@@ -10,6 +10,7 @@ package failpoint
 import (
 	"fmt"
 	"os"
+	"os/signal"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -66,13 +67,17 @@ func parse(text string) (*point, error) {
 	return p, nil
 }
 
-// Hit is called at the point of that name.
+// Hit is called at the point of that name. The caller goes no step further until the process is continued: a signal to a process of many threads reaches each of them a little later.
 func Hit(name string) {
 	if armed == nil || armed.name != name || armed.left.Add(-1) != 0 {
 		return
 	}
+	continued := make(chan os.Signal, 1)
+	signal.Notify(continued, syscall.SIGCONT)
+	defer signal.Stop(continued)
 	fmt.Fprintf(os.Stderr, "failpoint %s: %v\n", name, armed.signal)
 	if err := syscall.Kill(os.Getpid(), armed.signal); err != nil {
 		panic(fmt.Sprintf("failpoint %s: %v", name, err))
 	}
+	<-continued
 }

@@ -48,12 +48,15 @@ type File struct {
 // Change is what is different from the last Refresh.
 type Change struct {
 	Files   []File           // new or changed, by name
-	Removed []string         // by name
+	Removed []string         // by name; perhaps one that could never be read
 	Failed  map[string]error // files that are there and could not be read; they are tried again by the next Refresh
 }
 
 // Empty tells whether nothing has changed and everything could be read.
 func (c *Change) Empty() bool { return len(c.Files) == 0 && len(c.Removed) == 0 && len(c.Failed) == 0 }
+
+// failed is no version of a file: it was there, and is tried again.
+const failed = "\x00"
 
 // Set remembers the versions of what has been read. It is used by one goroutine at a time.
 type Set struct {
@@ -91,7 +94,7 @@ func (s *Set) Refresh(ctx context.Context) (*Change, error) {
 		content, err := s.read(ctx, e)
 		if err != nil {
 			change.Failed[e.Name] = err
-			delete(s.versions, e.Name)
+			s.versions[e.Name] = failed
 			continue
 		}
 		s.versions[e.Name] = e.Version

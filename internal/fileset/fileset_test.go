@@ -157,6 +157,40 @@ func TestAConfigMapsSwapIsSeen(t *testing.T) {
 	require.Equal(t, []File{{"tenants.yaml", []byte("two")}}, s.changed(t))
 }
 
+// Scenario: a registry, perhaps out of a repository, has links to files of the machine and of itself.
+// Guarantees: those of the machine are not read, and named; the others are, and the files beside them.
+func TestALinkOutOfTheDirectoryIsNotFollowed(t *testing.T) {
+	outside := filepath.Join(t.TempDir(), "secret.yaml")
+	require.NoError(t, os.WriteFile(outside, []byte("secret"), 0o600))
+	for name, open := range map[string]func(context.Context, string) (Source, error){"flat": Open, "tree": func(ctx context.Context, location string) (Source, error) { return OpenTree(ctx, location) }} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "a.yaml"), []byte("a"), 0o600))
+			require.NoError(t, os.Symlink("a.yaml", filepath.Join(dir, "inside.yaml")))
+			require.NoError(t, os.Symlink("gone.yaml", filepath.Join(dir, "nowhere.yaml")))
+			require.NoError(t, os.Symlink(outside, filepath.Join(dir, "absolute.yaml")))
+			up, err := filepath.Rel(dir, outside)
+			require.NoError(t, err)
+			require.NoError(t, os.Symlink(up, filepath.Join(dir, "relative.yaml")))
+			source, err := open(t.Context(), dir)
+			require.NoError(t, err)
+			s := New(source)
+			for range 2 { // it is told each time
+				c, err := s.Refresh(t.Context())
+				require.NoError(t, err)
+				require.Len(t, c.Failed, 2)
+				for _, link := range []string{"absolute.yaml", "relative.yaml"} {
+					require.ErrorContains(t, c.Failed[link], link)
+					require.ErrorContains(t, c.Failed[link], "a link is followed only if it is relative and stays in "+dir)
+				}
+				if c.Files != nil {
+					require.Equal(t, []File{{"a.yaml", []byte("a")}, {"inside.yaml", []byte("a")}}, c.Files)
+				}
+			}
+		})
+	}
+}
+
 func TestLocationsThatMeanNothingAreRefused(t *testing.T) {
 	for location, want := range map[string]string{
 		"": "is empty", "http://x/y": "neither a directory nor s3", "s3:///prefix": "names no bucket", "file://host/x": "want file:///DIRECTORY",
@@ -179,14 +213,33 @@ func TestAFileThatCannotBeReadIsTriedAgain(t *testing.T) {
 	src.content = "x"
 	require.Equal(t, []File{{"a.yaml", []byte("x")}}, s.changed(t))
 	require.Empty(t, s.changed(t))
+	src.content = ""
+	src.version = "2"
+	c, err = s.Refresh(t.Context())
+	require.NoError(t, err)
+	require.Len(t, c.Failed, 1)
+	src.gone = true
+	c, err = s.Refresh(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"a.yaml"}, c.Removed, "also where it could not be read last")
 }
 
 // failing cannot be read until it has content: a file whose rights are wrong, to a test that may be root.
-type failing struct{ content string }
+type failing struct {
+	content, version string
+	gone             bool
+}
 
-func (f *failing) List(context.Context) ([]Entry, error) { return []Entry{{"a.yaml", "1", 1}}, nil }
-func (f *failing) Read(context.Context, string, int64) ([]byte, error) {
-	if f.content == "" {
+func (f *failing) List(context.Context) ([]Entry, error) {
+	out := []Entry{{"b.yaml", "1", 1}, {"a.yaml", "1" + f.version, 1}}
+	if f.gone {
+		out = out[:1]
+	}
+	return out, nil
+}
+
+func (f *failing) Read(_ context.Context, name string, _ int64) ([]byte, error) {
+	if f.content == "" && name == "a.yaml" {
 		return nil, os.ErrPermission
 	}
 	return []byte(f.content), nil

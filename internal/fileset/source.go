@@ -81,39 +81,62 @@ func open(ctx context.Context, location string, member func(name string) bool) (
 	return &bucket{Bucket: b, prefix: prefix, name: "s3://" + u.Host + "/" + prefix, member: member}, nil
 }
 
-// directory on this machine. Links are followed, as a Kubernetes ConfigMap is a directory of links.
+// directory on this machine. Links that stay in it are followed, as a Kubernetes ConfigMap is a directory of links. Those that lead out of it are not: what is wrong with a
+// file is quoted in logs, and whoever may put a link here need not be one who may read what it points to.
 type directory struct {
 	path   string
 	member func(name string) bool
 }
 
 func (d directory) List(context.Context) ([]Entry, error) {
-	found, err := os.ReadDir(d.path)
+	root, err := os.OpenRoot(d.path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = root.Close() }() // it was only read
+	found, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {
 		return nil, err
 	}
 	var out []Entry
 	for _, f := range found {
-		if !d.member(f.Name()) {
-			continue
-		}
-		info, err := os.Stat(filepath.Join(d.path, f.Name()))
-		switch {
-		case errors.Is(err, fs.ErrNotExist): // gone since the directory was read, or a link to nowhere
-			continue
-		case err != nil:
+		if out, err = d.add(out, root, f.Name(), f); err != nil {
 			return nil, err
-		case !info.Mode().IsRegular():
-			continue
 		}
-		out = append(out, Entry{f.Name(), strconv.FormatInt(info.Size(), 36) + "/" + strconv.FormatInt(info.ModTime().UnixNano(), 36), info.Size()})
 	}
 	return out, nil
 }
 
+// add adds the entry of a file below root, if it is a member that can be read, or one of which Read will say why it cannot.
+func (d directory) add(to []Entry, root *os.Root, name string, f fs.DirEntry) ([]Entry, error) {
+	if !d.member(f.Name()) {
+		return to, nil
+	}
+	info, err := root.Stat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // gone since the directory was read, or a link to nowhere
+		return to, nil
+	case err != nil && f.Type()&fs.ModeSymlink != 0:
+		return append(to, Entry{Name: filepath.ToSlash(name)}), nil
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return to, nil
+	}
+	return append(to, Entry{filepath.ToSlash(name), strconv.FormatInt(info.Size(), 36) + "/" + strconv.FormatInt(info.ModTime().UnixNano(), 36), info.Size()}), nil
+}
+
 func (d directory) Read(_ context.Context, name string, most int64) ([]byte, error) {
-	f, err := os.Open(filepath.Join(d.path, name))
+	root, err := os.OpenRoot(d.path)
 	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = root.Close() }() // it was only read
+	f, err := root.Open(filepath.FromSlash(name))
+	if err != nil {
+		if info, statErr := root.Lstat(filepath.FromSlash(name)); statErr == nil && info.Mode()&fs.ModeSymlink != 0 {
+			return nil, fmt.Errorf("%w: a link is followed only if it is relative and stays in %s", err, d.path)
+		}
 		return nil, err
 	}
 	defer func() { _ = f.Close() }() // it was only read

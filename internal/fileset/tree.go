@@ -9,65 +9,75 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"gocloud.dev/blob"
+
+	"github.com/pulsegrid/pulsegrid/internal/wholefile"
 )
 
-// OpenTree is Open for a location whose subdirectories belong to it: names have slashes. Of links, those to files are followed, and the location itself.
-func OpenTree(ctx context.Context, location string) (Source, error) {
+// Tree is a source whose subdirectories belong to it: names have slashes.
+type Tree interface {
+	Source
+	// Below is the tree in a directory of this one, which may be hidden. It is closed with this one.
+	Below(dir string) Tree
+	// Write puts a file where there is another one, or none, in one step: whoever reads it finds the whole content of either.
+	Write(ctx context.Context, name string, content []byte) error
+}
+
+// OpenTree is Open for a tree. Of links, those to files of the tree are followed, and the location itself.
+func OpenTree(ctx context.Context, location string) (Tree, error) {
 	s, err := Open(ctx, location)
-	switch s := s.(type) {
-	case directory:
-		return directoryTree{s}, err
-	case *bucket:
-		return bucketTree{s}, err
+	if err != nil {
+		return nil, err
 	}
-	return s, err
+	if d, is := s.(directory); is {
+		return directoryTree{d}, nil
+	}
+	return bucketTree{s.(*bucket)}, nil
 }
 
 type directoryTree struct{ directory }
 
 func (d directoryTree) List(context.Context) ([]Entry, error) {
-	root, err := filepath.EvalSymlinks(d.path) // a walk does not follow a link
+	root, err := os.OpenRoot(d.path)
 	if err != nil {
 		return nil, err
 	}
+	defer func() { _ = root.Close() }() // it was only read
 	var out []Entry
-	err = filepath.WalkDir(root, func(path string, f fs.DirEntry, err error) error {
+	err = fs.WalkDir(root.FS(), ".", func(path string, f fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
 		if f.IsDir() {
-			if path != root && strings.HasPrefix(f.Name(), ".") {
+			if path != "." && strings.HasPrefix(f.Name(), ".") {
 				return fs.SkipDir
 			}
 			return nil
 		}
-		if !d.member(f.Name()) {
-			return nil
-		}
-		info, err := os.Stat(path)
-		switch {
-		case errors.Is(err, fs.ErrNotExist): // gone since the directory was read, or a link to nowhere
-			return nil
-		case err != nil:
-			return err
-		case !info.Mode().IsRegular():
-			return nil
-		}
-		name, err := filepath.Rel(root, path)
-		if err != nil {
+		if out, err = d.add(out, root, path, f); err != nil {
 			return err
 		}
-		out = append(out, Entry{filepath.ToSlash(name), strconv.FormatInt(info.Size(), 36) + "/" + strconv.FormatInt(info.ModTime().UnixNano(), 36), info.Size()})
 		if len(out) > MaxFiles {
 			return fs.SkipAll // Refresh refuses it
 		}
 		return nil
 	})
 	return out, err
+}
+
+func (d directoryTree) Below(dir string) Tree {
+	return directoryTree{directory{filepath.Join(d.path, filepath.FromSlash(dir)), d.member}}
+}
+
+// Write makes the file readable for all: the gateways run as somebody else than the operator.
+func (d directoryTree) Write(_ context.Context, name string, content []byte) error {
+	path := filepath.Join(d.path, filepath.FromSlash(name))
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return wholefile.Write(path, content, 0o644) // what it writes until then is hidden: no member of the set
 }
 
 type bucketTree struct{ *bucket }
@@ -93,4 +103,12 @@ func (b bucketTree) List(ctx context.Context) ([]Entry, error) {
 		}
 		out = append(out, Entry{name, fmt.Sprintf("%x/%d/%d", o.MD5, o.Size, o.ModTime.UnixNano()), o.Size})
 	}
+}
+
+func (b bucketTree) Below(dir string) Tree {
+	return bucketTree{&bucket{Bucket: b.Bucket, prefix: b.prefix + dir + "/", name: b.name + dir + "/", member: b.member}}
+}
+
+func (b bucketTree) Write(ctx context.Context, name string, content []byte) error {
+	return b.WriteAll(ctx, b.prefix+name, content, nil)
 }

@@ -55,3 +55,28 @@ func TestATreeHoldsWhatIsBelowIt(t *testing.T) {
 	_, err = s.List(t.Context())
 	require.Error(t, err)
 }
+
+// Guarantees: what is written is a member of the tree at once, whole, readable for others, and leaves nothing beside it; a hidden directory is a tree of its own.
+func TestATreeIsWrittenAFileAtATime(t *testing.T) {
+	dir := t.TempDir()
+	bk := memblob.OpenBucket(nil)
+	t.Cleanup(func() { _ = bk.Close() })
+	onDisk, err := OpenTree(t.Context(), dir)
+	require.NoError(t, err)
+	for _, s := range []Tree{onDisk, bucketTree{&bucket{Bucket: bk, prefix: "schemas/", name: "mem://", member: isYAML}}} {
+		require.NoError(t, s.Write(t.Context(), "a.yaml", []byte("other content")))
+		require.NoError(t, s.Write(t.Context(), "a.yaml", []byte("content of a.yaml")))
+		hidden := s.Below(".versions/1")
+		require.NoError(t, hidden.Write(t.Context(), "b/c.yaml", []byte("content of b/c.yaml")))
+		require.Equal(t, []string{"a.yaml"}, names(t, s))
+		require.Equal(t, []string{"b/c.yaml"}, names(t, hidden))
+	}
+	found, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Len(t, found, 2)
+	info, err := os.Stat(filepath.Join(dir, ".versions", "1", "b", "c.yaml"))
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o644), info.Mode().Perm())
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
+	require.Error(t, onDisk.Write(t.Context(), "file/a.yaml", nil), "a file is no directory")
+}

@@ -66,6 +66,7 @@ func (m *Mapping) Convert(events []json.RawMessage) Result {
 
 type converter struct {
 	mapping *Mapping
+	key     []byte // of the last resource
 	result  Result
 	// By resource.
 	logs    map[string]plog.LogRecordSlice
@@ -205,14 +206,19 @@ func (c *converter) event(raw json.RawMessage) *Rejected {
 // resource takes the resource's attributes, and returns with them a key that is the same for the same ones.
 func (c *converter) resource(e *event) (map[string]any, string) {
 	attrs := map[string]any{}
-	key := ""
-	for _, name := range slices.Sorted(maps.Keys(c.mapping.Resource)) {
+	c.key = c.key[:0]
+	for _, name := range c.mapping.resourceNames {
 		if v, _, ok := e.take(c.mapping.Resource[name]); ok {
 			attrs[name] = v
-			key += fmt.Sprintf("%q=%q;", name, fmt.Sprint(v))
+			text, isText := v.(string)
+			kind := byte('=')
+			if !isText {
+				text, kind = fmt.Sprint(v), '#'
+			}
+			c.key = strconv.AppendQuote(append(strconv.AppendQuote(c.key, name), kind), text)
 		}
 	}
-	return attrs, key
+	return attrs, string(c.key)
 }
 
 // rest makes attributes of what was not taken.

@@ -233,3 +233,12 @@ func TestABodyBecomesTheSameRequestEachTime(t *testing.T) {
 		}
 	}
 }
+
+// A number and a text that reads like it are different values, so their resources are different ones.
+func TestResourcesDifferByTypeToo(t *testing.T) {
+	events, err := Split([]byte(`{"type":"log","host":"1"}{"type":"log","host":1}{"type":"log","host":"1"}`), Limits{})
+	require.NoError(t, err)
+	logs := Default().Convert(events).Logs
+	require.Equal(t, 2, logs.ResourceLogs().Len())
+	require.Equal(t, 3, logs.LogRecordCount())
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 
 	"gopkg.in/yaml.v3"
@@ -35,6 +36,8 @@ type Mapping struct {
 	Log    LogMapping    `yaml:"log"`
 	Metric MetricMapping `yaml:"metric"`
 	Trace  TraceMapping  `yaml:"trace"`
+
+	resourceNames []string // of Resource, in order; set by Parse
 }
 
 // TypeMapping tells signals apart.
@@ -89,6 +92,9 @@ func Default() *Mapping {
 	return m
 }
 
+// DefaultText is the file of the default mapping.
+func DefaultText() []byte { return slices.Clone(defaultYAML) }
+
 // Parse reads a mapping file. Its errors name what is wrong.
 func Parse(content []byte) (*Mapping, error) {
 	dec := yaml.NewDecoder(bytes.NewReader(content))
@@ -100,6 +106,7 @@ func Parse(content []byte) (*Mapping, error) {
 		}
 		return nil, fmt.Errorf("legacy mapping: %w", err)
 	}
+	m.resourceNames = slices.Sorted(maps.Keys(m.Resource))
 	return m, m.validate()
 }
 

@@ -45,6 +45,9 @@ func Split(body []byte, limits Limits) ([]json.RawMessage, error) {
 	if depth := jsonshape.Of(body).Depth; depth > limits.MaxDepth+1 { // an array around the events is not theirs; the decoder recurses
 		return nil, fmt.Errorf("%w: %d levels, at most %d are allowed", ErrTooDeep, depth, limits.MaxDepth)
 	}
+	if one := bytes.Trim(body, " \t\r\n"); len(one) > 0 && one[0] == '{' && json.Valid(one) { // as nearly all lines of files are
+		return []json.RawMessage{one}, nil
+	}
 	var out []json.RawMessage
 	dec := json.NewDecoder(bytes.NewReader(body))
 	for {
@@ -61,7 +64,7 @@ func Split(body []byte, limits Limits) ([]json.RawMessage, error) {
 			}
 		}
 		if len(out)+len(events) > limits.MaxEvents {
-			return nil, fmt.Errorf("%w: more than %d", ErrTooManyEvents, limits.MaxEvents)
+			return nil, fmt.Errorf("%w: %d by byte %d, at most %d are allowed", ErrTooManyEvents, len(out)+len(events), dec.InputOffset(), limits.MaxEvents)
 		}
 		out = append(out, events...)
 	}

@@ -163,7 +163,7 @@ func (p *parser) eventList(f *field) error {
 	p.lists = append(p.lists, list{from: p.pos + 1})
 	err := p.items(func(i int) error {
 		if p.events++; p.events > p.limits.MaxEvents {
-			return fmt.Errorf("%w: at most %d are allowed", ErrTooManyEvents, p.limits.MaxEvents)
+			return fmt.Errorf("%w: %d at byte %d, at most %d are allowed", ErrTooManyEvents, p.events, p.pos, p.limits.MaxEvents)
 		}
 		before, start, depth := len(p.written), p.pos, p.depth
 		err := at(i, p.item(f))

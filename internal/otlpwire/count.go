@@ -24,21 +24,35 @@ type Limits struct {
 	MaxEvents int // events
 }
 
-// Count walks the whole request and returns how many events it holds. It accepts what pdata accepts, within lim: see the
-// package's description. The error wraps ErrMalformed, ErrTooDeep, ErrTooManyEvents or ErrRepetitive. It panics if sig is no signal.
+// Size is what a request holds. Each of these has a place of its own where the request is decoded, however few bytes it takes here.
+type Size struct {
+	Events  int
+	Holders int // messages that events lie in, or may lie in: of a resource, a scope, a metric
+	Parts   int // messages in events and what lies around them: attributes, values in values, span events, links, exemplars, quantiles, buckets
+	Scalars int // numbers of repeated fields: bucket counts and bounds
+}
+
+// Count is Measure's number of events.
 func Count(sig signal.Signal, req []byte, lim Limits) (events int, err error) {
+	size, err := Measure(sig, req, lim)
+	return size.Events, err
+}
+
+// Measure walks the whole request and returns what it holds. It accepts what pdata accepts, within lim: see the package's description. The error wraps
+// ErrMalformed, ErrTooDeep, ErrTooManyEvents or ErrRepetitive. It panics if sig is no signal.
+func Measure(sig signal.Signal, req []byte, lim Limits) (Size, error) {
 	w := walker{maxDepth: orDefault(lim.MaxDepth, DefaultMaxDepth)}
 	events, e := w.wrapper(requestOf(sig), req)
 	if e != nil {
-		return 0, e
+		return Size{}, e
 	}
 	if limit := orDefault(lim.MaxEvents, DefaultMaxEvents); events > limit {
-		return 0, fmt.Errorf("%w: %d, at most %d are allowed", ErrTooManyEvents, events, limit)
+		return Size{}, fmt.Errorf("%w: %d, at most %d are allowed", ErrTooManyEvents, events, limit)
 	}
 	if lim.MaxWritten > 0 && w.written > lim.MaxWritten {
-		return 0, fmt.Errorf("%w: with resource, scope and metric written out for each they are %d bytes, at most %d are allowed; send what is large in fewer events", ErrRepetitive, w.written, lim.MaxWritten)
+		return Size{}, fmt.Errorf("%w: with resource, scope and metric written out for each they are %d bytes, at most %d are allowed; send what is large in fewer events", ErrRepetitive, w.written, lim.MaxWritten)
 	}
-	return events, nil
+	return Size{events, w.holders, w.parts, w.scalars}, nil
 }
 
 func orDefault(v, def int) int {
@@ -50,6 +64,9 @@ func orDefault(v, def int) int {
 
 type walker struct {
 	maxDepth int
+	holders  int
+	parts    int
+	scalars  int
 	written  int64 // bytes of the events so far, with what they share written out for each
 }
 
@@ -89,6 +106,7 @@ func (w *walker) wrapper(m *message, b []byte) (int, *Error) {
 			pos = next
 			continue
 		}
+		w.holders++
 		inner, e := w.wrapper(f.of, b[start:next])
 		if e != nil {
 			return 0, e.in(f.name, start)
@@ -128,6 +146,7 @@ func (w *walker) message(m *message, b []byte, depth int) *Error {
 			if next < 0 {
 				return malformed(f.name, at, next)
 			}
+			w.parts++
 			if e := w.keyValue(b[start:next], depth); e != nil {
 				return e.in(f.name, start)
 			}
@@ -164,7 +183,7 @@ func (w *walker) field(f *field, b []byte, at, pos int, wire uint8, depth int) (
 			next = fixed(b, pos, 4)
 		}
 	case kManyI64, kManyVarint:
-		return many(f, b, at, pos, wire)
+		return w.many(f, b, at, pos, wire)
 	default:
 		if wire == wireLen {
 			return w.delimited(f, b, at, pos, depth)
@@ -187,10 +206,13 @@ func (w *walker) delimited(f *field, b []byte, at, pos, depth int) (int, *Error)
 	var e *Error
 	switch f.kind {
 	case kKeyValue:
+		w.parts++
 		e = w.keyValue(b[start:next], depth)
 	case kAnyValue:
+		w.parts++
 		e = w.anyValue(b[start:next], depth+1)
 	case kMessage:
+		w.parts++
 		e = w.message(f.of, b[start:next], depth)
 	case kTraceID:
 		e = id(next-start, 16)
@@ -211,7 +233,7 @@ func id(got, want int) *Error {
 }
 
 // many walks a repeated scalar, packed or not.
-func many(f *field, b []byte, at, pos int, wire uint8) (int, *Error) {
+func (w *walker) many(f *field, b []byte, at, pos int, wire uint8) (int, *Error) {
 	switch {
 	case wire == wireLen:
 		start, next := length(b, pos)
@@ -222,10 +244,12 @@ func many(f *field, b []byte, at, pos int, wire uint8) (int, *Error) {
 			if (next-start)%8 != 0 {
 				return 0, malformed(f.name, at, badEnd)
 			}
+			w.scalars += (next - start) / 8
 			return next, nil
 		}
 		for start < next {
 			p := start
+			w.scalars++
 			if _, start = varint(b[:next], start); start < 0 {
 				return 0, malformed(f.name, p, start)
 			}
@@ -241,6 +265,7 @@ func many(f *field, b []byte, at, pos int, wire uint8) (int, *Error) {
 	if pos < 0 {
 		return 0, malformed(f.name, at, pos)
 	}
+	w.scalars++
 	return pos, nil
 }
 

@@ -36,8 +36,8 @@ type EventResult struct {
 	Before, After []byte           // as OTLP/JSON, of examples
 }
 
-// unrepairable says why an item cannot be repaired, or nothing.
-func unrepairable(i quarantine.Item) string {
+// Unrepairable says why an item cannot be repaired, or nothing: then its body is an OTLP request of just the events at fault.
+func Unrepairable(i quarantine.Item) string {
 	_, err := signal.Parse(i.Signal)
 	switch {
 	case i.Object != "":
@@ -58,7 +58,7 @@ const checkedBytes = 4 << 20
 // Mend applies rules to an item's events, but those that have been sent again before, and holds the result against schemas as if it had been received when
 // the item was. checker nil: what a rule is for is taken for valid. Of the first events of each rule, so many as examples says, Before and After are kept.
 func Mend(i quarantine.Item, rules *Rules, checker *schema.Checker, unknown schema.Unknown, sent []int, examples int) (Mended, error) {
-	m := Mended{Not: unrepairable(i)}
+	m := Mended{Not: Unrepairable(i)}
 	if m.Not != "" {
 		return m, nil
 	}

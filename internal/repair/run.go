@@ -2,18 +2,17 @@ package repair
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
 	"github.com/pulsegrid/pulsegrid/internal/eventid"
+	"github.com/pulsegrid/pulsegrid/internal/journal"
 	"github.com/pulsegrid/pulsegrid/internal/quarantine"
 	"github.com/pulsegrid/pulsegrid/internal/schema"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
@@ -79,7 +78,7 @@ func Run(ctx context.Context, c Config) (Report, error) {
 		return r.report, err
 	}
 	if r.journal != nil {
-		defer r.journal.close()
+		defer r.journal.Close()
 	}
 	if r.producer != nil {
 		defer r.producer.Close()
@@ -94,8 +93,8 @@ type run struct {
 	Config
 	report   Report
 	reader   *kgo.Client
-	producer *kgo.Client // of an apply
-	journal  *journal    // of an apply
+	producer *kgo.Client             // of an apply
+	journal  *journal.Journal[entry] // of an apply
 	before   map[string]entry
 
 	batch map[string]pending
@@ -113,37 +112,23 @@ type pending struct {
 // remember finds out what was sent before. An apply becomes the only operator.
 func (r *run) remember(ctx context.Context) (err error) {
 	if !r.Apply {
-		r.before, err = peek(ctx, r.Kafka, r.Journal)
+		r.before, err = journal.Peek[entry](ctx, r.Kafka, r.Journal)
 		return err
 	}
-	if r.journal, err = openJournal(ctx, r.Kafka, r.Journal); err != nil {
-		return err
+	if r.journal, err = journal.Open[entry](ctx, r.Kafka, r.Journal, transactionalID); err != nil {
+		return fenced(err)
 	}
 	var topics []string
 	for _, s := range signal.All {
 		topics = append(topics, s.Topic())
 	}
-	if err = r.journal.resolve(ctx, r.reader, topics); err != nil {
+	if err = resolve(ctx, r.journal, r.reader, topics); err != nil {
 		return err
 	}
-	r.before = r.journal.entries
+	r.before = r.journal.Entries
 	r.producer, err = kgo.NewClient(slices.Concat(r.Kafka, []kgo.Opt{kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerBatchMaxBytes(maxRecordBytes + 64<<10),
 		kgo.ProducerBatchCompression(kgo.ZstdCompression(), kgo.NoCompression()), kgo.RecordDeliveryTimeout(time.Minute)})...)
 	return err
-}
-
-// peek reads the journal for a dry run, which must not make it.
-func peek(ctx context.Context, opts []kgo.Opt, topic string) (map[string]entry, error) {
-	client, err := kgo.NewClient(slices.Concat(opts, readCommitted)...)
-	if err != nil {
-		return nil, err
-	}
-	defer client.Close()
-	j := &journal{client: client, topic: topic, entries: map[string]entry{}}
-	if err := j.read(ctx); err != nil && !errors.Is(err, kerr.UnknownTopicOrPartition) {
-		return nil, fmt.Errorf("journal %s: %w", topic, err)
-	}
-	return j.entries, nil
 }
 
 func (r *run) item(ctx context.Context, i quarantine.Item) error {
@@ -259,7 +244,7 @@ func (r *run) flush(ctx context.Context) error {
 		records = append(records, p.record)
 	}
 	r.batch, r.bytes = nil, 0
-	if err := r.journal.write(ctx, intents); err != nil {
+	if err := fenced(r.journal.Write(ctx, intents)); err != nil {
 		return fmt.Errorf("journal, before sending: %w", err)
 	}
 	if err := r.step("intent"); err != nil {
@@ -272,7 +257,7 @@ func (r *run) flush(ctx context.Context) error {
 	if err := r.step("sent"); err != nil {
 		return err
 	}
-	if err := r.journal.write(ctx, dones); err != nil {
+	if err := fenced(r.journal.Write(ctx, dones)); err != nil {
 		return fmt.Errorf("journal, after sending: %w", err)
 	}
 	return nil

@@ -258,7 +258,10 @@ func (c *check) expected() string {
 }
 
 func (s typeSet) String() string {
-	if s.has(otlpwire.TypeDouble) {
+	switch {
+	case s == 0:
+		return "any"
+	case s.has(otlpwire.TypeDouble):
 		return "double"
 	}
 	for _, t := range [...]otlpwire.ValueType{otlpwire.TypeString, otlpwire.TypeInt, otlpwire.TypeBool, otlpwire.TypeBytes, otlpwire.TypeMap, otlpwire.TypeArray} {

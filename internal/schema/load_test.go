@@ -233,9 +233,11 @@ func bomb() string {
 }
 
 func TestWhatWantsAColumnIsListed(t *testing.T) {
-	r := load(t, "groups: [{id: a, type: event, name: a, attributes: [{id: x, type: int, annotations: {pulsegrid: {promote: true}}}, {id: y, type: string}]}]")
+	r := load(t, `groups: [{id: a, type: event, name: a, attributes: [{id: x, type: int, annotations: {pulsegrid: {promote: true}}}, {id: y, type: string}]},
+  {id: s, type: span, annotations: {pulsegrid: {match: {name: "a*"}}}, attributes: [{id: z, type: string, annotations: {pulsegrid: {promote: true}}}]}]`)
 	require.Equal(t, []schema.Promotion{{Key: "x", Type: "int"}}, r.Promoted(signal.Logs))
-	require.Empty(t, r.Promoted(signal.Traces))
+	require.Equal(t, []schema.Promotion{{Key: "z", Type: "string"}}, r.Promoted(signal.Traces))
+	require.Empty(t, r.Promoted(signal.Metrics))
 }
 
 // thousand is a registry of n event schemas of 20 attributes each.

@@ -33,8 +33,10 @@ func (f *folder) Read(_ context.Context, name string, _ int64) ([]byte, error) {
 	return nil, errors.New("permission denied")
 }
 
-func (*folder) String() string { return "folder" }
-func (*folder) Close() error   { return nil }
+func (*folder) String() string                              { return "folder" }
+func (*folder) Close() error                                { return nil }
+func (*folder) Below(string) fileset.Tree                   { return &folder{} }
+func (*folder) Write(context.Context, string, []byte) error { return errors.New("read only") }
 
 func event(name string) string {
 	return fmt.Sprintf("groups: [{id: event.%s, type: event, name: %s}]", name, name)

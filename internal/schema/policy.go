@@ -48,8 +48,8 @@ type Policies interface {
 	SchemaPolicy(tenant string) (Policy, bool)
 }
 
-// Source hands out the registry that holds now. The schema registry extension implements it.
+// Source hands out what holds now. The schema registry extension implements it.
 type Source interface {
-	// Registry is the newest one that was good. It is never nil.
-	Registry() *Registry
+	// InForce is the newest that was good. It is never nil, and another one only where something has changed.
+	InForce() *InForce
 }

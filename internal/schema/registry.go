@@ -45,6 +45,7 @@ type metricCheck struct {
 // Registry is all schemas, compiled.
 type Registry struct {
 	version   string
+	files     []File
 	schemas   int
 	byName    [spanGroup + 1]map[string][]*Schema // of events, metrics and spans, without a `*` in the name
 	patterns  map[string][]*Schema                // by what comes before the first `*`
@@ -62,6 +63,9 @@ type Promotion struct {
 
 // Version identifies what was loaded: 12 hex digits, the same for the same files; empty for the empty registry.
 func (r *Registry) Version() string { return r.version }
+
+// Files are those that were loaded, by name.
+func (r *Registry) Files() []File { return r.files }
 
 // Schemas is the number of schemas that events are held against.
 func (r *Registry) Schemas() int { return r.schemas }
@@ -88,7 +92,7 @@ func Load(files []File) (*Registry, error) {
 	slices.SortFunc(files, func(a, b File) int { return cmp.Compare(a.Name, b.Name) })
 	var l loader
 	l.parse(files)
-	r := &Registry{patterns: map[string][]*Schema{}, version: versionOf(files)}
+	r := &Registry{patterns: map[string][]*Schema{}, version: versionOf(files), files: files}
 	for k := range r.byName {
 		r.byName[k] = map[string][]*Schema{}
 	}
@@ -113,6 +117,7 @@ func Load(files []File) (*Registry, error) {
 	return r, nil
 }
 
+// versionOf is the version of files that are in order of their names.
 func versionOf(files []File) string {
 	h := sha256.New()
 	for _, f := range files {
@@ -322,9 +327,11 @@ func (r *Registry) promotions(k kind) []Promotion {
 			take(s)
 		}
 	}
-	for _, schemas := range r.patterns {
-		for _, s := range schemas {
-			take(s)
+	if k == spanGroup { // only names of spans are patterns
+		for _, schemas := range r.patterns {
+			for _, s := range schemas {
+				take(s)
+			}
 		}
 	}
 	var out []Promotion

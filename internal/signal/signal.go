@@ -54,6 +54,16 @@ func (s Signal) Topic() string { return "otlp." + s.String() + ".v1" }
 // OverflowTopic is the default topic of the signal's overflow lane: "otlp.<signal>.overflow.v1".
 func (s Signal) OverflowTopic() string { return "otlp." + s.String() + ".overflow.v1" }
 
+// OfTopic is the signal that a topic's name tells, as those of the gateway do: "otlp.<signal>." and more; 0: none.
+func OfTopic(topic string) Signal {
+	for _, s := range All {
+		if strings.HasPrefix(topic, "otlp."+s.String()+".") {
+			return s
+		}
+	}
+	return 0
+}
+
 // ClassTopic is the topic of a class of tenants beside a topic: "otlp.logs.v1" -> "otlp.logs.premium.v1", or with the class behind a name that
 // has no version.
 func ClassTopic(topic, class string) string {

@@ -28,4 +28,7 @@ func TestTopicNamesAreAContract(t *testing.T) {
 	require.Equal(t, "otlp.metrics.v1", Metrics.Topic())
 	require.Equal(t, "otlp.logs.v1", Logs.Topic())
 	require.Equal(t, "quarantine.v1", QuarantineTopic)
+	require.Equal(t, Logs, OfTopic("otlp.logs.premium.v1"))
+	require.Zero(t, OfTopic("otlp.logs"))
+	require.Zero(t, OfTopic(QuarantineTopic))
 }

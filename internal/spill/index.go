@@ -236,8 +236,8 @@ func (x *index) takes(e *entry, blocked map[Lane]struct{}) bool {
 }
 
 // run returns objects behind the one named, in order and with none between them, each of which may have records of lanes that are not
-// blocked: at most so many, and at most drainBytes but for the first.
-func (x *index) run(behind string, blocked map[Lane]struct{}, most int) []*entry {
+// blocked: at most so many, and at most drainBytes but for the first. They come before the position named; empty: none is.
+func (x *index) run(behind, before string, blocked map[Lane]struct{}, most int) []*entry {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	at, found := x.find(behind)
@@ -247,6 +247,9 @@ func (x *index) run(behind string, blocked map[Lane]struct{}, most int) []*entry
 	var out []*entry
 	size := int64(0)
 	for _, e := range x.entries[at:] {
+		if before != "" && e.position >= before {
+			break
+		}
 		if !x.takes(e, blocked) {
 			if len(out) > 0 {
 				break

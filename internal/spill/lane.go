@@ -31,12 +31,12 @@ const (
 	sequenceWidth = 8
 )
 
-// objectName is <gateway>/v2-<Unix ms>-<sequence>-<lanes>: 8 hexadecimal digits a lane, or "many".
-func objectName(gateway string, at time.Time, sequence int64, lanes []share) string {
-	return withLanes(fmt.Sprintf("%s/%s%013d-%0*d", gateway, nameV2, at.UnixMilli(), sequenceWidth, sequence), lanes)
+// position is an object's place among those of its gateway: the order of positions is that in which objects were closed.
+func position(gateway string, at time.Time, sequence int64) string {
+	return fmt.Sprintf("%s/%s%013d-%0*d", gateway, nameV2, at.UnixMilli(), sequenceWidth, sequence)
 }
 
-// withLanes appends the lanes to an object's position.
+// withLanes makes an object's name, <gateway>/v2-<Unix ms>-<sequence>-<lanes>: its position, and 8 hexadecimal digits a lane or "many".
 func withLanes(position string, lanes []share) string {
 	if len(lanes) == 0 || len(lanes) > namedLanes {
 		return position + "-" + manyLanes

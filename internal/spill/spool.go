@@ -70,9 +70,11 @@ type object struct {
 	records []Record
 	lanes   map[Lane]int64 // bytes before compression; guarded by Spool.mu until it is sent
 	bytes   int
-	done    chan struct{} // closed when it is durable, or failed
-	err     error         // set before done is closed
-	timer   *time.Timer
+	// position is empty until it is closed; guarded by Spool.mu.
+	position string
+	done     chan struct{} // closed when it is durable, or failed
+	err      error         // set before done is closed
+	timer    *time.Timer
 }
 
 // Open opens the bucket. It does not ask the store anything.
@@ -159,13 +161,13 @@ func (s *Spool) flush() {
 func (s *Spool) send(o *object) {
 	o.timer.Stop()
 	s.open = nil
-	at, sequence := s.now(), s.next.Add(1)
+	o.position = position(s.cfg.Gateway, s.now(), s.next.Add(1))
 	s.wg.Add(1)
 	go func() {
 		defer s.wg.Done()
 		s.sent <- struct{}{}
 		defer func() { <-s.sent }()
-		o.err = s.upload(at, sequence, o)
+		o.err = s.upload(o)
 		s.mu.Lock()
 		delete(s.flying, o)
 		s.mu.Unlock()
@@ -173,7 +175,7 @@ func (s *Spool) send(o *object) {
 	}()
 }
 
-func (s *Spool) upload(at time.Time, sequence int64, o *object) error {
+func (s *Spool) upload(o *object) error {
 	var buf bytes.Buffer
 	enc, err := newEncoder(&buf)
 	if err != nil {
@@ -194,7 +196,7 @@ func (s *Spool) upload(at time.Time, sequence int64, o *object) error {
 		return fmt.Errorf("lease: %w", err)
 	}
 	lanes := shares(o.lanes, int64(buf.Len()))
-	return s.write(ctx, s.own, objectName(s.cfg.Gateway, at, sequence, lanes), buf.Bytes(), lanes)
+	return s.write(ctx, s.own, withLanes(o.position, lanes), buf.Bytes(), lanes)
 }
 
 // write stores an object and takes it into the index.

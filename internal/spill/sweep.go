@@ -118,7 +118,7 @@ func (s *Spool) sweep(ctx context.Context, x *index, gateway string, blocked map
 	defer x.endSweep()
 	few, behind := 1, ""
 	for ctx.Err() == nil {
-		run := x.run(behind, blocked, few)
+		run := s.run(x, behind, blocked, few)
 		if len(run) == 0 {
 			return d, nil
 		}
@@ -133,6 +133,23 @@ func (s *Spool) sweep(ctx context.Context, x *index, gateway string, blocked map
 		behind, few = run[len(run)-1].name, min(2*few, drainObjects)
 	}
 	return d, ctx.Err()
+}
+
+// run is index.run, as far as objects are followed by none that is still on its way to the store: what is left of a run has the place of its last object, and
+// would come behind it.
+func (s *Spool) run(x *index, behind string, blocked map[Lane]struct{}, most int) []*entry {
+	if x != s.own {
+		return x.run(behind, "", blocked, most)
+	}
+	s.mu.Lock() // until the run is known: what is closed from now on comes behind it
+	defer s.mu.Unlock()
+	before := ""
+	for o := range s.flying {
+		if o.position != "" && (before == "" || o.position < before) {
+			before = o.position
+		}
+	}
+	return x.run(behind, before, blocked, most)
 }
 
 // giving is a run of objects on its way: what is to be produced next, and what will be left of them.

@@ -1,11 +1,9 @@
 package tenant
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
-	"io"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -16,6 +14,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
 	"github.com/pulsegrid/pulsegrid/internal/schema"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"github.com/pulsegrid/pulsegrid/internal/yamlfield"
 )
 
 // Bounds of a file and of a tenant.
@@ -88,58 +87,62 @@ type fleetQuota struct {
 
 // parse reads a file. Its errors are FieldErrors; a file with errors is no file.
 func parse(name string, content []byte) (*file, error) {
-	r := &nodes{file: name}
+	r := newNodes(name)
 	f := &file{name: name}
-	var doc yaml.Node
-	dec := yaml.NewDecoder(bytes.NewReader(content))
-	if err := dec.Decode(&doc); err != nil {
-		if errors.Is(err, io.EOF) {
-			return nil, &FieldError{File: name, Reason: "is empty, want tenants, jurisdictions or fleet"}
-		}
-		return nil, &FieldError{File: name, Reason: yamlReason(err)}
+	doc, err := r.Document(content, "tenants, jurisdictions or fleet")
+	if err != nil {
+		return nil, err
 	}
-	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return nil, &FieldError{File: name, Reason: "holds several YAML documents, want one"}
-	}
-	r.object(resolved(doc.Content[0]), "", map[string]func(*yaml.Node, string){
+	r.Object(doc, "", map[string]func(*yaml.Node, string){
 		"jurisdictions": func(n *yaml.Node, field string) { r.jurisdictions(f, n, field) },
 		"fleet": func(n *yaml.Node, field string) {
 			f.share.line = n.Line
-			r.object(n, field, map[string]func(*yaml.Node, string){"share": r.share(&f.share.value)})
+			r.Object(n, field, map[string]func(*yaml.Node, string){"share": r.share(&f.share.value)})
 			if f.share.value == 0 {
-				r.bad(n, field, "want a share above 0 and at most 1")
+				r.Bad(n, field, "want a share above 0 and at most 1")
 			}
 		},
 		"tenants": func(n *yaml.Node, field string) {
-			r.list(n, field, maxTenants, func(n *yaml.Node, field string) { f.tenants = append(f.tenants, r.tenant(n, field)) })
+			r.List(n, field, maxTenants, func(n *yaml.Node, field string) { f.tenants = append(f.tenants, r.tenant(n, field)) })
 		},
 	})
-	if r.missed > 0 {
-		r.errs = append(r.errs, &FieldError{File: name, Reason: fmt.Sprintf("and %d more errors", r.missed)})
-	}
-	if err := errors.Join(r.errs...); err != nil {
+	if err := r.Err(); err != nil {
 		return nil, err
 	}
 	return f, nil
 }
 
-// yamlReason takes the library's name off its message.
-func yamlReason(err error) string {
-	return "is no YAML: " + strings.TrimPrefix(err.Error(), "yaml: ")
+// nodes reads the YAML of a registry file.
+type nodes struct{ yamlfield.Reader }
+
+func newNodes(file string) *nodes {
+	return &nodes{yamlfield.Reader{
+		File: file,
+		Secret: func(field string) bool { // what stands in the place of a key's fields may be the key
+			return strings.HasSuffix(field, "keys") || strings.HasSuffix(field, "]") && strings.Contains(field, ".keys[")
+		},
+		Redact: func(text string) string { return pastedKey.ReplaceAllString(text, KeyPrefix+"...") },
+	}}
 }
 
+// FieldError is one thing that is wrong with a registry file.
+type FieldError = yamlfield.Error
+
+// pastedKey is an API key, or the beginning of one, at whatever place somebody pasted it: errors go to logs and terminals.
+var pastedKey = regexp.MustCompile(regexp.QuoteMeta(KeyPrefix) + `[0-9A-Za-z_]*`)
+
 func (r *nodes) jurisdictions(f *file, n *yaml.Node, field string) {
-	r.mapping(n, field, 0, func(key, value *yaml.Node, _ bool) {
+	r.Mapping(n, field, 0, func(key, value *yaml.Node, _ bool) {
 		j := jurisdiction{name: key.Value, line: key.Line}
-		at := join(field, key.Value)
+		at := yamlfield.Join(field, key.Value)
 		switch {
 		case !ValidName(j.name):
-			r.bad(key, field, "want a name of at most %d of a-z, 0-9 and -", maxNameBytes)
+			r.Bad(key, field, "want a name of at most %d of a-z, 0-9 and -", maxNameBytes)
 		case len(f.jurisdictions) == maxJurisdictions:
-			r.bad(key, field, "more than %d", maxJurisdictions)
+			r.Bad(key, field, "more than %d", maxJurisdictions)
 		default:
-			r.object(resolved(value), at, map[string]func(*yaml.Node, string){
-				"endpoint": r.text(&j.endpoint, "an address like https://ingest.eu.example.com", validEndpoint),
+			r.Object(yamlfield.Resolved(value), at, map[string]func(*yaml.Node, string){
+				"endpoint": r.Text(&j.endpoint, "an address like https://ingest.eu.example.com", validEndpoint),
 			})
 			f.jurisdictions = append(f.jurisdictions, j)
 		}
@@ -159,7 +162,7 @@ func validText(s string) bool { return s != "" && len(s) <= maxTextBytes }
 
 func (r *nodes) share(into *float64) func(*yaml.Node, string) {
 	return func(n *yaml.Node, field string) {
-		r.number(into, 0, 1)(n, field)
+		r.Number(into, 0, 1)(n, field)
 	}
 }
 
@@ -170,55 +173,55 @@ func (r *nodes) tenant(n *yaml.Node, field string) definition {
 	}}
 	name := fmt.Sprintf("a name of at most %d of a-z, 0-9 and -", maxNameBytes)
 	retention, named := 0.0, false
-	r.object(n, field, map[string]func(*yaml.Node, string){
+	r.Object(n, field, map[string]func(*yaml.Node, string){
 		"id": func(n *yaml.Node, field string) {
 			named = true
-			r.text(&d.ID, fmt.Sprintf("at most %d of letters, digits and %s", MaxIDBytes, IDPunctuation), ValidID)(n, field)
+			r.Text(&d.ID, fmt.Sprintf("at most %d of letters, digits and %s", MaxIDBytes, IDPunctuation), ValidID)(n, field)
 		},
-		"status":       oneOf(r, &d.Status, Active, Suspended),
-		"class":        r.text(&d.Class, name, ValidName),
-		"plan":         r.text(&d.Plan, name, ValidName),
-		"jurisdiction": r.text(&d.Jurisdiction, name, ValidName),
-		"lane":         oneOf(r, &d.Lane, envelope.LaneFast, envelope.LaneOverflow),
-		"topic_class":  r.text(&d.TopicClass, name+" that is not overflow", func(s string) bool { return ValidName(s) && s != envelope.LaneOverflow }),
-		"id_attribute": r.text(&d.IDAttribute, fmt.Sprintf("the name of a log attribute, at most %d bytes, not under %s", maxTextBytes, lineage.Prefix), validAttribute),
+		"status":       yamlfield.OneOf(&r.Reader, &d.Status, Active, Suspended),
+		"class":        r.Text(&d.Class, name, ValidName),
+		"plan":         r.Text(&d.Plan, name, ValidName),
+		"jurisdiction": r.Text(&d.Jurisdiction, name, ValidName),
+		"lane":         yamlfield.OneOf(&r.Reader, &d.Lane, envelope.LaneFast, envelope.LaneOverflow),
+		"topic_class":  r.Text(&d.TopicClass, name+" that is not overflow", func(s string) bool { return ValidName(s) && s != envelope.LaneOverflow }),
+		"id_attribute": r.Text(&d.IDAttribute, fmt.Sprintf("the name of a log attribute, at most %d bytes, not under %s", maxTextBytes, lineage.Prefix), validAttribute),
 		"signals":      func(n *yaml.Node, field string) { r.signals(&d, n, field) },
 		"keys": func(n *yaml.Node, field string) {
-			r.list(n, field, maxKeys, func(n *yaml.Node, field string) { r.key(&d, n, field) })
+			r.List(n, field, maxKeys, func(n *yaml.Node, field string) { r.key(&d, n, field) })
 		},
 		"oidc": func(n *yaml.Node, field string) {
-			r.list(n, field, maxClaims, func(n *yaml.Node, field string) { r.claim(&d, n, field) })
+			r.List(n, field, maxClaims, func(n *yaml.Node, field string) { r.claim(&d, n, field) })
 		},
 		"mtls": func(n *yaml.Node, field string) {
-			r.list(n, field, maxSubjects, func(n *yaml.Node, field string) {
+			r.List(n, field, maxSubjects, func(n *yaml.Node, field string) {
 				s := located[string]{line: n.Line}
-				r.text(&s.value, "subject:DN, uri:URI or dns:NAME", validSubject)(n, field)
+				r.Text(&s.value, "subject:DN, uri:URI or dns:NAME", validSubject)(n, field)
 				d.subjects = append(d.subjects, s)
 			})
 		},
 		"quotas":         func(n *yaml.Node, field string) { r.quotas(&d, n, field) },
 		"schema":         func(n *yaml.Node, field string) { r.schema(&d, n, field) },
-		"retention_days": r.number(&retention, 1, maxRetentionDays),
+		"retention_days": r.Number(&retention, 1, maxRetentionDays),
 	})
 	d.RetentionDays = int(retention)
 	if float64(d.RetentionDays) != retention {
-		r.bad(n, field+".retention_days", "%v is no whole number", retention)
+		r.Bad(n, field+".retention_days", "%v is no whole number", retention)
 	}
 	if !named && n.Kind == yaml.MappingNode {
-		r.bad(n, field, "has no id")
+		r.Bad(n, field, "has no id")
 	}
 	return d
 }
 
 func (r *nodes) signals(d *definition, n *yaml.Node, field string) {
 	d.signals = [signals]bool{}
-	r.list(n, field, len(signal.All), func(n *yaml.Node, field string) {
+	r.List(n, field, len(signal.All), func(n *yaml.Node, field string) {
 		s, err := signal.Parse(n.Value)
 		switch {
 		case err != nil:
-			r.bad(n, field, "want logs, metrics or traces")
+			r.Bad(n, field, "want logs, metrics or traces")
 		case d.signals[s]:
-			r.bad(n, field, "is there twice")
+			r.Bad(n, field, "is there twice")
 		default:
 			d.signals[s] = true
 		}
@@ -228,37 +231,37 @@ func (r *nodes) signals(d *definition, n *yaml.Node, field string) {
 func (r *nodes) key(d *definition, n *yaml.Node, field string) {
 	k := definedKey{line: n.Line}
 	named, hashed := false, false
-	r.object(n, field, map[string]func(*yaml.Node, string){
+	r.Object(n, field, map[string]func(*yaml.Node, string){
 		"id": func(n *yaml.Node, field string) {
 			named = true
-			r.text(&k.id, "the id of a key, 16 characters, as `pulsegrid tenant key new` prints it", validKeyID)(n, field)
+			r.Text(&k.id, "the id of a key, 16 characters, as `pulsegrid tenant key new` prints it", validKeyID)(n, field)
 		},
 		"hash": func(n *yaml.Node, field string) {
 			var err error
 			if k.hash, err = ParseHash(n.Value); err != nil {
-				r.badSecret(n, field, err.Error())
+				r.BadSecret(n, field, err.Error())
 			}
 			hashed = true
 		},
-		"expires": r.time(&k.expires),
+		"expires": r.Time(&k.expires),
 	})
 	if n.Kind == yaml.MappingNode && !hashed {
-		r.bad(n, field, "has no hash")
+		r.Bad(n, field, "has no hash")
 	}
 	if n.Kind == yaml.MappingNode && !named {
-		r.bad(n, field, "has no id")
+		r.Bad(n, field, "has no id")
 	}
 	d.keys = append(d.keys, k)
 }
 
 func (r *nodes) claim(d *definition, n *yaml.Node, field string) {
 	c := located[claim]{line: n.Line}
-	r.object(n, field, map[string]func(*yaml.Node, string){
-		"issuer": r.text(&c.value.issuer, "the issuer's URL, as the extension's oidc has it", validText),
-		"claim":  r.text(&c.value.value, "the value of the tenant claim", validText),
+	r.Object(n, field, map[string]func(*yaml.Node, string){
+		"issuer": r.Text(&c.value.issuer, "the issuer's URL, as the extension's oidc has it", validText),
+		"claim":  r.Text(&c.value.value, "the value of the tenant claim", validText),
 	})
 	if n.Kind == yaml.MappingNode && (c.value.issuer == "" || c.value.value == "") {
-		r.bad(n, field, "needs issuer and claim: one issuer's word must not count at another")
+		r.Bad(n, field, "needs issuer and claim: one issuer's word must not count at another")
 	}
 	d.claims = append(d.claims, c)
 }
@@ -277,32 +280,32 @@ func (r *nodes) quotas(d *definition, n *yaml.Node, field string) {
 		return func(n *yaml.Node, field string) {
 			q, fleet := &d.quotas[s], &d.fleet[s]
 			q.Burst = defaultBurst
-			r.object(n, field, map[string]func(*yaml.Node, string){
-				"events_per_second": r.number(&q.EventsPerSecond, 0, maxRate),
-				"bytes_per_second":  r.number(&q.BytesPerSecond, 0, maxRate),
-				"burst":             r.duration(&q.Burst, maxBurst),
+			r.Object(n, field, map[string]func(*yaml.Node, string){
+				"events_per_second": r.Number(&q.EventsPerSecond, 0, maxRate),
+				"bytes_per_second":  r.Number(&q.BytesPerSecond, 0, maxRate),
+				"burst":             r.Duration(&q.Burst, maxBurst),
 				"fleet": func(n *yaml.Node, field string) {
 					fleet.set = true
-					r.object(n, field, map[string]func(*yaml.Node, string){
-						"events_per_second": r.number(&fleet.eventsPerSecond, 0, maxRate),
-						"bytes_per_second":  r.number(&fleet.bytesPerSecond, 0, maxRate),
+					r.Object(n, field, map[string]func(*yaml.Node, string){
+						"events_per_second": r.Number(&fleet.eventsPerSecond, 0, maxRate),
+						"bytes_per_second":  r.Number(&fleet.bytesPerSecond, 0, maxRate),
 						"share":             r.share(&fleet.share),
 					})
 				},
 			})
 			if fleet.set && q.Limited() {
-				r.bad(n, field, "says both what a gateway takes and what the fleet takes (fleet); want one of them")
+				r.Bad(n, field, "says both what a gateway takes and what the fleet takes (fleet); want one of them")
 			}
 		}
 	}
-	r.object(n, field, map[string]func(*yaml.Node, string){
+	r.Object(n, field, map[string]func(*yaml.Node, string){
 		"logs": quota(signal.Logs), "metrics": quota(signal.Metrics), "traces": quota(signal.Traces),
 	})
 }
 
 func (r *nodes) schema(d *definition, n *yaml.Node, field string) {
-	r.object(n, field, map[string]func(*yaml.Node, string){
-		"policy":             oneOf(r, &d.Schema.Mode, schema.Enforce, schema.Warn, schema.Off),
-		"unknown_attributes": oneOf(r, &d.Schema.Unknown, schema.Strict, schema.Open),
+	r.Object(n, field, map[string]func(*yaml.Node, string){
+		"policy":             yamlfield.OneOf(&r.Reader, &d.Schema.Mode, schema.Enforce, schema.Warn, schema.Off),
+		"unknown_attributes": yamlfield.OneOf(&r.Reader, &d.Schema.Unknown, schema.Strict, schema.Open),
 	})
 }

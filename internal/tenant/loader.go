@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pulsegrid/pulsegrid/internal/fileset"
+	"github.com/pulsegrid/pulsegrid/internal/yamlfield"
 )
 
 // Loader keeps a Snapshot in step with a set of files. Each file stands for itself: one that is bad, or that says what another file
@@ -130,7 +131,7 @@ func (l *Loader) swap() {
 			if c.with != c.file && refused[c.with] != nil {
 				continue // with a file that is out: the next round tells whether there is another
 			}
-			if errs := refused[c.file]; len(errs) < maxErrors {
+			if errs := refused[c.file]; len(errs) < yamlfield.ErrorsMost {
 				refused[c.file] = append(errs, c.err)
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/asn1"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -20,6 +21,7 @@ type Snapshot struct {
 	subjects      map[string]owned[*Tenant]
 	jurisdictions map[string]owned[string] // endpoint
 	classes       map[string]bool
+	keyless       []time.Time // ascending: when the last API key of a tenant expires, for each whose keys all do
 	share         owned[float64]
 	incomplete    bool
 }
@@ -42,6 +44,15 @@ func (s *Snapshot) Len() int { return len(s.tenants) }
 
 // Keys is the number of API keys.
 func (s *Snapshot) Keys() int { return len(s.keys) }
+
+// NextWithoutKey is when, after now, the first tenant is left without an API key, of those that have one; false: no time is known.
+func (s *Snapshot) NextWithoutKey(now time.Time) (time.Time, bool) {
+	i, _ := slices.BinarySearchFunc(s.keyless, now, time.Time.Compare)
+	if i == len(s.keyless) {
+		return time.Time{}, false
+	}
+	return s.keyless[i], true
+}
 
 // Incomplete tells that a file has not been read even once, so that who is unknown may just not be known yet.
 func (s *Snapshot) Incomplete() bool { return s.incomplete }
@@ -165,6 +176,9 @@ func compile(files []*file) (*Snapshot, []conflict) {
 				s.classes[t.Class] = true
 			}
 			put(s.tenants, t.ID, t, f, d.line, "id", t.ID, clash)
+			if at, ends := d.keyless(); ends {
+				s.keyless = append(s.keyless, at)
+			}
 			for _, k := range d.keys {
 				put(s.keys, k.id, storedKey{k.hash, k.expires, t}, f, k.line, "keys.id", k.id, clash)
 			}
@@ -176,6 +190,7 @@ func compile(files []*file) (*Snapshot, []conflict) {
 			}
 		}
 	}
+	slices.SortFunc(s.keyless, time.Time.Compare)
 	return s, conflicts
 }
 
@@ -185,6 +200,19 @@ func put[K comparable, V any](m map[K]owned[V], key K, value V, f *file, line in
 		return
 	}
 	m[key] = owned[V]{value, f, line}
+}
+
+// keyless is when the last of the tenant's API keys expires; false: it has none, or one that does not.
+func (d *definition) keyless() (last time.Time, ends bool) {
+	for _, k := range d.keys {
+		if k.expires.IsZero() {
+			return time.Time{}, false
+		}
+		if k.expires.After(last) {
+			last = k.expires
+		}
+	}
+	return last, len(d.keys) > 0
 }
 
 // compiled resolves what a gateway takes of the fleet's quotas.

@@ -32,7 +32,7 @@ type repository struct {
 func open(t *testing.T) repository {
 	t.Helper()
 	r := repository{FS: os.DirFS(filepath.Join("..", ".."))}
-	notOurs := []string{".git", "_build", "pulsegrid-data"} // .gitignore
+	notOurs := []string{".git", "_build", "pulsegrid-data", "pulsegrid"} // .gitignore
 	require.NoError(t, fs.WalkDir(r, ".", func(file string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -84,6 +84,16 @@ func components(t *testing.T, check func(t *testing.T, r repository, folder stri
 	require.NotEmpty(t, folders)
 	for _, folder := range folders {
 		t.Run(folder, func(t *testing.T) { check(t, r, folder) })
+	}
+}
+
+// Guarantee: what is built is not committed.
+func TestNoFileIsLarge(t *testing.T) {
+	r := open(t)
+	for _, file := range r.files {
+		info, err := fs.Stat(r, file)
+		require.NoError(t, err)
+		require.Less(t, info.Size(), int64(512<<10), file)
 	}
 }
 

@@ -51,18 +51,23 @@ func (l *logs) envelope(ctx context.Context, e envelope.Envelope) (envelope.Enve
 		l.unchecked(ctx, e.Signal, e.Events)
 		return e, nil
 	}
-	checker, began := l.current(), time.Now()
+	checking, began := l.current(), time.Now()
 	received := e.Received
 	if received.IsZero() {
 		received = began
 	}
-	res, err := checker.Check(e.Signal, e.Body, policy.Unknown, received)
+	res, err := checking.checker.Check(e.Signal, e.Body, policy.Unknown, received)
+	var beside schema.Result
+	if err == nil && checking.asks(res) {
+		beside, err = checking.beside.Check(e.Signal, e.Body, policy.Unknown, received)
+	}
 	if err != nil {
 		return e, err
 	}
+	checking.count(e.Tenant, res, beside)
 	if findings := l.judge(ctx, e.Signal, policy.Mode, res, time.Since(began)); findings != nil {
 		e.Findings = findings.Append(nil)
 	}
-	e.SchemaVersion = checker.Registry().Version()
+	e.SchemaVersion = checking.of.Registry.Version()
 	return e, nil
 }

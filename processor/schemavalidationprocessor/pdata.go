@@ -35,10 +35,16 @@ func (v *validation) resource(ctx context.Context, s signal.Signal, res pcommon.
 	if received.IsZero() {
 		received = began
 	}
-	result, err := check(v.current(), policy.Unknown, received)
+	checking := v.current()
+	result, err := check(checking.checker, policy.Unknown, received)
+	var beside schema.Result
+	if err == nil && checking.asks(result) {
+		beside, err = check(checking.beside, policy.Unknown, received)
+	}
 	if err != nil {
 		return nil, consumererror.NewPermanent(err)
 	}
+	checking.count(origin.Tenant, result, beside)
 	findings := v.judge(ctx, s, policy.Mode, result, time.Since(began))
 	if findings == nil {
 		return nil, nil

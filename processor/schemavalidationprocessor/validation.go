@@ -27,7 +27,7 @@ type validation struct {
 	cfg      *Config
 	source   schema.Source   // nil: limits only
 	policies schema.Policies // nil: one policy for all
-	checker  atomic.Pointer[schema.Checker]
+	checking atomic.Pointer[checking]
 
 	telemetry                           *componentmeta.Telemetry
 	events, without, violations, drops  componentmeta.Counter
@@ -35,6 +35,31 @@ type validation struct {
 	plain                               componentmeta.Attributes
 	bySignal                            [len(signal.All) + 1]componentmeta.Attributes
 	valid, invalid, flagged, uncheckeds [len(signal.All) + 1]componentmeta.Attributes
+}
+
+// checking is what holds now, and how it is held against requests.
+type checking struct {
+	of      *schema.InForce
+	checker *schema.Checker
+	beside  *schema.Checker // of the rollout that is being tried; nil without one
+}
+
+func (v *validation) checkingOf(now *schema.InForce) *checking {
+	c := &checking{of: now, checker: schema.NewChecker(now.Registry, v.cfg.Limits)}
+	if now.Trial != nil {
+		c.beside = schema.NewChecker(now.Trial.Beside, v.cfg.Limits)
+	}
+	return c
+}
+
+// asks tells whether a request, of which the version in force has found what res says, is to be checked by beside too. Without a rollout that is all that it costs.
+func (c *checking) asks(res schema.Result) bool { return c.beside != nil && c.of.Trial.Asks(res) }
+
+// count counts a request of a tenant, if a rollout is being tried.
+func (c *checking) count(tenant string, res, beside schema.Result) {
+	if c.beside != nil {
+		c.of.Trial.Count(tenant, res, beside)
+	}
 }
 
 func newValidation(set processor.Settings, cfg *Config) (*validation, error) {
@@ -53,7 +78,7 @@ func newValidation(set processor.Settings, cfg *Config) (*validation, error) {
 		v.flagged[s] = t.With(sig, attribute.String("outcome", "flagged"))
 		v.uncheckeds[s] = t.With(sig, attribute.String("outcome", "unchecked"))
 	}
-	v.checker.Store(schema.NewChecker(schema.Empty(), cfg.Limits))
+	v.checking.Store(v.checkingOf(&schema.InForce{Registry: schema.Empty()}))
 	return v, t.Err()
 }
 
@@ -91,15 +116,15 @@ func (*validation) Capabilities() consumer.Capabilities {
 	return consumer.Capabilities{MutatesData: true}
 }
 
-// current is the checker of the newest registry.
-func (v *validation) current() *schema.Checker {
-	c := v.checker.Load()
+// current is how requests are checked now.
+func (v *validation) current() *checking {
+	c := v.checking.Load()
 	if v.source == nil {
 		return c
 	}
-	if r := v.source.Registry(); c.Registry() != r {
-		c = schema.NewChecker(r, v.cfg.Limits)
-		v.checker.Store(c) // two may do so at once; either is good
+	if now := v.source.InForce(); c.of != now {
+		c = v.checkingOf(now)
+		v.checking.Store(c) // two may do so at once; either is good
 	}
 	return c
 }

@@ -55,11 +55,11 @@ func load(t testing.TB, content string) *schema.Registry {
 type extensions struct {
 	component.StartFunc
 	component.ShutdownFunc
-	registry atomic.Pointer[schema.Registry]
+	inForce  atomic.Pointer[schema.InForce]
 	policies map[string]schema.Policy
 }
 
-func (e *extensions) Registry() *schema.Registry { return e.registry.Load() }
+func (e *extensions) InForce() *schema.InForce { return e.inForce.Load() }
 
 func (e *extensions) SchemaPolicy(tenant string) (schema.Policy, bool) {
 	p, ok := e.policies[tenant]
@@ -93,7 +93,7 @@ func config(change func(*Config)) *Config {
 
 func newRig(t *testing.T) *rig {
 	r := &rig{t: t, host: &extensions{}, telemetry: componenttest.NewTelemetry()}
-	r.host.registry.Store(load(t, registry))
+	r.host.inForce.Store(&schema.InForce{Registry: load(t, registry)})
 	t.Cleanup(func() { require.NoError(t, r.telemetry.Shutdown(context.Background())) })
 	return r
 }
@@ -171,7 +171,7 @@ func TestTheTenantsPolicyHolds(t *testing.T) {
 	r.host.policies = map[string]schema.Policy{"lenient": {Mode: schema.Warn}, "off": {Mode: schema.Off}, "strict": {Unknown: schema.Strict}}
 	sink := &consumertest.LogsSink{}
 	p := r.logs(nil, sink)
-	version := r.host.registry.Load().Version()
+	version := r.host.inForce.Load().Registry.Version()
 	for tenant, want := range map[string]struct {
 		found   []int
 		version string
@@ -219,17 +219,117 @@ func TestANewRegistryHoldsAtOnce(t *testing.T) {
 	p := r.logs(nil, sink)
 	require.NoError(t, consume(t, t.Context(), p, enveloped(t, "t", records(2))))
 	require.Nil(t, taken(t, sink)[0].Findings)
-	r.host.registry.Store(load(t, "groups: [{id: e, type: event, name: e, attributes: [{id: other, type: int, requirement_level: required}]}]"))
+	r.host.inForce.Store(&schema.InForce{Registry: load(t, "groups: [{id: e, type: event, name: e, attributes: [{id: other, type: int, requirement_level: required}]}]")})
 	require.NoError(t, consume(t, t.Context(), p, enveloped(t, "t", records(2))))
 	got := taken(t, sink)[0]
 	require.NotNil(t, got.Findings)
-	require.Equal(t, r.host.registry.Load().Version(), got.SchemaVersion)
+	require.Equal(t, r.host.inForce.Load().Registry.Version(), got.SchemaVersion)
 	require.NoError(t, consume(t, t.Context(), p, enveloped(t, "t", func() plog.Logs {
 		ld := records(1)
 		ld.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().At(0).SetEventName("unknown")
 		return ld
 	}())))
 	require.EqualValues(t, 1, r.value("schema_validation_events_without_schema"))
+}
+
+// proposed asks for one attribute more than registry does.
+const proposed = "groups: [{id: e, type: event, name: e, attributes: [{id: n, type: int, requirement_level: required}, {id: m, type: int, requirement_level: required}]}]"
+
+// Guarantees: while a rollout warns, what the version in force says holds, and nobody hears what the proposed one says; when it is enforced, what that says holds. Both times its own
+// refusals are counted, by tenant, of envelopes and decoded events alike; a tenant that is not checked is not counted.
+func TestARolloutIsCompared(t *testing.T) {
+	r := newRig(t)
+	r.host.policies = map[string]schema.Policy{"off": {Mode: schema.Off}, "lenient": {Mode: schema.Warn}}
+	sink := &consumertest.LogsSink{}
+	p := r.logs(nil, sink)
+	current, next := load(t, registry), load(t, proposed)
+	some := func() plog.Logs { // event 0 violates both, 1 the proposed version, 2 neither
+		ld := records(3, 0)
+		ld.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().At(2).Attributes().PutInt("m", 1)
+		return ld
+	}
+	for stage, want := range map[schema.Stage]struct {
+		inForce, beside *schema.Registry
+		found           []int
+	}{schema.StageWarn: {current, next, []int{0}}, schema.StageEnforce: {next, current, []int{0, 1}}} {
+		trial := &schema.Trial{Rollout: schema.Rollout{Stage: stage}, Beside: want.beside}
+		r.host.inForce.Store(&schema.InForce{Registry: want.inForce, Trial: trial})
+		for _, tenant := range []string{"acme", "off", "lenient"} {
+			ctx, result := envelope.WithResult(t.Context())
+			require.NoError(t, consume(t, ctx, p, enveloped(t, tenant, some())))
+			got := taken(t, sink)[0]
+			_, flagged, _ := result.Read()
+			if tenant == "off" {
+				require.Empty(t, got.SchemaVersion)
+				continue
+			}
+			require.Equal(t, want.inForce.Version(), got.SchemaVersion)
+			if tenant == "lenient" {
+				require.Equal(t, len(want.found), flagged)
+				continue
+			}
+			findings, err := schema.DecodeFindings(got.Findings)
+			require.NoError(t, err)
+			require.Len(t, findings, len(want.found))
+			for i, f := range findings {
+				require.Equal(t, want.found[i], f.Event)
+			}
+		}
+		ld := some()
+		lineage.StampResource(ld.ResourceLogs().At(0).Resource().Attributes(), lineage.Origin{Tenant: "decoded", Received: time.Unix(1, 0)})
+		require.NoError(t, p.ConsumeLogs(t.Context(), ld))
+		sink.Reset()
+		one := func(tenant string) schema.TenantTrial {
+			return schema.TenantTrial{Tenant: tenant, Events: 3, Refused: 1, Code: schema.AttributeMissing}
+		}
+		require.Equal(t, []schema.TenantTrial{one("acme"), one("decoded"), one("lenient")}, trial.Tenants(), stage)
+	}
+}
+
+// Guarantee: without a rollout a request costs no memory but for its check and its metrics.
+func TestWithoutARolloutNothingIsAllocated(t *testing.T) {
+	r := newRig(t)
+	p := r.logs(nil, consumertest.NewNop()).(*logs)
+	e := enveloped(t, "acme", records(10))
+	checker := schema.NewChecker(r.host.inForce.Load().Registry, p.cfg.Limits)
+	measured := testing.AllocsPerRun(100, func() {
+		if _, err := checker.Check(e.Signal, e.Body, schema.Open, e.Received); err != nil {
+			t.Fatal(err)
+		}
+		p.duration.Record(t.Context(), 1, p.plain)
+		p.events.Add(t.Context(), 1, p.valid[e.Signal])
+	})
+	require.Equal(t, measured, testing.AllocsPerRun(100, func() {
+		if _, err := p.envelope(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}))
+}
+
+// BenchmarkRollout is what an envelope of 100 valid events costs, by stage.
+func BenchmarkRollout(b *testing.B) {
+	cfg := config(func(c *Config) { c.Registry, c.Tenants = component.ID{}, component.ID{} })
+	for _, stage := range []schema.Stage{"none", schema.StageWarn, schema.StageEnforce} {
+		b.Run(string(stage), func(b *testing.B) {
+			v, err := newValidation(processortest.NewNopSettings(metadata.Type()), cfg)
+			require.NoError(b, err)
+			now := &schema.InForce{Registry: load(b, registry)}
+			if stage != "none" {
+				now.Trial = &schema.Trial{Rollout: schema.Rollout{Stage: stage}, Beside: load(b, registry)}
+			}
+			v.checking.Store(v.checkingOf(now))
+			l := &logs{v, consumertest.NewNop()}
+			body, err := plogotlp.NewExportRequestFromLogs(records(100)).MarshalProto()
+			require.NoError(b, err)
+			e := envelope.Envelope{Signal: signal.Logs, Tenant: "t", Events: 100, Received: time.Unix(1_780_000_000, 0), Lane: envelope.LaneFast, Body: body}
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := l.envelope(b.Context(), e); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }
 
 // Guarantees: what is in quarantine already goes through; bytes that are no request, and records that are no envelopes among envelopes, are refused for

@@ -33,7 +33,7 @@ func gateOf(a extensionauth.Server, parameters []string) gate {
 	return g
 }
 
-// denied is a request that was refused for who sent it.
+// denied is a request that was refused by its headers, for who sent it.
 type denied struct {
 	status *status.Status
 	reason string // of metadata.yaml
@@ -58,6 +58,7 @@ func (r *ingestReceiver) admit(ctx context.Context, q *request, g gate, held *re
 		}
 		return ctx, r.identify(q, values)
 	}
+	q.tenant = identity.Tenant.ID
 	claimed, err := id(r.cfg.Tenant.Header, values)
 	if err != nil {
 		return ctx, err
@@ -65,7 +66,6 @@ func (r *ingestReceiver) admit(ctx context.Context, q *request, g gate, held *re
 	if q.source, err = id(r.cfg.SourceHeader, values); err != nil {
 		return ctx, err
 	}
-	q.tenant = identity.Tenant.ID
 	refusal := tenant.Admit(g.registry, identity.Tenant, q.signal)
 	if claimed != "" && claimed != q.tenant {
 		refusal = tenant.Denied(tenant.ReasonSpoofed, map[string]string{"tenant": q.tenant},
@@ -73,7 +73,7 @@ func (r *ingestReceiver) admit(ctx context.Context, q *request, g gate, held *re
 	}
 	if refusal == nil {
 		held.tenant = q.tenant
-		return ctx, nil
+		return ctx, r.waste.admit(q.tenant, held)
 	}
 	q.transport.in.denied.Add(ctx, 1, q.transport.in.with(
 		attribute.String("class", identity.Tenant.Class), attribute.String("decision", strings.ToLower(refusal.Reason))))
@@ -86,10 +86,12 @@ func deniedBy(err error) *denied {
 	if !ok || s.Code() == codes.OK {
 		s = status.New(codes.Unauthenticated, err.Error())
 	}
-	d := &denied{status: encodable(s), reason: reasonUnauthenticated}
+	d := &denied{status: readable(s), reason: reasonUnauthenticated}
 	switch {
 	case s.Code() == codes.PermissionDenied:
 		d.reason = reasonForbidden
+	case s.Code() == codes.ResourceExhausted && retryable(s):
+		d.reason = reasonGuesses
 	case retryable(withRetryInfo(s, time.Second)):
 		d.reason = reasonNotAsked
 	}

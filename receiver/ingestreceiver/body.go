@@ -3,6 +3,7 @@ package ingestreceiver
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -55,16 +56,16 @@ type body struct {
 func (d *reader) read(req *http.Request, encoding string, held *reservation) (body, error) {
 	if encoding == encodingNone {
 		if req.ContentLength > int64(d.limits.MaxDecompressedBytes) {
-			return body{}, refusedTooLarge.because("body is larger than %d bytes", d.limits.MaxDecompressedBytes)
+			return body{}, tooLarge("body", req.ContentLength, d.limits.MaxDecompressedBytes, keyDecompressed)
 		}
 		b, err := readAll(req.Body, nil, announced(req.ContentLength, d.limits.MaxDecompressedBytes), d.limits.MaxDecompressedBytes, held)
 		if errors.Is(err, errLimit) {
-			err = refusedTooLarge.because("body is larger than %d bytes", d.limits.MaxDecompressedBytes)
+			err = tooLarge("body", -1, d.limits.MaxDecompressedBytes, keyDecompressed)
 		}
-		return body{bytes: b, compressed: len(b)}, readError(err)
+		return body{bytes: b, compressed: len(b)}, d.readError(err, len(b))
 	}
 	if req.ContentLength > int64(d.limits.MaxCompressedBytes) {
-		return body{}, d.compressedTooLarge()
+		return body{}, tooLarge("compressed body", req.ContentLength, d.limits.MaxCompressedBytes, keyCompressed)
 	}
 	var pooled *[]byte
 	if !d.passFrames || encoding != encodingZstd { // else the next hop may keep what came
@@ -84,10 +85,10 @@ func (d *reader) read(req *http.Request, encoding string, held *reservation) (bo
 		}
 	}()
 	if errors.Is(err, errLimit) {
-		err = d.compressedTooLarge()
+		err = tooLarge("compressed body", -1, d.limits.MaxCompressedBytes, keyCompressed)
 	}
 	if err != nil {
-		return body{}, readError(err)
+		return body{}, d.readError(err, len(in))
 	}
 	b := body{compressed: len(in)}
 	b.bytes, err = d.decompress(encoding, in, held)
@@ -106,8 +107,18 @@ func (d *reader) read(req *http.Request, encoding string, held *reservation) (bo
 	return b, err
 }
 
-func (d *reader) compressedTooLarge() error {
-	return refusedTooLarge.because("compressed body is larger than %d bytes", d.limits.MaxCompressedBytes)
+// Keys of limits, for whoever has to raise them.
+const (
+	keyCompressed   = "max_compressed_bytes"
+	keyDecompressed = "max_decompressed_bytes"
+)
+
+// tooLarge is the refusal of n bytes; -1: nobody knows how many there are.
+func tooLarge(what string, n int64, limit int, key string) *refusal {
+	if n < 0 {
+		return refusedTooLarge.because("%s has more than the %d bytes that are allowed (%s)", what, limit, key)
+	}
+	return refusedTooLarge.because("%s has %d bytes, at most %d are allowed (%s)", what, n, limit, key)
 }
 
 var (
@@ -168,8 +179,8 @@ func readAll(r io.Reader, buf []byte, want expected, limit int, held *reservatio
 	}
 }
 
-// readError is what became of reading from the network.
-func readError(err error) error {
+// readError is what became of reading from the network, after n bytes.
+func (d *reader) readError(err error, n int) error {
 	var r *refusal
 	var timeout net.Error
 	switch {
@@ -178,9 +189,9 @@ func readError(err error) error {
 	case errors.Is(err, errMemory):
 		return refusedMemory
 	case errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout():
-		return refusedSlow.because("the body did not come in time")
+		return refusedSlow.because("only %d bytes of the body came within %v (read_timeout)", n, d.limits.ReadTimeout)
 	}
-	return refusedGone.because("the body ended early: %v", err)
+	return refusedGone.because("the body ended early, after %d bytes: %v", n, err)
 }
 
 // allowed is how many bytes a body of so many compressed bytes may become; ratio tells whether the ratio is what bounds it.
@@ -193,9 +204,9 @@ func (l *LimitsConfig) allowed(compressed int) (n int, ratio bool) {
 
 func (l *LimitsConfig) overAllowed(compressed int) error {
 	if n, ratio := l.allowed(compressed); ratio {
-		return refusedRatio.because("%d compressed bytes hold more than %d, a ratio over %d", compressed, n, l.MaxCompressionRatio)
+		return refusedRatio.because("%d compressed bytes hold more than the %d that are allowed, a ratio of %d (max_compression_ratio)", compressed, n, l.MaxCompressionRatio)
 	}
-	return refusedTooLarge.because("body is larger than %d bytes when decompressed", l.MaxDecompressedBytes)
+	return tooLarge(fmt.Sprintf("what %d compressed bytes hold", compressed), -1, l.MaxDecompressedBytes, keyDecompressed)
 }
 
 // source is a bytes.Reader that a decompressor can drop.

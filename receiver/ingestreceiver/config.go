@@ -53,6 +53,7 @@ const (
 	defaultMaxRatio             = 200
 	defaultMaxTenantShare       = 0.5
 	defaultReadTimeout          = 30 * time.Second
+	defaultMaxRefused           = 2 * mib
 
 	// Bounds of what may be configured: beyond them a limit no longer protects anything.
 	maxMaxDecompressedBytes = 1024 * mib
@@ -63,6 +64,10 @@ const (
 type Config struct {
 	// Protocols to listen on; at least one.
 	Protocols Protocols `mapstructure:"protocols"`
+	// LocalHosts makes of the HTTP server one for programs of this machine, and keeps web pages away that users of this machine visit: a request must ask
+	// for an IP address or one of these names (its header Host), and name no origin but those of protocols::http::cors::allowed_origins.
+	// Default none: any name, and any page that sends OTLP's content types.
+	LocalHosts []string `mapstructure:"local_hosts"`
 	// Output is `envelope` (default: one logs pipeline gets the requests of all signals, as bytes) or `pdata` (each signal goes to
 	// the pipeline of its signal, decoded).
 	Output string `mapstructure:"output"`
@@ -76,7 +81,7 @@ type Config struct {
 	QuarantineUndecodable bool `mapstructure:"quarantine_undecodable"`
 	// LegacyEvents serves POST /v1/events, which takes what the old REST collectors took.
 	LegacyEvents LegacyConfig `mapstructure:"legacy_events"`
-	// Repeats tells equal requests of one event each from requests that are sent again; only with output: envelope.
+	// Repeats tells equal requests from requests that are sent again; only with output: envelope.
 	Repeats RepeatsConfig `mapstructure:"repeats"`
 	// Limits of a request, and of all of them.
 	Limits LimitsConfig `mapstructure:"limits"`
@@ -106,7 +111,7 @@ type TenantConfig struct {
 	Default string `mapstructure:"default"`
 }
 
-// RepeatsConfig is about clients that send each event in a request of its own.
+// RepeatsConfig is about clients whose requests are equal because their events are.
 type RepeatsConfig struct {
 	// Window after the first of several equal requests in which another one is a new event while the earlier ones have not failed; default 500ms, at most
 	// 10s. It must be shorter than the timeouts of clients. 0: equal requests are always taken for one request that was sent again.
@@ -130,7 +135,10 @@ type LimitsConfig struct {
 	// MaxTenantShare of MaxInFlightBytes is held by one tenant's requests, where credentials say whose they are; default 0.5. It is never less than one
 	// request of the largest size needs.
 	MaxTenantShare float64 `mapstructure:"max_tenant_share"`
-	// ReadTimeout is the time in which an HTTP body must have come; default 30s.
+	// MaxRefusedBytesPerSecond are the bytes that may be read and decompressed in vain for one tenant, whose requests are then not taken, where credentials
+	// say whose they are; 16 s of that at once. Beyond it the tenant's requests are asked to come again by their headers. Default 2 MiB, at least 64 KiB.
+	MaxRefusedBytesPerSecond int `mapstructure:"max_refused_bytes_per_second"`
+	// ReadTimeout is the time in which an HTTP body or a gRPC message must have come; default 30s.
 	ReadTimeout time.Duration `mapstructure:"read_timeout"`
 }
 
@@ -161,6 +169,7 @@ func createDefaultConfig() component.Config {
 			MaxCompressedBytes: defaultMaxCompressedBytes, MaxDecompressedBytes: defaultMaxDecompressedBytes,
 			MaxCompressionRatio: defaultMaxRatio, MaxDepth: otlpwire.DefaultMaxDepth, MaxEvents: otlpwire.DefaultMaxEvents,
 			MaxInFlightBytes: defaultMaxInFlightBytes, MaxTenantShare: defaultMaxTenantShare, ReadTimeout: defaultReadTimeout,
+			MaxRefusedBytesPerSecond: defaultMaxRefused,
 		},
 		RetryAfter: defaultRetryAfter,
 	}
@@ -210,6 +219,11 @@ func (c *Config) Validate() error {
 	if c.RetryAfter < time.Second || c.RetryAfter > time.Hour {
 		bad("retry_after: is %v, want 1s to 1h", c.RetryAfter)
 	}
+	for _, name := range c.LocalHosts {
+		if name == "" || strings.ContainsAny(name, ":/[] ") {
+			bad("local_hosts: %q is no host name; want one without a port, as localhost", name)
+		}
+	}
 	errs = append(errs, c.Limits.validate())
 	return errors.Join(errs...)
 }
@@ -233,6 +247,7 @@ func (l *LimitsConfig) validate() error {
 	within("max_events", l.MaxEvents, 0, 1<<24)
 	// One request of the largest size must find room, or it would be asked to come again for ever.
 	within("max_in_flight_bytes", l.MaxInFlightBytes, l.MaxCompressedBytes+l.MaxDecompressedBytes, 1<<40)
+	within("max_refused_bytes_per_second", l.MaxRefusedBytesPerSecond, 64<<10, 1<<30)
 	if !(l.MaxTenantShare > 0 && l.MaxTenantShare <= 1) {
 		errs = append(errs, fmt.Errorf("limits::max_tenant_share: is %v, want more than 0 and at most 1", l.MaxTenantShare))
 	}

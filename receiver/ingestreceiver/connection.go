@@ -40,7 +40,8 @@ func withConnection(ctx context.Context, c *connection) context.Context {
 // connections are those that a listener has accepted: the gRPC library tells of a call's connection no more than its addresses.
 type connections struct {
 	net.Listener
-	open sync.Map // address of the sender -> *accepted
+	budget *budget
+	open   sync.Map // address of the sender -> *accepted
 }
 
 func (l *connections) Accept() (net.Conn, error) {
@@ -49,25 +50,34 @@ func (l *connections) Accept() (net.Conn, error) {
 	if err != nil || !ok {
 		return c, err
 	}
-	a := &accepted{TCPConn: tcp, connection: connectionOf(tcp), of: l}
+	a := &accepted{TCPConn: tcp, connection: connectionOf(tcp), inbound: newInbound(l.budget), of: l}
 	l.open.Store(tcp.RemoteAddr().String(), a)
 	return a, nil
 }
 
 func (l *connections) tag(ctx context.Context, info *stats.ConnTagInfo) context.Context {
-	if a, ok := l.open.Load(info.RemoteAddr.String()); ok {
-		return withConnection(ctx, a.(*accepted).connection)
+	a, ok := l.open.Load(info.RemoteAddr.String())
+	if !ok { // it has ended already, or is no TCP connection
+		return context.WithValue(ctx, inboundKey{}, newInbound(l.budget))
 	}
-	return ctx
+	return context.WithValue(withConnection(ctx, a.(*accepted).connection), inboundKey{}, a.(*accepted).inbound)
 }
 
 type accepted struct {
 	*net.TCPConn
 	connection *connection
+	inbound    *inbound
 	of         *connections
+}
+
+func (a *accepted) Read(b []byte) (int, error) {
+	n, err := a.TCPConn.Read(b)
+	a.inbound.read(n)
+	return n, err
 }
 
 func (a *accepted) Close() error {
 	a.of.open.CompareAndDelete(a.RemoteAddr().String(), a)
+	a.inbound.close()
 	return a.TCPConn.Close()
 }

@@ -89,9 +89,9 @@ func (d *reader) decompress(encoding string, in []byte, held *reservation) (out 
 	case errors.Is(err, errLimit), errors.Is(err, zstd.ErrDecoderSizeExceeded):
 		return nil, d.limits.overAllowed(len(in))
 	case errors.Is(err, zstd.ErrWindowSizeExceeded):
-		return nil, refusedCompression.because("zstd needs more than %d bytes of window", zstdWideWindow)
+		return nil, refusedCompression.because("body is zstd with a window of more than the %d bytes that are allowed", zstdWideWindow)
 	}
-	return nil, refusedCompression.because("body is not %s: %v", encoding, err)
+	return nil, refusedCompression.because("body is not %s: %s", encoding, strings.TrimPrefix(err.Error(), encoding+": "))
 }
 
 // inflate reads a stream whose decompressed size nobody tells.

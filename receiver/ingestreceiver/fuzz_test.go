@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/mem"
 	grpcmetadata "google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
@@ -108,10 +109,14 @@ func FuzzGRPC(f *testing.F) {
 		f.Add(uint8(i), b[:len(b)-1], 1)
 	}
 	f.Fuzz(func(t *testing.T, which uint8, msg []byte, compressed int) {
-		ctx := context.WithValue(t.Context(), callKey{}, &call{start: time.Now(), compressed: max(0, min(compressed, 1<<30))})
-		err := r.exportGRPC(&oneCall{ctx: ctx, msg: msg}, signal.All[int(which)%len(signal.All)])
-		if c := status.Code(err); c != codes.OK && c != codes.InvalidArgument && c != codes.Unavailable {
-			t.Fatalf("code %v is not documented for a message", c)
+		ctx, err := r.tapCall(context.WithValue(t.Context(), inboundKey{}, newInbound(r.budget)), &tap.Info{})
+		require.NoError(t, err)
+		c := ctx.Value(callKey{}).(*call)
+		defer c.end()
+		c.compressed = max(0, min(compressed, 1<<30))
+		err = r.exportGRPC(&oneCall{ctx: ctx, msg: msg}, signal.All[int(which)%len(signal.All)])
+		if code := status.Code(err); code != codes.OK && code != codes.InvalidArgument && code != codes.Unavailable {
+			t.Fatalf("code %v is not documented for a message", code)
 		}
 		check(t, r, s, err == nil)
 	})

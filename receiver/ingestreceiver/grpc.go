@@ -1,7 +1,9 @@
 package ingestreceiver
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -33,6 +35,7 @@ const noProfiles = "profiles are not served here; want logs, metrics or traces"
 
 // unknownService answers calls of services and methods that are not served. Their messages are not read.
 func unknownService(_ any, stream grpc.ServerStream) error {
+	stream.Context().Value(callKey{}).(*call).reason = refusedPath.reason
 	method, _ := grpc.MethodFromServerStream(stream)
 	if strings.HasPrefix(method, profilesService) {
 		return status.Error(codes.Unimplemented, noProfiles)
@@ -87,11 +90,8 @@ func (r *ingestReceiver) serviceDesc(s signal.Signal) *grpc.ServiceDesc {
 
 func (r *ingestReceiver) exportGRPC(stream grpc.ServerStream, s signal.Signal) error {
 	ctx := stream.Context()
-	q := &request{signal: s, transport: r.grpc, start: time.Now()}
-	c, ok := ctx.Value(callKey{}).(*call)
-	if ok {
-		q.start = c.start
-	}
+	c := ctx.Value(callKey{}).(*call) // tapCall's
+	q := &request{signal: s, transport: r.grpc, start: c.start}
 	held := &reservation{of: r.budget}
 	defer held.release()
 	answered := false
@@ -102,26 +102,28 @@ func (r *ingestReceiver) exportGRPC(stream grpc.ServerStream, s signal.Signal) e
 	if err == nil {
 		f := &frame{}
 		defer f.free()
-		if err := stream.RecvMsg(f); err != nil {
-			return err // the library's: callStats counts it
+		c.tenant, c.owner = q.tenant, held.tenant
+		c.in.owner(held.tenant)
+		if err = c.receive(stream, f); err != nil && !errors.As(err, new(*refusal)) {
+			c.leave, held.onRelease = held.onRelease, nil
+			return err // the library's, which it has answered already: callStats counts it
 		}
-		q.received, q.compressed = time.Now(), f.data.Len()
-		if ok {
-			q.compressed = c.compressed
-		}
-		if err = r.takeFrame(ctx, q, f, held); err != nil {
-			err = r.keep(ctx, q, err)
+		if err == nil {
+			q.received, q.compressed = time.Now(), c.compressed
+			if err = r.takeFrame(ctx, q, f, held); err != nil {
+				err = r.keep(ctx, q, err)
+			}
 		}
 	}
-	if ok {
-		c.handled = true
-	}
+	c.handled = true
 	if err != nil {
-		a := answerTo(err, r.cfg.RetryAfter)
+		a := answerTo(held.explain(err), r.cfg.RetryAfter)
+		r.countWaste(q, held, &a)
 		r.grpc.done(ctx, q, &a)
 		stream.SetTrailer(retryTrailer(a.status))
 		return a.status.Err()
 	}
+	r.countWaste(q, held, nil)
 	r.grpc.done(ctx, q, nil)
 	answer := &frame{}
 	if msg := q.outcome.protobuf(); msg != nil {
@@ -148,19 +150,20 @@ func retryTrailer(s *status.Status) grpcmetadata.MD {
 
 func (r *ingestReceiver) takeFrame(ctx context.Context, q *request, f *frame, held *reservation) error {
 	n := f.data.Len()
+	q.size = int64(n)
 	if n == 0 {
 		return nil
 	}
-	if n != q.compressed {
+	if n != q.compressed { // it was compressed
 		if q.compressed > r.cfg.Limits.MaxCompressedBytes {
-			return refusedTooLarge.because("compressed message is larger than %d bytes", r.cfg.Limits.MaxCompressedBytes)
+			return tooLarge("compressed message", int64(q.compressed), r.cfg.Limits.MaxCompressedBytes, keyCompressed)
 		}
 		if allowed, _ := r.cfg.Limits.allowed(q.compressed); n > allowed {
 			return r.cfg.Limits.overAllowed(q.compressed)
 		}
 	}
 	if n > r.cfg.Limits.MaxDecompressedBytes {
-		return refusedTooLarge.because("message is larger than %d bytes", r.cfg.Limits.MaxDecompressedBytes)
+		return tooLarge("message", int64(n), r.cfg.Limits.MaxDecompressedBytes, keyDecompressed)
 	}
 	if !held.grow(n) {
 		return refusedMemory
@@ -172,32 +175,14 @@ func (r *ingestReceiver) takeFrame(ctx context.Context, q *request, f *frame, he
 	return r.export(ctx, q)
 }
 
-// call is what the gRPC library tells of a call besides its message. One goroutine serves a call.
-type call struct {
-	signal     signal.Signal
-	start      time.Time
-	compressed int
-	handled    bool // the receiver has counted it
-}
-
-type callKey struct{}
-
-// callStats sees each call from its headers to its end: its compressed size, and those that were refused on their way to the
-// receiver (message size, compression) and would be counted nowhere else.
+// callStats sees each call to its end: its compressed size, and those that were refused on their way to the receiver (message size, compression) and would
+// be counted nowhere else.
 type callStats struct {
 	r           *ingestReceiver
 	connections *connections
 }
 
-func (callStats) TagRPC(ctx context.Context, info *stats.RPCTagInfo) context.Context {
-	c := &call{start: time.Now()}
-	for s, name := range services {
-		if strings.HasPrefix(info.FullMethodName, "/"+name+"/") {
-			c.signal = s
-		}
-	}
-	return context.WithValue(ctx, callKey{}, c)
-}
+func (callStats) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
 
 func (h callStats) HandleRPC(ctx context.Context, s stats.RPCStats) {
 	c, ok := ctx.Value(callKey{}).(*call)
@@ -208,11 +193,16 @@ func (h callStats) HandleRPC(ctx context.Context, s stats.RPCStats) {
 	case *stats.InPayload:
 		c.compressed = s.CompressedLength
 	case *stats.End:
+		c.end()
+		if c.leave != nil {
+			defer c.leave()
+		}
 		if c.handled || s.Error == nil {
 			return
 		}
-		a := answer{status: status.Convert(s.Error), reason: reasonTransport}
-		h.r.grpc.done(ctx, &request{signal: c.signal, start: c.start}, &a)
+		a := answer{status: readable(status.Convert(s.Error)), reason: cmp.Or(c.reason, reasonTransport)}
+		h.r.countCall(c, a.status)
+		h.r.grpc.done(ctx, &request{signal: c.signal, start: c.start, tenant: c.tenant}, &a)
 	}
 }
 
@@ -235,10 +225,15 @@ func (r *ingestReceiver) startGRPC(ctx context.Context) error {
 	if cfg.MaxRecvMsgSizeMiB == 0 {
 		cfg.MaxRecvMsgSizeMiB = (r.cfg.Limits.MaxDecompressedBytes + mib - 1) / mib
 	}
-	ln := &connections{}
+	r.maxMessage = cfg.MaxRecvMsgSizeMiB * mib
+	if err := r.watchCertificate(ctx, transportGRPC, cfg.TLS.Get()); err != nil {
+		return err
+	}
+	ln := &connections{budget: r.budget}
 	srv, err := cfg.ToServer(ctx, r.host.GetExtensions(), r.set.TelemetrySettings,
 		configgrpc.WithGrpcServerOption(grpc.ForceServerCodecV2(rawCodec{})),
 		configgrpc.WithGrpcServerOption(grpc.MaxHeaderListSize(maxHeaderBytes)),
+		configgrpc.WithGrpcServerOption(grpc.InTapHandle(r.tapCall)),
 		configgrpc.WithGrpcServerOption(grpc.UnknownServiceHandler(unknownService)),
 		configgrpc.WithGrpcServerOption(grpc.StatsHandler(callStats{r, ln})))
 	if err != nil {
@@ -253,6 +248,7 @@ func (r *ingestReceiver) startGRPC(ctx context.Context) error {
 		return err
 	}
 	r.grpcServer, r.grpcAddr = srv, ln.Addr()
+	r.warnOfStrangers("grpc", r.grpcAddr, cfg.TLS.HasValue(), r.cfg.Protocols.GRPC.Get().Auth.HasValue())
 	r.serve("grpc", ln, srv.Serve, grpc.ErrServerStopped)
 	return nil
 }

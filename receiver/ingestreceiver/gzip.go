@@ -8,15 +8,10 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"google.golang.org/grpc/encoding"
-	grpcgzip "google.golang.org/grpc/encoding/gzip" // registers its own first
 )
 
-// gRPC's gzip inflates with the standard library, byte by byte out of the message's buffers: half of the gateway's CPU on gRPC. This one
-// reads through a buffer, with the inflater that OTLP/HTTP uses here. It takes its place in the whole process; only the speed differs.
-func init() {
-	encoding.RegisterCompressor(&grpcGzip{Compressor: encoding.GetCompressor(grpcgzip.Name)})
-}
-
+// grpcGzip is gRPC's gzip. The library's inflates with the standard library, byte by byte out of the message's buffers: half of the gateway's CPU on gRPC.
+// This one reads through a buffer, with the inflater that OTLP/HTTP uses here.
 type grpcGzip struct {
 	encoding.Compressor
 	readers sync.Pool // *inflater

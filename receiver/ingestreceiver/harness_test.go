@@ -21,6 +21,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 	"go.opentelemetry.io/collector/receiver/receivertest"
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -89,8 +90,15 @@ type rig struct {
 
 func start(t testing.TB, cfg *Config, next consumer.Logs, host component.Host) *rig {
 	t.Helper()
+	return startLogging(t, cfg, next, host, zap.NewNop())
+}
+
+func startLogging(t testing.TB, cfg *Config, next consumer.Logs, host component.Host, logger *zap.Logger) *rig {
+	t.Helper()
 	require.NoError(t, cfg.Validate())
-	rec, err := NewFactory().CreateLogs(t.Context(), receivertest.NewNopSettings(metadata.Type()), cfg, next)
+	set := receivertest.NewNopSettings(metadata.Type())
+	set.Logger = logger
+	rec, err := NewFactory().CreateLogs(t.Context(), set, cfg, next)
 	require.NoError(t, err)
 	return started(t, rec.(*ingestReceiver), host)
 }

@@ -93,6 +93,30 @@ func TestSlowHeadersAndCallsWithoutAMessageAreEnded(t *testing.T) {
 	r.served()
 }
 
+// Scenario: requests that are refused by their headers, and whose bodies, small ones, never come.
+// Guarantee: they are answered, and no longer waited for than any body.
+func TestABodyThatNeverComesHoldsUpNoRefusal(t *testing.T) {
+	cfg := guarded(testConfig())
+	cfg.Limits.ReadTimeout = 300 * time.Millisecond
+	r := start(t, cfg, &sink{}, hostWith{gatekeeperID: newGatekeeper(t)})
+	for want, headers := range map[int]string{
+		http.StatusNotFound:             "POST /v1/nothing HTTP/1.1\r\n",
+		http.StatusUnsupportedMediaType: "POST /v1/logs HTTP/1.1\r\nContent-Type: text/html\r\n",
+		http.StatusUnauthorized:         "POST /v1/logs HTTP/1.1\r\nContent-Type: application/json\r\n",
+	} {
+		conn, err := net.Dial("tcp", r.httpAddr.String())
+		require.NoError(t, err)
+		defer func() { _ = conn.Close() }()
+		require.NoError(t, conn.SetDeadline(time.Now().Add(5*time.Second)))
+		_, err = conn.Write([]byte(headers + "Host: x\r\nContent-Length: 1000\r\n\r\n"))
+		require.NoError(t, err)
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		require.NoError(t, err, want)
+		require.Equal(t, want, resp.StatusCode)
+		_ = resp.Body.Close()
+	}
+}
+
 // Scenario: headers without end, many and large, over HTTP and gRPC.
 // Guarantees: the connection or call is refused before it costs more than its bound, and healthy senders are served.
 func TestAFloodOfHeadersIsCutOff(t *testing.T) {

@@ -53,26 +53,32 @@ func serverConfig(c confighttp.ServerConfig, l *LimitsConfig) confighttp.ServerC
 
 // ServeHTTP answers one OTLP/HTTP request.
 func (r *ingestReceiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	// net/http reads what is left of a small body before it answers, with no bound of its own. readHTTP sets the deadline anew.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(r.cfg.Limits.ReadTimeout)) // readHTTP tells where it fails
 	path := pathOf(req)
-	q := &request{transport: r.http, start: time.Now(), signal: paths[path]}
+	q := &request{transport: r.http, start: time.Now(), signal: paths[path], remote: req.RemoteAddr, headers: req.Header}
 	contentType := mediaType(req)
 	held := &reservation{of: r.budget}
 	defer held.release()
 	answered := false
 	defer func() { q.arrival.end(answered) }()
-	var err error
-	if r.legacy != nil && path == legacyPath {
+	err := r.pages.check(req)
+	switch {
+	case err != nil:
+	case r.legacy != nil && path == legacyPath:
 		contentType = typeJSON
 		err = r.serveLegacy(w, req, q, held)
-	} else {
+	default:
 		err = r.serveHTTP(w, req, q, contentType, held)
 	}
 	if err == nil {
+		r.countWaste(q, held, nil)
 		r.http.done(req.Context(), q, nil)
 		answered = writeOK(w, contentType, q)
 		return
 	}
-	a := answerTo(err, r.cfg.RetryAfter)
+	a := answerTo(held.explain(err), r.cfg.RetryAfter)
+	r.countWaste(q, held, &a)
 	r.http.done(req.Context(), q, &a)
 	if a.http == http.StatusMethodNotAllowed {
 		w.Header().Set("Allow", http.MethodPost)
@@ -93,10 +99,10 @@ func (r *ingestReceiver) serveHTTP(w http.ResponseWriter, req *http.Request, q *
 		return refusedPath.because("nothing is served at %.100q; want /v1/logs, /v1/metrics or /v1/traces", req.URL.Path)
 	}
 	if req.Method != http.MethodPost {
-		return refusedMethod
+		return refusedMethod.because("method is %.20q, want POST", req.Method)
 	}
 	if contentType != typeProtobuf && contentType != typeJSON {
-		return refusedContentType
+		return refusedContentType.because("content type is %.100q, want %s or %s", req.Header.Get("Content-Type"), typeProtobuf, typeJSON)
 	}
 	ctx, encoding, err := r.admitHTTP(req, q, held)
 	if err != nil {
@@ -135,7 +141,6 @@ func (r *ingestReceiver) admitHTTP(req *http.Request, q *request, held *reservat
 	if err != nil {
 		return nil, "", err
 	}
-	q.headers = req.Header
 	ctx, err := r.admit(withPeer(req), q, r.httpGate, held, r.httpGate.sources(req), req.Header.Values)
 	return ctx, encoding, err
 }
@@ -209,8 +214,8 @@ func writeStatus(w http.ResponseWriter, contentType string, code int, s *status.
 
 // httpError answers what confighttp refuses before the request gets here.
 func (r *ingestReceiver) httpError(w http.ResponseWriter, req *http.Request, msg string, code int) {
-	a := answer{encodable(status.New(codes.InvalidArgument, msg)), code, reasonTransport}
-	r.http.done(req.Context(), &request{signal: paths[pathOf(req)], start: time.Now()}, &a)
+	a := answer{readable(status.New(codes.InvalidArgument, msg)), code, reasonTransport}
+	r.http.done(req.Context(), &request{signal: paths[pathOf(req)], start: time.Now(), remote: req.RemoteAddr, headers: req.Header}, &a)
 	writeStatus(w, mediaType(req), code, a.status)
 }
 
@@ -226,7 +231,11 @@ func (r *ingestReceiver) startHTTP(ctx context.Context) error {
 	if r.legacy, err = r.cfg.LegacyEvents.mapping(); err != nil {
 		return err
 	}
+	r.pages = r.cfg.pages()
 	cfg := serverConfig(*r.cfg.Protocols.HTTP.Get(), &r.cfg.Limits)
+	if err := r.watchCertificate(ctx, transportHTTP, cfg.TLS.Get()); err != nil {
+		return err
+	}
 	srv, err := cfg.ToServer(ctx, r.host.GetExtensions(), r.set.TelemetrySettings, r, confighttp.WithErrorHandler(r.httpError))
 	if err != nil {
 		return err
@@ -237,6 +246,7 @@ func (r *ingestReceiver) startHTTP(ctx context.Context) error {
 	}
 	srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context { return withConnection(ctx, connectionOf(c)) }
 	r.httpServer, r.httpAddr = srv, ln.Addr()
+	r.warnOfStrangers("http", r.httpAddr, cfg.TLS.HasValue(), r.cfg.Protocols.HTTP.Get().Auth.HasValue())
 	r.serve("http", ln, srv.Serve, http.ErrServerClosed)
 	return nil
 }

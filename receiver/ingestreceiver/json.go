@@ -34,7 +34,7 @@ func (r *ingestReceiver) fromJSON(q *request, held *reservation) error {
 	case errors.Is(err, otlpjson.ErrTooManyEvents):
 		return refusedTooMany.because("%v", err)
 	case errors.Is(err, otlpjson.ErrMemory) && tooLarge:
-		return refusedTooLarge.because("JSON of %d bytes is too large; send less at a time, or protobuf", len(q.body))
+		return refusedTooLarge.because("JSON of %d bytes takes more memory than the %d bytes that are allowed (max_in_flight_bytes); send less at a time, or protobuf", len(q.body), held.most())
 	case errors.Is(err, otlpjson.ErrMemory):
 		return refusedMemory
 	case err != nil:

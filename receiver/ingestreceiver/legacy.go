@@ -1,7 +1,6 @@
 package ingestreceiver
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,15 +17,14 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/jsonshape"
 	"github.com/pulsegrid/pulsegrid/internal/legacy"
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire"
-	"github.com/pulsegrid/pulsegrid/internal/schema"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 	"github.com/pulsegrid/pulsegrid/internal/tenant"
 )
 
 const (
 	legacyPath        = "/v1/events"
-	legacyObjectBytes = 192                    // of what is decoded, for an object
-	typeLines         = "application/x-ndjson" // of what is quarantined: the events as they came, one a line
+	legacyObjectBytes = 192 // of what is decoded, for an object
+	typeLines         = legacy.TypeLines
 )
 
 // mapping reads the mapping file. nil: the path is not served.
@@ -53,7 +51,10 @@ func (c *LegacyConfig) mapping() (*legacy.Mapping, error) {
 func (r *ingestReceiver) serveLegacy(w http.ResponseWriter, req *http.Request, q *request, held *reservation) error {
 	q.legacy = true
 	if req.Method != http.MethodPost {
-		return refusedMethod
+		return refusedMethod.because("method is %.20q, want POST", req.Method)
+	}
+	if t := mediaType(req); t != typeJSON && t != typeLines { // no web page sends these without asking first (CORS)
+		return refusedContentType.because("content type is %.100q, want %s or %s", req.Header.Get("Content-Type"), typeJSON, typeLines)
 	}
 	ctx, encoding, err := r.admitHTTP(req, q, held)
 	if err != nil {
@@ -66,7 +67,7 @@ func (r *ingestReceiver) serveLegacy(w http.ResponseWriter, req *http.Request, q
 	q.received, q.compressed, q.body = time.Now(), b.compressed, b.bytes
 	cost := jsonshape.Of(b.bytes).Objects*legacyObjectBytes + 4*len(b.bytes) // its fields, twice, and what they become
 	if held.held+int64(cost) > held.most() {
-		return refusedTooLarge.because("JSON in %d bytes is too large; send less at a time", len(b.bytes))
+		return refusedTooLarge.because("JSON in %d bytes takes %d bytes of memory, at most %d are allowed (max_in_flight_bytes); send less at a time", len(b.bytes), held.held+int64(cost), held.most())
 	}
 	if !held.grow(cost) {
 		return refusedMemory
@@ -133,17 +134,10 @@ func (r *ingestReceiver) exportLegacy(ctx context.Context, q *request, result le
 
 // unmapped is the envelope of the events that cannot be mapped, as they came, one a line.
 func unmapped(q *request, rejected []legacy.Rejected) envelope.Envelope {
-	var body bytes.Buffer
-	var findings schema.Findings
-	for i, bad := range rejected {
-		body.Write(bytes.ReplaceAll(bad.Raw, []byte("\n"), []byte(" "))) // between fields: within text a line's end is escaped
-		body.WriteByte('\n')
-		findings = append(findings, schema.Finding{Event: i, PII: true, Verdicts: []schema.Verdict{
-			{Code: schema.Unmapped, Path: bad.Field, Expected: "docs/formats/legacy.md", Got: bad.Code + ": " + encodableText(bad.Reason)}}})
-	}
+	body, findings := legacy.Unmapped(rejected)
 	first := findings[0].Verdicts[0]
 	return envelope.Envelope{
-		Signal: signal.Logs, Tenant: q.tenant, Source: q.source, Events: len(rejected), Received: q.received, Lane: envelope.LaneQuarantine, Body: body.Bytes(),
+		Signal: signal.Logs, Tenant: q.tenant, Source: q.source, Events: len(rejected), Received: q.received, Lane: envelope.LaneQuarantine, Body: body,
 		Findings:   findings.Append(nil),
 		Quarantine: &envelope.Quarantine{Code: string(first.Code), Reason: first.String(), ContentType: typeLines, PII: true}, // nobody knows what it holds
 	}

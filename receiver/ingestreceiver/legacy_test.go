@@ -73,7 +73,7 @@ func TestALegacyBodyThatIsNoJSONIsRefusedAsAWhole(t *testing.T) {
 		strings.Repeat("[", 10_000):          http.StatusBadRequest,
 		strings.Repeat(`{"type":"log"} `, 0): http.StatusOK, // nothing is no mistake
 	} {
-		require.Equal(t, code, r.post("/v1/events", strings.NewReader(body)).code, body)
+		require.Equal(t, code, r.post("/v1/events", strings.NewReader(body), "Content-Type", typeLines).code, body)
 	}
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, r.url+"/v1/events", nil)
 	require.NoError(t, err)
@@ -84,9 +84,24 @@ func TestALegacyBodyThatIsNoJSONIsRefusedAsAWhole(t *testing.T) {
 func TestALegacyBodyIsAcknowledgedOnlyWhenThePipelineHasIt(t *testing.T) {
 	s := &sink{script: func(context.Context) error { return errors.New("kafka is away") }}
 	r := legacyRig(t, s)
-	got := r.post("/v1/events", strings.NewReader(`{"type":"log"}`))
+	got := r.post("/v1/events", strings.NewReader(`{"type":"log"}`), "Content-Type", typeJSON)
 	require.Equal(t, http.StatusServiceUnavailable, got.code)
 	require.NotEmpty(t, got.header.Get("Retry-After"))
+}
+
+// Scenario: a web page sends what browsers send anywhere without asking first.
+// Guarantees: it is refused, and programs that say what they send are not.
+func TestLegacyEventsOfAnotherContentTypeAreRefused(t *testing.T) {
+	s := &sink{}
+	r := legacyRig(t, s)
+	for contentType, code := range map[string]int{
+		"text/plain": 415, "text/plain;charset=UTF-8": 415, "application/x-www-form-urlencoded": 415, "multipart/form-data; boundary=x": 415, "": 415, "nonsense": 415,
+		"application/json": 200, "application/json; charset=utf-8": 200, "application/x-ndjson": 200,
+	} {
+		got := r.post("/v1/events", strings.NewReader(`{"type":"log"}`), "Content-Type", contentType)
+		require.Equal(t, code, got.code, "%q: %s", contentType, got.body)
+		require.Len(t, s.take(), map[int]int{200: 1}[code])
+	}
 }
 
 func TestLegacyEventsAreServedOnlyWhereConfigured(t *testing.T) {

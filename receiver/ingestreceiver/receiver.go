@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"sync"
@@ -19,6 +20,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/componentmeta"
 	"github.com/pulsegrid/pulsegrid/internal/legacy"
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire"
+	"github.com/pulsegrid/pulsegrid/internal/refusals"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -52,11 +54,14 @@ type ingestReceiver struct {
 	set        receiver.Settings
 	wire       otlpwire.Limits
 	budget     *budget
+	waste      *waste
 	reader     *reader
 	repeats    *repeats // nil: equal requests have one identity
 	telemetry  *componentmeta.Telemetry
+	told       *refusals.Log
 	http, grpc *transport
 	legacy     *legacy.Mapping // of /v1/events; nil: it is not served. Set by Start.
+	pages      *pages          // nil: whoever sends may. Set by Start.
 	onShutdown func()
 
 	next sinks // complete before Start
@@ -73,20 +78,23 @@ type ingestReceiver struct {
 	grpcServer *grpc.Server
 	httpAddr   net.Addr
 	grpcAddr   net.Addr
+	maxMessage int // bytes of a gRPC message, decompressed
 	serving    sync.WaitGroup
 }
 
 func newReceiver(set receiver.Settings, cfg *Config) (*ingestReceiver, error) {
 	r := &ingestReceiver{cfg: cfg, set: set, wire: cfg.Limits.wire(), reader: newReader(&cfg.Limits, cfg.Output == outputEnvelope), telemetry: metadata.Telemetry(set.ID, set.TelemetrySettings)}
 	r.budget = newBudget(int64(cfg.Limits.MaxInFlightBytes), cfg.Limits.tenantBytes())
+	r.waste = newWaste(cfg.Limits.MaxRefusedBytesPerSecond)
 	r.reader.keepUndecompressed = cfg.QuarantineUndecodable
 	if cfg.Repeats.Window > 0 {
 		r.repeats = newRepeats(cfg.Repeats.Window)
 	}
-	in := newInstruments(r.telemetry, r.budget.used.Load)
+	r.told = refusals.New(set.Logger)
+	in := newInstruments(r.telemetry, r.told, r.budget.used.Load)
 	var errHTTP, errGRPC error
-	r.http, errHTTP = newTransport("http", set, in)
-	r.grpc, errGRPC = newTransport("grpc", set, in)
+	r.http, errHTTP = newTransport(transportHTTP, set, in)
+	r.grpc, errGRPC = newTransport(transportGRPC, set, in)
 	if err := errors.Join(r.telemetry.Err(), errHTTP, errGRPC); err != nil {
 		r.telemetry.Shutdown()
 		return nil, err
@@ -107,18 +115,37 @@ func (r *ingestReceiver) Start(ctx context.Context, host component.Host) error {
 	}
 	if r.cfg.Protocols.GRPC.HasValue() {
 		if err := r.startGRPC(ctx); err != nil {
-			r.startErr = fmt.Errorf("protocols::grpc: %w", err)
+			r.startErr = fmt.Errorf("protocols::grpc: %w", withAdvice(err))
 		}
 	}
 	if r.startErr == nil && r.cfg.Protocols.HTTP.HasValue() {
 		if err := r.startHTTP(ctx); err != nil {
-			r.startErr = fmt.Errorf("protocols::http: %w", err)
+			r.startErr = fmt.Errorf("protocols::http: %w", withAdvice(err))
 		}
 	}
 	if r.startErr != nil {
 		r.startErr = errors.Join(r.startErr, r.drain(ctx))
 	}
 	return r.startErr
+}
+
+// withAdvice says what to do about a certificate that is not there: nothing else that is opened at a start is a file.
+func withAdvice(err error) error {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return fmt.Errorf("%w: `tls` wants a certificate and its key (cert_file, key_file; the gateway of distributions/ takes them from PULSEGRID_TLS_CERT and PULSEGRID_TLS_KEY). "+
+		"To serve without TLS and without credentials, merge distributions/gateway/insecure.yaml over the config", err)
+}
+
+// warnOfStrangers tells what others on the network can do where an endpoint is left open to them.
+func (r *ingestReceiver) warnOfStrangers(protocol string, addr net.Addr, encrypted, authenticated bool) {
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok || tcp.IP.IsLoopback() || encrypted && authenticated {
+		return
+	}
+	r.set.Logger.Warn("INSECURE: an endpoint is open to the network. Without tls, what is sent there can be read, credentials too; without auth, whoever reaches it sends as any tenant",
+		zap.String("protocol", protocol), zap.Stringer("endpoint", addr), zap.Bool("tls", encrypted), zap.Bool("auth", authenticated))
 }
 
 // serve runs a server until it is stopped.
@@ -141,6 +168,7 @@ func (r *ingestReceiver) Shutdown(ctx context.Context) error {
 	r.stopped = true
 	r.onShutdown()
 	defer r.telemetry.Shutdown()
+	defer r.told.Shutdown()
 	return r.drain(ctx)
 }
 

@@ -1,19 +1,22 @@
 package ingestreceiver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"go.opentelemetry.io/collector/consumer/consumererror"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/pulsegrid/pulsegrid/internal/tenant"
 )
 
 // refusal is why a request was not taken, and what its sender is told: the rows of the README's table.
@@ -44,9 +47,10 @@ func (r *refusal) because(format string, args ...any) *refusal {
 }
 
 var (
-	refusedMethod      = &refusal{"method", http.StatusMethodNotAllowed, codes.Unimplemented, "method is not POST"}
+	refusedWebPage     = &refusal{"web_page", http.StatusForbidden, codes.PermissionDenied, ""}
+	refusedMethod      = &refusal{"method", http.StatusMethodNotAllowed, codes.Unimplemented, ""}
 	refusedPath        = &refusal{"path", http.StatusNotFound, codes.Unimplemented, "unknown path"}
-	refusedContentType = &refusal{"content_type", http.StatusUnsupportedMediaType, codes.InvalidArgument, "content type is not application/x-protobuf or application/json"}
+	refusedContentType = &refusal{"content_type", http.StatusUnsupportedMediaType, codes.InvalidArgument, ""}
 	refusedEncoding    = &refusal{"content_encoding", http.StatusUnsupportedMediaType, codes.InvalidArgument, ""}
 	refusedCompression = &refusal{"compression", http.StatusBadRequest, codes.InvalidArgument, ""}
 	refusedTooLarge    = &refusal{"too_large", http.StatusRequestEntityTooLarge, codes.InvalidArgument, ""}
@@ -56,18 +60,21 @@ var (
 	refusedTooMany     = &refusal{"too_many_events", http.StatusRequestEntityTooLarge, codes.InvalidArgument, ""}
 	refusedRepetitive  = &refusal{"repetitive", http.StatusRequestEntityTooLarge, codes.InvalidArgument, ""}
 	refusedHeader      = &refusal{"header", http.StatusBadRequest, codes.InvalidArgument, ""}
-	refusedMemory      = &refusal{"memory", http.StatusServiceUnavailable, codes.Unavailable, "too many bytes in flight"}
-	refusedSlow        = &refusal{"slow", http.StatusServiceUnavailable, codes.Unavailable, ""} // not 408: OTLP senders drop the data then
+	refusedMemory      = &refusal{"memory", http.StatusServiceUnavailable, codes.Unavailable, ""} // reservation.noRoom says more
+	refusedSlow        = &refusal{"slow", http.StatusServiceUnavailable, codes.Unavailable, ""}   // not 408: OTLP senders drop the data then
 	refusedGone        = &refusal{"disconnected", http.StatusBadRequest, codes.Canceled, ""}
 )
 
 const (
 	reasonUnauthenticated     = "unauthenticated"
 	reasonForbidden           = "forbidden"
-	reasonNotAsked            = "not_authenticated" // not now: the authenticator cannot tell, or has been asked too often
+	reasonNotAsked            = "not_authenticated" // not now: the authenticator cannot tell
+	reasonGuesses             = "guesses"           // too many wrong credentials came before it
+	reasonWaste               = "waste"             // the tenant's requests before it
 	reasonTransport           = "transport"         // refused by the gRPC library before it reached the receiver
 	reasonDownstreamPermanent = "downstream_permanent"
 	reasonDownstreamRetry     = "downstream_retry"
+	reasonQuota               = "quota" // of the tenant; the pipeline says so by ErrorInfo
 )
 
 // answer is what a sender is told about a request that was not taken.
@@ -81,16 +88,19 @@ type answer struct {
 func answerTo(err error, retryAfter time.Duration) answer {
 	var r *refusal
 	if errors.As(err, &r) {
-		return answer{withRetryInfo(encodable(status.New(r.code, r.msg)), retryAfter), r.http, r.reason}
+		return answer{withRetryInfo(readable(status.New(r.code, r.msg)), retryAfter), r.http, r.reason}
 	}
 	var d *denied
 	if errors.As(err, &d) {
 		s := withRetryInfo(d.status, retryAfter)
 		return answer{s, httpStatus(s.Code()), d.reason}
 	}
-	s := encodable(withoutMark(downstream(err)))
+	s := readable(downstream(err))
 	a := answer{status: withRetryInfo(s, retryAfter), http: httpStatus(s.Code()), reason: reasonDownstreamPermanent}
-	if retryable(a.status) {
+	switch {
+	case retryable(a.status) && errorReason(a.status) == tenant.ReasonQuota:
+		a.reason = reasonQuota
+	case retryable(a.status):
 		a.reason = reasonDownstreamRetry
 	}
 	return a
@@ -118,24 +128,17 @@ func downstream(err error) *status.Status {
 	return status.New(codes.Unavailable, err.Error())
 }
 
-// withoutMark takes away what consumererror puts before the text of a permanent error: the code says it.
-func withoutMark(s *status.Status) *status.Status {
-	text, marked := strings.CutPrefix(s.Message(), "Permanent error: ")
-	if !marked {
+// libraryMarks are what libraries put before the texts of their errors. To a sender they say nothing, or what the code says.
+var libraryMarks = regexp.MustCompile(`(^|[\s(])(?:(?:Permanent error|grpc|http|otlpwire): |rpc error: code = \w+ desc = )+`)
+
+// readable makes the text one for senders: without libraryMarks, not empty, and UTF-8, which protobuf insists on: errors quote what senders sent.
+func readable(s *status.Status) *status.Status {
+	text := cmp.Or(libraryMarks.ReplaceAllString(encodableText(s.Message()), "$1"), s.Code().String())
+	if text == s.Message() {
 		return s
 	}
 	p := s.Proto()
 	p.Message = text
-	return status.FromProto(p)
-}
-
-// encodable makes the text UTF-8, which protobuf insists on: errors quote what senders sent.
-func encodable(s *status.Status) *status.Status {
-	if utf8.ValidString(s.Message()) {
-		return s
-	}
-	p := s.Proto()
-	p.Message = encodableText(p.GetMessage())
 	return status.FromProto(p)
 }
 
@@ -190,4 +193,14 @@ func httpStatus(c codes.Code) int {
 		return http.StatusNotFound
 	}
 	return http.StatusInternalServerError
+}
+
+// errorReason is the reason of a status's google.rpc.ErrorInfo; empty: it has none.
+func errorReason(s *status.Status) (reason string) {
+	for _, detail := range s.Details() {
+		if info, ok := detail.(*errdetails.ErrorInfo); ok {
+			reason = info.GetReason()
+		}
+	}
+	return reason
 }

@@ -90,6 +90,30 @@ func statusOf(t testing.TB, r reply) *status.Status {
 	return status.FromProto(p)
 }
 
+// assertForSenders: a text for senders holds no marks of libraries or of this program.
+func assertForSenders(t testing.TB, text string) {
+	t.Helper()
+	assert.NotRegexp(t, `(?i)rpc error|permanent error|(^|: )(grpc|http|ingest|otlpwire|gzip|zlib|zstd): |%!`, text)
+	assert.NotEmpty(t, text)
+}
+
+func TestMarksOfLibrariesAreLeftOut(t *testing.T) {
+	for text, want := range map[string]string{
+		"rpc error: code = ResourceExhausted desc = quota":                                    "quota",
+		"Permanent error: tenant acme: rpc error: code = Internal desc = grpc: too large (1)": "tenant acme: too large (1)",
+		"Permanent error: Permanent error: otlpwire: a request of 5 bytes":                    "a request of 5 bytes",
+		"bad (http: broken) at http://a: see limits::http: x":                                 "bad (broken) at http://a: see limits::http: x",
+		"Permanent error: ":    "InvalidArgument",
+		"":                     "InvalidArgument",
+		"nothing to leave out": "nothing to leave out",
+		"not \xff UTF-8":       "not \uFFFD UTF-8",
+	} {
+		assert.Equal(t, want, readable(status.New(codes.InvalidArgument, text)).Message())
+	}
+	wrapped := answerTo(fmt.Errorf("tenant acme: %w", status.Error(codes.ResourceExhausted, "quota")), time.Second)
+	assert.Equal(t, "tenant acme: quota", wrapped.status.Message())
+}
+
 // Guarantees: each row of the README's table over HTTP: status, code, a text, and nothing goes downstream; the connection's
 // next request is served.
 func TestEveryRefusalOverHTTPIsAsDocumented(t *testing.T) {
@@ -108,26 +132,27 @@ func TestEveryRefusalOverHTTPIsAsDocumented(t *testing.T) {
 		header                            string
 		http                              int
 		code                              codes.Code
+		says                              string
 	}{
-		{"truncated", "/v1/logs", typeProtobuf, "", good[:len(good)-3], "", 400, codes.InvalidArgument},
-		{"not JSON", "/v1/logs", typeJSON, "", []byte(`{"resourceLogs":[`), "", 400, codes.InvalidArgument},
-		{"content type", "/v1/logs", "text/plain", "", good, "", 415, codes.InvalidArgument},
-		{"no content type", "/v1/logs", "", "", good, "", 415, codes.InvalidArgument},
-		{"content encoding", "/v1/logs", typeProtobuf, "br", good, "", 415, codes.InvalidArgument},
-		{"two encodings", "/v1/logs", typeProtobuf, "gzip, zstd", good, "", 415, codes.InvalidArgument},
-		{"not gzip", "/v1/logs", typeProtobuf, "gzip", good, "", 400, codes.InvalidArgument},
-		{"not zstd", "/v1/logs", typeProtobuf, "zstd", good, "", 400, codes.InvalidArgument},
-		{"cut gzip", "/v1/logs", typeProtobuf, "gzip", compress(t, "gzip", good)[:100], "", 400, codes.InvalidArgument},
-		{"cut zstd", "/v1/logs", typeProtobuf, "zstd", compress(t, "zstd", good)[:100], "", 400, codes.InvalidArgument},
-		{"path", "/v1/profiles", typeProtobuf, "", good, "", 404, codes.Unimplemented},
-		{"too large", "/v1/logs", typeProtobuf, "", make([]byte, 2*mib+1), "", 413, codes.InvalidArgument},
-		{"too large compressed", "/v1/logs", typeProtobuf, "gzip", compress(t, "gzip", random), "", 413, codes.InvalidArgument},
-		{"too deep", "/v1/logs", typeProtobuf, "", deepProtobuf(10_000), "", 400, codes.InvalidArgument},
-		{"too deep JSON", "/v1/logs", typeJSON, "", []byte(deepJSON(10_000)), "", 400, codes.InvalidArgument},
-		{"too many events", "/v1/logs", typeProtobuf, "", many, "", 413, codes.InvalidArgument},
-		{"JSON of too many events", "/v1/logs", typeJSON, "", toJSON(t, signal.Logs, many), "", 413, codes.InvalidArgument},
-		{"tenant", "/v1/logs", typeProtobuf, "", good, "a b", 400, codes.InvalidArgument},
-		{"long tenant", "/v1/logs", typeProtobuf, "", good, strings.Repeat("a", tenant.MaxIDBytes+1), 400, codes.InvalidArgument},
+		{"truncated", "/v1/logs", typeProtobuf, "", good[:len(good)-3], "", 400, codes.InvalidArgument, `at byte`},
+		{"not JSON", "/v1/logs", typeJSON, "", []byte(`{"resourceLogs":[`), "", 400, codes.InvalidArgument, `at byte 17: the body ends`},
+		{"content type", "/v1/logs", "text/plain", "", good, "", 415, codes.InvalidArgument, `"text/plain", want application/x-protobuf or application/json`},
+		{"no content type", "/v1/logs", "", "", good, "", 415, codes.InvalidArgument, `content type is "", want`},
+		{"content encoding", "/v1/logs", typeProtobuf, "br", good, "", 415, codes.InvalidArgument, `"br"`},
+		{"two encodings", "/v1/logs", typeProtobuf, "gzip, zstd", good, "", 415, codes.InvalidArgument, `gzip, zstd`},
+		{"not gzip", "/v1/logs", typeProtobuf, "gzip", good, "", 400, codes.InvalidArgument, `body is not gzip: invalid header`},
+		{"not zstd", "/v1/logs", typeProtobuf, "zstd", good, "", 400, codes.InvalidArgument, `body is not zstd: `},
+		{"cut gzip", "/v1/logs", typeProtobuf, "gzip", compress(t, "gzip", good)[:100], "", 400, codes.InvalidArgument, `body is not gzip: `},
+		{"cut zstd", "/v1/logs", typeProtobuf, "zstd", compress(t, "zstd", good)[:100], "", 400, codes.InvalidArgument, `body is not zstd: `},
+		{"path", "/v1/profiles", typeProtobuf, "", good, "", 404, codes.Unimplemented, `profiles`},
+		{"too large", "/v1/logs", typeProtobuf, "", make([]byte, 2*mib+1), "", 413, codes.InvalidArgument, `body has 2097153 bytes, at most 2097152 are allowed (max_decompressed_bytes)`},
+		{"too large compressed", "/v1/logs", typeProtobuf, "gzip", compress(t, "gzip", random), "", 413, codes.InvalidArgument, `at most 262144 are allowed (max_compressed_bytes)`},
+		{"too deep", "/v1/logs", typeProtobuf, "", deepProtobuf(10_000), "", 400, codes.InvalidArgument, `deeper than 64 levels`},
+		{"too deep JSON", "/v1/logs", typeJSON, "", []byte(deepJSON(10_000)), "", 400, codes.InvalidArgument, `at most 212 levels are allowed`},
+		{"too many events", "/v1/logs", typeProtobuf, "", many, "", 413, codes.InvalidArgument, `101, at most 100 are allowed`},
+		{"JSON of too many events", "/v1/logs", typeJSON, "", toJSON(t, signal.Logs, many), "", 413, codes.InvalidArgument, `101 at byte`},
+		{"tenant", "/v1/logs", typeProtobuf, "", good, "a b", 400, codes.InvalidArgument, `has " " at byte 1, want letters`},
+		{"long tenant", "/v1/logs", typeProtobuf, "", good, strings.Repeat("a", tenant.MaxIDBytes+1), 400, codes.InvalidArgument, `has 129 bytes, at most 128 are allowed`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			headers := []string{"Content-Type", c.contentType}
@@ -139,7 +164,10 @@ func TestEveryRefusalOverHTTPIsAsDocumented(t *testing.T) {
 			}
 			got := r.post(c.path, bytes.NewReader(c.body), headers...)
 			assert.Equal(t, c.http, got.code, "%s", got.body)
-			assert.Equal(t, c.code, statusOf(t, got).Code())
+			st := statusOf(t, got)
+			assert.Equal(t, c.code, st.Code())
+			assert.Contains(t, st.Message(), c.says)
+			assertForSenders(t, st.Message())
 			assert.Empty(t, got.header.Get("Retry-After"))
 			assert.Empty(t, s.take())
 			assert.Equal(t, http.StatusOK, r.post("/v1/logs", bytes.NewReader(good), "Content-Type", typeProtobuf).code)
@@ -150,6 +178,7 @@ func TestEveryRefusalOverHTTPIsAsDocumented(t *testing.T) {
 	require.NoError(t, err)
 	got := r.do(req)
 	assert.Equal(t, http.StatusMethodNotAllowed, got.code)
+	assert.Equal(t, `method is "GET", want POST`, statusOf(t, got).Message())
 	assert.Equal(t, http.MethodPost, got.header.Get("Allow"))
 	got = r.post("/v1/logs", bytes.NewReader(good), "Content-Type", typeProtobuf, defaultTenantHeader, "a", defaultTenantHeader, "b")
 	assert.Equal(t, http.StatusBadRequest, got.code)
@@ -187,13 +216,14 @@ func TestEveryRefusalOverGRPCIsAsDocumented(t *testing.T) {
 		opts   []grpc.CallOption
 		tenant string
 		code   codes.Code
+		says   string
 	}{
-		{"truncated", good[:len(good)-3], nil, "", codes.InvalidArgument},
-		{"too large", make([]byte, 2*mib+1), nil, "", codes.ResourceExhausted},
-		{"too large, compressed", make([]byte, 2*mib+1), []grpc.CallOption{grpc.UseCompressor("gzip")}, "", codes.ResourceExhausted},
-		{"too deep", deepProtobuf(10_000), nil, "", codes.InvalidArgument},
-		{"too many events", otlptest.Logs(1, 101), nil, "", codes.InvalidArgument},
-		{"tenant", good, nil, "a b", codes.InvalidArgument},
+		{"truncated", good[:len(good)-3], nil, "", codes.InvalidArgument, `at byte`},
+		{"too large", make([]byte, 2*mib+1), nil, "", codes.ResourceExhausted, `(2097153 vs. 2097152)`},
+		{"too large, compressed", make([]byte, 2*mib+1), []grpc.CallOption{grpc.UseCompressor("gzip")}, "", codes.ResourceExhausted, `2097152`},
+		{"too deep", deepProtobuf(10_000), nil, "", codes.InvalidArgument, `deeper than 64 levels`},
+		{"too many events", otlptest.Logs(1, 101), nil, "", codes.InvalidArgument, `101, at most 100 are allowed`},
+		{"tenant", good, nil, "a b", codes.InvalidArgument, `has " " at byte 1, want letters`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ctx := t.Context()
@@ -202,6 +232,8 @@ func TestEveryRefusalOverGRPCIsAsDocumented(t *testing.T) {
 			}
 			err := raw(ctx, conn, signal.Logs, c.msg, c.opts...)
 			assert.Equal(t, c.code, status.Code(err), "%v", err)
+			assert.Contains(t, status.Convert(err).Message(), c.says)
+			assertForSenders(t, strings.TrimPrefix(status.Convert(err).Message(), "grpc: ")) // the library's own answers
 			assert.Nil(t, retryDelay(status.Convert(err)))
 			assert.Empty(t, s.take())
 		})
@@ -287,8 +319,10 @@ func TestMoreBytesInFlightThanAllowedAreAskedToComeAgain(t *testing.T) {
 		got := r.post("/v1/logs", bytes.NewReader(compress(t, encoding, good)), "Content-Type", typeProtobuf, "Content-Encoding", encoding)
 		assert.Equal(t, http.StatusServiceUnavailable, got.code)
 		assert.Equal(t, "5", got.header.Get("Retry-After"))
+		assert.Regexp(t, `hold \d+ bytes and this one needs \d+ more, at most 268435456 are allowed`, statusOf(t, got).Message())
 	}
 	err := raw(t.Context(), r.dial(), signal.Logs, good)
+	assert.Regexp(t, `hold \d+ bytes and this one needs \d+ more, at most 268435456 are allowed`, err.Error())
 	assert.Equal(t, codes.Unavailable, status.Code(err))
 	assert.NotNil(t, retryDelay(status.Convert(err)))
 	other.release()
@@ -328,6 +362,7 @@ func TestSlowAndLeavingSendersHoldNothing(t *testing.T) {
 	n, err := slow.Read(answer)
 	require.NoError(t, err)
 	assert.Contains(t, string(answer[:n]), "503 Service Unavailable")
+	assert.Contains(t, string(answer[:n]), "only 3 bytes of the body came within 200ms")
 	require.NoError(t, send().Close())
 	assert.Eventually(t, func() bool { return r.budget.used.Load() == 0 }, patience, time.Millisecond)
 	assert.Empty(t, s.take())
@@ -367,12 +402,12 @@ func TestARequestWhoseEventsShareTooMuchIsRefused(t *testing.T) {
 func TestReasonsAreDocumented(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)
-	for _, r := range []*refusal{refusedMethod, refusedPath, refusedContentType, refusedEncoding, refusedCompression, refusedTooLarge,
+	for _, r := range []*refusal{refusedWebPage, refusedMethod, refusedPath, refusedContentType, refusedEncoding, refusedCompression, refusedTooLarge,
 		refusedRatio, refusedMalformed, refusedTooDeep, refusedTooMany, refusedRepetitive, refusedHeader, refusedMemory, refusedSlow, refusedGone} {
 		assert.Regexp(t, regexp.MustCompile(`enum: \[.*\b`+r.reason+`\b`), string(metadataYAML))
 		assert.Regexp(t, regexp.MustCompile("(?m)^\\|.*\\| "+fmt.Sprint(r.http)+" \\| "+r.code.String()+".*`"+r.reason+"` \\|$"), string(readme))
 	}
-	for _, reason := range []string{reasonUnauthenticated, reasonTransport, reasonDownstreamPermanent, reasonDownstreamRetry} {
+	for _, reason := range []string{reasonUnauthenticated, reasonNotAsked, reasonGuesses, reasonTransport, reasonDownstreamPermanent, reasonDownstreamRetry, reasonQuota} {
 		assert.Contains(t, string(metadataYAML), reason)
 		assert.Contains(t, string(readme), "`"+reason+"`")
 	}

@@ -3,6 +3,7 @@ package ingestreceiver
 import (
 	"context"
 	"encoding/binary"
+	"hash/maphash"
 	"strings"
 	"sync"
 	"time"
@@ -14,14 +15,13 @@ import (
 
 // Bounds of repeats: at most about 32 MiB, with the closed connections that it remembers.
 const (
-	maxRepeatBytes = 4 << 10     // of a body, decompressed: larger requests are not looked at
 	maxGroups      = 16 << 10    // beyond it the oldest is forgotten
 	maxPlaces      = 64 << 10    // of all groups, the first of each not counted; beyond it equal requests have one identity, as without repeats
 	maxGroupPlaces = 1 << 10     // of one group; it bounds the work for one request too
 	keepGroup      = time.Minute // a request that is sent again later than this after the first of its group counts as equal to that one
 )
 
-// repeats tells equal requests of one event that a client sends because it has equal events from those that it sends again.
+// repeats tells equal requests that a client sends because it has equal events from those that it sends again.
 //
 // Equal requests of one source are a group. Each takes the lowest free place of its group, and the place is part of the request's identity: to dedupe,
 // requests in different places are different requests. A place is free when its request has failed, or may have failed: it was not answered OK, or
@@ -41,8 +41,11 @@ type repeats struct {
 	places int      // sum of group.more
 }
 
+// bodySeed is random, and never leaves the process.
+var bodySeed = maphash.MakeSeed()
+
 type repeatKey struct {
-	digest         [16]byte
+	hash           uint64 // of the body, by bodySeed: a client that could make two bodies share one would harm itself only
 	tenant, source string
 	signal         signal.Signal
 }
@@ -193,17 +196,17 @@ func identityOf(digest [16]byte, place int) []byte {
 	return id.Encode()
 }
 
-// place sets the identity of a request of one event, if its connection lets it be told from a retry.
+// place sets the identity of a request, if its times do not tell it from a retry, and its connection does.
 func (r *ingestReceiver) place(ctx context.Context, q *request, e *envelope.Envelope) {
 	c, _ := ctx.Value(connectionKey{}).(*connection)
-	if r.repeats == nil || c == nil || e.Events != 1 || len(e.Body) > maxRepeatBytes || relayed(q.headers) {
+	if r.repeats == nil || c == nil || relayed(q.headers) || !eventid.BeginsCoarse(e.Signal, e.Body) {
 		return
 	}
-	key := repeatKey{digest: eventid.Digest(e.Body), tenant: e.Tenant, source: e.Source, signal: e.Signal}
+	key := repeatKey{hash: maphash.Bytes(bodySeed, e.Body), tenant: e.Tenant, source: e.Source, signal: e.Signal}
 	var place int
 	if q.arrival, place = r.repeats.arrive(ctx, c, key); place > 0 {
 		q.transport.in.repeats.Add(ctx, 1, q.transport.bySignal[q.signal])
-		e.Request = identityOf(key.digest, place)
+		e.Request = identityOf(eventid.Digest(e.Body), place)
 	}
 }
 

@@ -19,6 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/config/configoptional"
 	"go.opentelemetry.io/collector/config/configtls"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -30,7 +32,23 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
-var oneEvent = otlptest.Logs(1, 1)
+var oneEvent = equalLines(1)
+
+// equalLines is a request of so many log records that are equal, with the times of a clock of seconds.
+func equalLines(n int) []byte {
+	ld := plog.NewLogs()
+	lines := ld.ResourceLogs().AppendEmpty().ScopeLogs().AppendEmpty().LogRecords()
+	for range n {
+		line := lines.AppendEmpty()
+		line.SetTimestamp(1_790_000_000 * 1e9)
+		line.Body().SetStr("connection refused, retrying")
+	}
+	body, err := plogotlp.NewExportRequestFromLogs(ld).MarshalProto()
+	if err != nil {
+		panic(err)
+	}
+	return body
+}
 
 // startRepeats has a window that a loaded machine does not miss.
 func startRepeats(t *testing.T, next *sink) *rig {
@@ -315,25 +333,39 @@ func TestRelayedRequestsKeepTheirIdentity(t *testing.T) {
 	}
 }
 
-// Guarantees: a request of several events, a large one, one of another tenant, source or signal, and every one where repeats are switched off, is handed on as ever.
-func TestOnlyEqualSmallRequestsOfOneSenderHavePlaces(t *testing.T) {
+// Scenario: a batch processor cuts equal lines of one second into batches that are equal byte for byte.
+// Guarantees: equal requests of many events are different requests too, whatever their size, and each has all its events.
+func TestEqualBatchesAreDifferentRequests(t *testing.T) {
 	next := &sink{}
 	r := startRepeats(t, next)
-	large := otlptest.Logs(1, 1)
-	for len(large) <= maxRepeatBytes {
-		large = append(large, 0x9a, 0x3f, 100) // an unknown field
-		large = append(large, make([]byte, 100)...)
-	}
-	for _, body := range [][]byte{otlptest.Logs(1, 2), large} {
-		for range 2 {
+	for _, events := range []int{2, 512, 20_000} {
+		body := equalLines(events)
+		for range 3 {
 			require.Equal(t, 200, r.post("/v1/logs", bytes.NewReader(body), "Content-Type", typeProtobuf).code)
 		}
+		seen := map[[16]byte]bool{}
+		for _, e := range next.take() {
+			require.Equal(t, events, e.Events)
+			of := eventid.OfBody(body, e.Request, events)
+			require.True(t, of.Whole)
+			seen[of.Digest] = true
+		}
+		require.Len(t, seen, 3)
+	}
+}
+
+// Guarantees: a request with times finer than a millisecond, one of another tenant, source or signal, and every one where repeats are switched off, is handed on as ever.
+func TestOnlyEqualRequestsOfOneSenderHavePlaces(t *testing.T) {
+	next := &sink{}
+	r := startRepeats(t, next)
+	for range 2 {
+		require.Equal(t, 200, r.post("/v1/logs", bytes.NewReader(otlptest.Logs(1, 2)), "Content-Type", typeProtobuf).code)
 	}
 	for i := range 3 {
 		require.Equal(t, 200, r.postOne("x-pulsegrid-agent", fmt.Sprint(i)))
 		require.Equal(t, 200, r.postOne("x-pulsegrid-tenant", fmt.Sprint(i)))
 	}
-	require.Equal(t, make([]string, 10), next.identities())
+	require.Equal(t, make([]string, 8), next.identities())
 
 	cfg := testConfig()
 	cfg.Repeats.Window = 0
@@ -374,7 +406,7 @@ func TestRepeatsAreBounded(t *testing.T) {
 	now := time.Now()
 	r.now = func() time.Time { return now }
 	arrive := func(n int) (*arrival, int) {
-		return r.arrive(t.Context(), &connection{socket}, repeatKey{digest: [16]byte{byte(n), byte(n >> 8), byte(n >> 16)}})
+		return r.arrive(t.Context(), &connection{socket}, repeatKey{hash: uint64(n)})
 	}
 	for n := range 3 * maxGroups {
 		a, _ := arrive(n)

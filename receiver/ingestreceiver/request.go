@@ -3,6 +3,7 @@ package ingestreceiver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
@@ -37,10 +38,12 @@ type request struct {
 	body       []byte // protobuf
 	frames     []byte // zstd, of body; nil: none that can be passed on
 	compressed int    // bytes that came over the network
+	size       int64  // bytes of a gRPC message, decompressed, which may be refused before any of them is reserved
 	events     int
 	outcome    outcome
 	legacy     bool // it came to /v1/events: its events may be of all signals
 	headers    map[string][]string
+	remote     string           // address and port of its sender; empty: the context knows the peer
 	arrival    *arrival         // its place among equal requests; nil: none
 	json       *otlpjson.Result // what the body was made of; nil: it came as protobuf
 	original   original         // what is put into quarantine if it cannot be decoded; empty where that is not configured
@@ -70,12 +73,24 @@ func id(header string, values func(string) []string) (string, error) {
 	case len(v) == 0:
 		return "", nil
 	case len(v) > 1:
-		return "", refusedHeader.because("header %s is there %d times", header, len(v))
+		return "", refusedHeader.because("header %s is there %d times, at most once is allowed", header, len(v))
 	case v[0] != "" && !tenant.ValidID(v[0]):
-		return "", refusedHeader.because("header %s: want at most %d of letters, digits and %s", header, tenant.MaxIDBytes, tenant.IDPunctuation)
+		return "", refusedHeader.because("header %s: %s", header, invalidID(v[0]))
 	default:
 		return v[0], nil
 	}
+}
+
+// invalidID says what is wrong with an id, and does not repeat it: it may be a credential in the wrong header.
+func invalidID(v string) string {
+	if len(v) > tenant.MaxIDBytes {
+		return fmt.Sprintf("has %d bytes, at most %d are allowed", len(v), tenant.MaxIDBytes)
+	}
+	at := 0
+	for tenant.ValidID(v[at : at+1]) {
+		at++
+	}
+	return fmt.Sprintf("has %q at byte %d, want letters, digits and %s", v[at:at+1], at, tenant.IDPunctuation)
 }
 
 // export validates q's bytes and hands them to the pipeline. It returns when the pipeline has.

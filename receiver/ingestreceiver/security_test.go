@@ -22,10 +22,15 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/config/configauth"
 	"go.opentelemetry.io/collector/config/confighttp"
 	"go.opentelemetry.io/collector/config/configoptional"
 	"go.opentelemetry.io/collector/config/configtls"
+	"go.opentelemetry.io/collector/receiver/receivertest"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -39,10 +44,23 @@ import (
 // authority signs its own certificate, which serves as CA, server and client of a test.
 func authority(t *testing.T) (certFile, keyFile string, pair tls.Certificate, pool *x509.CertPool) {
 	t.Helper()
+	certFile, keyFile = certificateFor(t, time.Hour)
+	certPEM, err := os.ReadFile(certFile)
+	require.NoError(t, err)
+	pair, err = tls.LoadX509KeyPair(certFile, keyFile)
+	require.NoError(t, err)
+	pool = x509.NewCertPool()
+	pool.AppendCertsFromPEM(certPEM)
+	return certFile, keyFile, pair, pool
+}
+
+// certificateFor makes such a certificate, which ends after so long.
+func certificateFor(t *testing.T, valid time.Duration) (certFile, keyFile string) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
 	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotAfter: time.Now().Add(time.Hour),
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotAfter: time.Now().Add(valid),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
@@ -56,11 +74,7 @@ func authority(t *testing.T) (certFile, keyFile string, pair tls.Certificate, po
 	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
 	require.NoError(t, os.WriteFile(certFile, certPEM, 0o600))
 	require.NoError(t, os.WriteFile(keyFile, keyPEM, 0o600))
-	pair, err = tls.X509KeyPair(certPEM, keyPEM)
-	require.NoError(t, err)
-	pool = x509.NewCertPool()
-	pool.AppendCertsFromPEM(certPEM)
-	return certFile, keyFile, pair, pool
+	return certFile, keyFile
 }
 
 // Guarantees: with client_ca_file a sender without a certificate, or with another authority's, gets nothing through.
@@ -93,6 +107,95 @@ func TestMutualTLSTurnsAwayWhoHasNoCertificateOfTheCA(t *testing.T) {
 			assert.Equal(t, c.ok, err == nil, "%v", err)
 			assert.Equal(t, c.ok, len(s.take()) == 2)
 		})
+	}
+}
+
+// Scenario: both transports serve a certificate for an hour; it is replaced by one for a day.
+// Guarantees: the metric says when the served certificate ends, by transport, and follows the server to the new one; without TLS there is none.
+func TestTheMetricSaysWhenTheServedCertificateEnds(t *testing.T) {
+	endsIn := func(telemetry *componenttest.Telemetry) map[string]int64 {
+		m, err := telemetry.GetMetric("otelcol_ingest_certificate_expiry")
+		if err != nil {
+			return nil
+		}
+		out := map[string]int64{}
+		for _, p := range m.Data.(metricdata.Gauge[int64]).DataPoints {
+			transport, _ := p.Attributes.Value("transport")
+			out[transport.AsString()] = p.Value
+		}
+		return out
+	}
+	serve := func(cfg *Config) *componenttest.Telemetry {
+		telemetry := componenttest.NewTelemetry()
+		t.Cleanup(func() { require.NoError(t, telemetry.Shutdown(context.Background())) })
+		set := receivertest.NewNopSettings(metadata.Type())
+		set.TelemetrySettings = telemetry.NewTelemetrySettings()
+		rec, err := NewFactory().CreateLogs(t.Context(), set, cfg, &sink{})
+		require.NoError(t, err)
+		started(t, rec.(*ingestReceiver), nil)
+		return telemetry
+	}
+	require.Empty(t, endsIn(serve(testConfig())))
+
+	certFile, keyFile, _, _ := authority(t)
+	cfg := testConfig()
+	server := configtls.ServerConfig{Config: configtls.Config{CertFile: certFile, KeyFile: keyFile, ReloadInterval: time.Millisecond}}
+	cfg.Protocols.HTTP.Get().TLS = configoptional.Some(server)
+	cfg.Protocols.GRPC.Get().TLS = configoptional.Some(server)
+	telemetry := serve(cfg)
+	for _, transport := range []string{transportHTTP, transportGRPC} {
+		require.InDelta(t, time.Hour.Seconds(), endsIn(telemetry)[transport], 60, transport)
+	}
+
+	renewedCert, renewedKey := certificateFor(t, 24*time.Hour)
+	require.NoError(t, os.Rename(renewedKey, keyFile))
+	require.NoError(t, os.Rename(renewedCert, certFile))
+	require.Eventually(t, func() bool { return endsIn(telemetry)[transportGRPC] > 23*3600 }, patience, 10*time.Millisecond)
+}
+
+// Scenario: an endpoint with TLS, whose certificate is not there.
+// Guarantees: the receiver does not start, and says what is missing, where it is configured, and how to do without.
+func TestAMissingCertificateIsToldWithWhatToDo(t *testing.T) {
+	server := configtls.ServerConfig{Config: configtls.Config{CertFile: filepath.Join(t.TempDir(), "tls.crt"), KeyFile: filepath.Join(t.TempDir(), "tls.key")}}
+	for _, protocol := range []string{"grpc", "http"} {
+		cfg := testConfig()
+		if protocol == "grpc" {
+			cfg.Protocols.GRPC.Get().TLS = configoptional.Some(server)
+		} else {
+			cfg.Protocols.HTTP.Get().TLS = configoptional.Some(server)
+		}
+		rec, err := NewFactory().CreateLogs(t.Context(), receivertest.NewNopSettings(metadata.Type()), cfg, &sink{})
+		require.NoError(t, err)
+		err = rec.Start(t.Context(), componenttest.NewNopHost())
+		for _, says := range []string{"protocols::" + protocol, server.CertFile, "cert_file", "PULSEGRID_TLS_CERT", "insecure.yaml"} {
+			require.ErrorContains(t, err, says)
+		}
+		require.NoError(t, rec.Shutdown(t.Context()))
+	}
+}
+
+// Guarantees: an endpoint that others can reach, without TLS or without credentials, is told loudly; one that only this machine reaches is not.
+func TestAnEndpointThatIsOpenToTheNetworkIsToldLoudly(t *testing.T) {
+	core, logged := observer.New(zap.WarnLevel)
+	set := receivertest.NewNopSettings(metadata.Type())
+	set.Logger = zap.New(core)
+	rec, err := NewFactory().CreateLogs(t.Context(), set, testConfig(), &sink{})
+	require.NoError(t, err)
+	r := started(t, rec.(*ingestReceiver), nil)
+	require.Zero(t, logged.Len(), "it listens on 127.0.0.1")
+	for _, c := range []struct {
+		ip                       string
+		encrypted, authenticated bool
+		loud                     bool
+	}{
+		{"0.0.0.0", false, false, true}, {"::", true, false, true}, {"192.0.2.1", false, true, true}, {"0.0.0.0", true, true, false}, {"::1", false, false, false},
+	} {
+		r.warnOfStrangers("http", &net.TCPAddr{IP: net.ParseIP(c.ip), Port: 4318}, c.encrypted, c.authenticated)
+		require.Equal(t, c.loud, logged.Len() > 0, c)
+		for _, e := range logged.TakeAll() {
+			require.Contains(t, e.Message, "INSECURE")
+			require.Equal(t, map[string]any{"protocol": "http", "endpoint": net.JoinHostPort(c.ip, "4318"), "tls": c.encrypted, "auth": c.authenticated}, e.ContextMap())
+		}
 	}
 }
 

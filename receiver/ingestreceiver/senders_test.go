@@ -167,7 +167,7 @@ func TestSlashesInAPathDoNotCount(t *testing.T) {
 		assert.Equal(t, http.StatusOK, got.code, "%s: %s", path, got.body)
 		assert.Len(t, s.take(), 1)
 	}
-	assert.Equal(t, http.StatusOK, r.post("//v1/events", strings.NewReader(`{"type":"log"}`)).code)
+	assert.Equal(t, http.StatusOK, r.post("//v1/events", strings.NewReader(`{"type":"log"}`), "Content-Type", typeJSON).code)
 	for _, path := range []string{"/v1", "//", "/v1/logs/x", "/x/../v1/logs", "/v1/Logs"} {
 		assert.Equal(t, http.StatusNotFound, r.post(path, bytes.NewReader(otlptest.Logs(1, 1)), "Content-Type", typeProtobuf).code, path)
 	}

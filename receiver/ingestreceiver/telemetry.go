@@ -1,15 +1,32 @@
 package ingestreceiver
 
 import (
+	"cmp"
 	"context"
+	"crypto/x509"
+	"net"
+	"net/http"
+	"strconv"
 	"time"
 
+	"go.opentelemetry.io/collector/config/configtls"
 	"go.opentelemetry.io/collector/receiver"
 	"go.opentelemetry.io/collector/receiver/receiverhelper"
 	"go.opentelemetry.io/otel/attribute"
+	"google.golang.org/grpc/codes"
+	grpcmetadata "google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 
 	"github.com/pulsegrid/pulsegrid/internal/componentmeta"
+	"github.com/pulsegrid/pulsegrid/internal/refusals"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"github.com/pulsegrid/pulsegrid/internal/tenant"
+)
+
+// Transports.
+const (
+	transportHTTP = "http"
+	transportGRPC = "grpc"
 )
 
 // instruments are shared by the transports.
@@ -17,9 +34,10 @@ type instruments struct {
 	requests, events, rejected, lost, repeats, compressed, uncompressed, refused, denied componentmeta.Counter
 	duration                                                                             componentmeta.Histogram
 	with                                                                                 func(...attribute.KeyValue) componentmeta.Attributes
+	told                                                                                 *refusals.Log
 }
 
-func newInstruments(t *componentmeta.Telemetry, used func() int64) *instruments {
+func newInstruments(t *componentmeta.Telemetry, told *refusals.Log, used func() int64) *instruments {
 	t.Gauge("ingest_in_flight_bytes", func(record func(int64, ...attribute.KeyValue)) { record(used()) })
 	return &instruments{
 		requests:     t.Counter("ingest_requests"),
@@ -33,7 +51,31 @@ func newInstruments(t *componentmeta.Telemetry, used func() int64) *instruments 
 		denied:       t.Counter("ingest_denied"),
 		duration:     t.Histogram("ingest_request_duration"),
 		with:         t.With,
+		told:         told,
 	}
+}
+
+// watchCertificate measures when the certificate that a transport serves ends. It loads the server's own settings once more, so that it finds a renewed
+// certificate when the server does.
+func (r *ingestReceiver) watchCertificate(ctx context.Context, transport string, server *configtls.ServerConfig) error {
+	if server == nil {
+		return nil
+	}
+	own := configtls.ServerConfig{Config: server.Config}
+	loaded, err := own.LoadTLSConfig(ctx)
+	if err != nil || loaded.GetCertificate == nil {
+		return err
+	}
+	r.telemetry.Gauge("ingest_certificate_expiry", func(record func(int64, ...attribute.KeyValue)) {
+		served, err := loaded.GetCertificate(nil)
+		if err != nil {
+			return // the server cannot read it either, and its handshakes fail
+		}
+		if leaf, err := x509.ParseCertificate(served.Certificate[0]); err == nil {
+			record(int64(time.Until(leaf.NotAfter).Seconds()), attribute.String("transport", transport))
+		}
+	})
+	return r.telemetry.Err()
 }
 
 // Outcomes of a request.
@@ -67,6 +109,9 @@ func newTransport(name string, set receiver.Settings, in *instruments) (*transpo
 	for s := range t.bySignal {
 		common := []attribute.KeyValue{attribute.String("signal", signalName(signal.Signal(s))), attribute.String("transport", name)}
 		t.bySignal[s] = in.with(common...)
+		for _, reason := range []string{refusedMemory.reason, reasonNotAsked, reasonDownstreamRetry} { // what the cell is to blame for, so that its first time is an increase
+			in.refused.Add(context.Background(), 0, in.with(append(common[:2:2], attribute.String("reason", reason))...))
+		}
 		for o, outcome := range outcomeNames {
 			t.byOutcome[s][o] = in.with(append(common[:2:2], attribute.String("outcome", outcome))...)
 		}
@@ -91,6 +136,7 @@ func (t *transport) done(ctx context.Context, q *request, a *answer) {
 		t.in.events.Add(ctx, int64(q.events), t.bySignal[q.signal])
 		if n := q.outcome.rejected; n > 0 {
 			t.in.rejected.Add(ctx, int64(n), t.bySignal[q.signal])
+			t.tell(ctx, q, nil)
 		}
 		if n := q.outcome.lost; n > 0 {
 			t.in.lost.Add(ctx, int64(n), t.bySignal[q.signal])
@@ -103,9 +149,68 @@ func (t *transport) done(ctx context.Context, q *request, a *answer) {
 		}
 		t.in.refused.Add(ctx, 1, t.in.with(
 			attribute.String("signal", signalName(q.signal)), attribute.String("transport", t.name), attribute.String("reason", a.reason)))
+		t.tell(ctx, q, a)
 	}
 	t.in.requests.Add(ctx, 1, t.byOutcome[q.signal][outcome])
 	t.in.duration.Record(ctx, time.Since(q.start).Seconds(), t.byOutcome[q.signal][outcome])
+}
+
+// Reasons of refusals of events, whose requests were taken otherwise, in the log.
+const (
+	reasonEventsLost        = "events_lost"        // some are kept nowhere
+	reasonEventsQuarantined = "events_quarantined" // all are kept
+)
+
+// tell has the log know of a request that was refused, or, where a is nil, of which events were.
+func (t *transport) tell(ctx context.Context, q *request, a *answer) {
+	r := refusals.Refusal{Kind: refusals.Kind{Protocol: t.name, Tenant: q.tenant}}
+	r.Sender, r.UserAgent = q.sender(ctx)
+	code := codes.OK
+	if a == nil {
+		r.Status, r.Reason = strconv.Itoa(http.StatusOK), reasonEventsQuarantined
+		if q.outcome.lost > 0 {
+			r.Reason = reasonEventsLost
+		}
+		r.Events, r.Text, r.Quotes = q.outcome.rejected, q.outcome.message(), true
+	} else {
+		code = a.status.Code()
+		r.Status, r.Reason, r.Text, r.Quotes = strconv.Itoa(a.http), a.reason, a.status.Message(), quotes[a.reason]
+		r.Detail = errorReason(a.status)
+	}
+	if t.name == transportGRPC {
+		r.Status = code.String()
+	}
+	if r.Detail == tenant.ReasonJurisdiction {
+		r.Sender, r.UserAgent = "", "" // a log is kept here too, and what a sender is and says may not be
+	}
+	t.in.told.Add(r)
+}
+
+// quotes are the reasons whose texts may quote a body.
+var quotes = map[string]bool{
+	refusedMalformed.reason: true, refusedTooDeep.reason: true, refusedCompression.reason: true, reasonDownstreamPermanent: true, reasonDownstreamRetry: true, reasonQuota: true,
+}
+
+// sender is the address, without its port, that a request came from, which may be a proxy's, and what the program calls itself.
+func (q *request) sender(ctx context.Context) (address, userAgent string) {
+	if q.remote == "" {
+		if p, ok := peer.FromContext(ctx); ok {
+			q.remote = p.Addr.String()
+		}
+	}
+	if q.headers == nil {
+		q.headers, _ = grpcmetadata.FromIncomingContext(ctx)
+	}
+	address = q.remote
+	if host, _, err := net.SplitHostPort(address); err == nil {
+		address = host
+	}
+	for _, name := range []string{"User-Agent", "user-agent"} { // as net/http and gRPC write it
+		if v := q.headers[name]; len(v) > 0 {
+			userAgent = v[0]
+		}
+	}
+	return cmp.Or(address, userAgent), userAgent
 }
 
 // begin and end are the Collector's own accounting of receivers.

@@ -4,14 +4,19 @@ import (
 	"sync"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/pulsegrid/pulsegrid/internal/otlpwire"
 )
 
 const (
 	// decodedFactor is how many times a record's value its pdata is estimated to take. Measured: 2.9 to 3.4 for log records of
 	// 0.1 to 0.6 KB (TestDecodedFactorCoversMeasuredMemory).
 	decodedFactor = 4
-	// eventOverhead is the least that an event takes decoded; an empty one is two bytes of the record.
-	eventOverhead = 512
+	// An event, or what holds events, takes the first of these decoded, at least, an attribute or another message in it the second, a bucket the third,
+	// whatever bytes they take of the record: an empty event or link takes two, a bucket one (TestCostsCoverHostileShapes).
+	eventOverhead  = 512
+	partOverhead   = 96
+	scalarOverhead = 16
 	// recordOverhead covers the client's record, its headers and an entry.
 	recordOverhead = 1 << 10
 )
@@ -25,9 +30,19 @@ func costOf(r *kgo.Record) int64 {
 	return int64(raw)*(1+decodedFactor) + recordOverhead
 }
 
-// eventsCost is what e's events take beyond costOf's estimate.
-func eventsCost(e *entry) int64 {
-	return max(0, int64(e.events)*eventOverhead-int64(len(e.record.Value))*decodedFactor)
+// decodedCost is what a record's request takes decoded, at least.
+func decodedCost(size otlpwire.Size) int64 {
+	return int64(size.Events+size.Holders)*eventOverhead + int64(size.Parts)*partOverhead + int64(size.Scalars)*scalarOverhead
+}
+
+// beyondEstimate is what e takes beyond costOf's estimate.
+func beyondEstimate(e *entry) int64 {
+	return max(0, e.decoded-int64(len(e.record.Value))*decodedFactor)
+}
+
+// weight is the bytes for which e counts in its block: those of a record that takes as much decoded.
+func weight(e *entry) int64 {
+	return max(int64(len(e.record.Value)), e.decoded/decodedFactor)
 }
 
 // budget bounds the memory of unfinished records by pausing partitions.
@@ -108,6 +123,15 @@ func (b *budget) add(p *partition, bytes int64) {
 		h.bytes += bytes
 		b.total += bytes
 		b.settle()
+	}
+}
+
+// thaw resumes p, which was paused for another reason, unless it is at its limit.
+func (b *budget) thaw(p *partition) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if h, ok := b.held[p]; ok && !h.paused {
+		b.resume(p.topic, p.id)
 	}
 }
 

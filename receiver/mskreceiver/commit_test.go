@@ -3,6 +3,7 @@ package mskreceiver
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,6 +14,18 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
+// ownedPair are two partitions whose offsets the committer commits.
+func ownedPair(t *testing.T, d *deps) (bad, good *partition) {
+	t.Helper()
+	own := func(id int32) *partition {
+		p := newPartition(topicPartition{logsTopic, id}, signal.Logs, d, zap.NewNop(), nil)
+		t.Cleanup(p.cancel)
+		d.committer.own(p)
+		return p
+	}
+	return own(0), own(1)
+}
+
 // Scenario: the coordinator refuses one partition's commits, with the default waits; another partition states its next block as
 // soon as the last one is committed. Then a request gets no answer, and then all heals.
 // Guarantees: the other partition does not wait for the refused one, and a refused one is tried less and less often; it is committed
@@ -20,14 +33,7 @@ import (
 func TestARefusedCommitHoldsNoOtherPartitionUp(t *testing.T) {
 	d := testDeps(t)
 	c := d.committer
-	var ps []*partition
-	for id := range int32(2) {
-		p := newPartition(topicPartition{logsTopic, id}, signal.Logs, d, zap.NewNop(), nil)
-		defer p.cancel()
-		c.own(p)
-		ps = append(ps, p)
-	}
-	bad, good := ps[0], ps[1]
+	bad, good := ownedPair(t, d)
 	var refusals, silent, healed int // touched by the committer's goroutine until it has ended
 	phase := make(chan string, 2)
 	now := ""
@@ -80,7 +86,7 @@ func TestARefusedCommitHoldsNoOtherPartitionUp(t *testing.T) {
 	require.Positive(t, states(time.Second))
 	phase <- "healed"
 	require.Positive(t, states(time.Second))
-	require.NoError(t, c.flush(t.Context(), ps), "a drain tries a refused partition at once")
+	require.NoError(t, c.flush(t.Context(), []*partition{bad, good}), "a drain tries a refused partition at once")
 	require.EqualValues(t, 1, bad.acked.Load())
 	cancel()
 	<-ended
@@ -122,4 +128,37 @@ func TestForgettingAPartitionDoesNotDelayTheOthers(t *testing.T) {
 	c.forget([]*partition{p})
 	eventually(t, "committed", func() bool { return q.acked.Load() == 1 })
 	require.Zero(t, p.acked.Load())
+}
+
+// Scenario: the coordinator refuses one partition, and its wait is an hour, as is the one after a request that got no answer.
+// Guarantees: another partition that was committed in the same request goes on at once, and so does the refused one when its partition is drained; a
+// commit ends its wait.
+func TestARefusalLetsNobodyElseWait(t *testing.T) {
+	d := testDeps(t)
+	c := d.committer
+	c.retry = RetryConfig{InitialInterval: time.Hour, MaxInterval: time.Hour}
+	bad, good := ownedPair(t, d)
+	var healed atomic.Bool
+	c.commit = func(_ context.Context, o map[topicPartition]statement) (map[topicPartition]error, error) {
+		if _, has := o[bad.topicPartition]; has && !healed.Load() {
+			return map[topicPartition]error{bad.topicPartition: kerr.TopicAuthorizationFailed}, nil
+		}
+		return nil, nil
+	}
+	c.state(bad, statement{position: position{next: 1}, number: 1})
+	c.state(good, statement{position: position{next: 1}, number: 1})
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ended := make(chan struct{})
+	go func() { defer close(ended); c.run(ctx) }()
+	defer func() { cancel(); <-ended }()
+	eventually(t, "committed beside a refused one", func() bool { return good.acked.Load() == 1 })
+	c.state(good, statement{position: position{next: 2}, number: 2})
+	eventually(t, "committed after a refused one", func() bool { return good.acked.Load() == 2 })
+	require.Zero(t, bad.acked.Load())
+	healed.Store(true)
+	require.NoError(t, c.flush(ctx, []*partition{bad, good}), "a drain tries a refused partition at once")
+	require.EqualValues(t, 1, bad.acked.Load())
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	require.Empty(t, c.failed)
 }

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
-	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
@@ -65,10 +64,10 @@ func (i inspector) inspect(e *entry) {
 		e.refusal = &refusal{codeWrongSignal, fmt.Sprintf("header %s is %q, but the topic carries %s", envelope.HeaderSignal, name, i.signal)}
 		return
 	}
-	events, err := otlpwire.Count(i.signal, r.Value, otlpwire.Limits{})
+	size, err := otlpwire.Measure(i.signal, r.Value, otlpwire.Limits{})
 	switch {
 	case err == nil:
-		e.events = events
+		e.events, e.decoded = size.Events, decodedCost(size)
 	case errors.Is(err, otlpwire.ErrTooDeep), errors.Is(err, otlpwire.ErrTooManyEvents):
 		e.refusal = &refusal{codeLimitExceeded, err.Error()}
 	default:
@@ -182,31 +181,31 @@ func (b *batch) append(e *entry) *refusal {
 		return &refusal{codeUndecodable, err.Error()}
 	}
 	var err error
-	s := stamper{record: &r, origin: &e.origin.Origin}
+	s := lineage.Stamper{Origin: e.origin.Origin, Offset: e.record.Offset, ID: r.ID}
 	switch b.signal {
 	case signal.Logs:
 		var ld plog.Logs
 		if ld, err = b.decoder.Logs(e.record.Value); err == nil {
-			s.logs(ld)
+			s.Logs(ld)
 			ld.ResourceLogs().MoveAndAppendTo(b.logs.ResourceLogs())
 		}
 	case signal.Metrics:
 		req := pmetricotlp.NewExportRequest()
 		if err = req.UnmarshalProto(e.record.Value); err == nil {
-			s.metrics(req.Metrics())
+			s.Metrics(req.Metrics())
 			req.Metrics().ResourceMetrics().MoveAndAppendTo(b.metrics.ResourceMetrics())
 		}
 	case signal.Traces:
 		var td ptrace.Traces
 		if td, err = b.decoder.Traces(e.record.Value); err == nil {
-			s.traces(td)
+			s.Traces(td)
 			td.ResourceSpans().MoveAndAppendTo(b.traces.ResourceSpans())
 		}
 	}
 	if err != nil {
 		return &refusal{codeUndecodable, err.Error()}
 	}
-	b.events += s.next
+	b.events += s.Events
 	if e.events > 0 {
 		b.records = append(b.records, r)
 	}
@@ -225,76 +224,4 @@ func (b *batch) appendItem(e *entry) {
 	b.reader.Item(&r, e.origin.Tenant, id)
 	b.records = append(b.records, r)
 	b.events++
-}
-
-// stamper goes through the events of one record in their order, and stamps them.
-type stamper struct {
-	record *eventid.Record
-	origin *lineage.Origin
-	next   int
-}
-
-func (s *stamper) stamp(attrs pcommon.Map) {
-	lineage.StampEvent(attrs, lineage.Event{ID: s.record.ID(s.next), Offset: s.record.Offset, Index: int32(s.next)})
-	s.next++
-}
-
-func (s *stamper) resource(r pcommon.Resource) { lineage.StampResource(r.Attributes(), *s.origin) }
-
-func (s *stamper) logs(ld plog.Logs) {
-	for _, rl := range ld.ResourceLogs().All() {
-		s.resource(rl.Resource())
-		for _, sl := range rl.ScopeLogs().All() {
-			for _, lr := range sl.LogRecords().All() {
-				s.stamp(lr.Attributes())
-			}
-		}
-	}
-}
-
-func (s *stamper) traces(td ptrace.Traces) {
-	for _, rs := range td.ResourceSpans().All() {
-		s.resource(rs.Resource())
-		for _, ss := range rs.ScopeSpans().All() {
-			for _, span := range ss.Spans().All() {
-				s.stamp(span.Attributes())
-			}
-		}
-	}
-}
-
-func (s *stamper) metrics(md pmetric.Metrics) {
-	for _, rm := range md.ResourceMetrics().All() {
-		s.resource(rm.Resource())
-		for _, sm := range rm.ScopeMetrics().All() {
-			for _, m := range sm.Metrics().All() {
-				s.points(m)
-			}
-		}
-	}
-}
-
-func (s *stamper) points(m pmetric.Metric) {
-	switch m.Type() {
-	case pmetric.MetricTypeGauge:
-		for _, dp := range m.Gauge().DataPoints().All() {
-			s.stamp(dp.Attributes())
-		}
-	case pmetric.MetricTypeSum:
-		for _, dp := range m.Sum().DataPoints().All() {
-			s.stamp(dp.Attributes())
-		}
-	case pmetric.MetricTypeHistogram:
-		for _, dp := range m.Histogram().DataPoints().All() {
-			s.stamp(dp.Attributes())
-		}
-	case pmetric.MetricTypeExponentialHistogram:
-		for _, dp := range m.ExponentialHistogram().DataPoints().All() {
-			s.stamp(dp.Attributes())
-		}
-	case pmetric.MetricTypeSummary:
-		for _, dp := range m.Summary().DataPoints().All() {
-			s.stamp(dp.Attributes())
-		}
-	}
 }

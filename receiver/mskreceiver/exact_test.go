@@ -163,7 +163,9 @@ func TestBlocksTileOverTransactions(t *testing.T) {
 	s := newStore(nil)
 	cfg := testConfig(c.ListenAddrs(), "g")
 	cfg.Block.MaxEvents = 4
-	run(t, cfg, s)
+	r, _ := run(t, cfg, s)
+	eventually(t, "placed", func() bool { return len(r.group.partitions()) == 1 })
+	worker := r.group.partitions()[0]
 	for i := range 12 {
 		require.NoError(t, tx.BeginTransaction())
 		produce(t, tx, fmt.Sprintf("tx%d", i), 2, 1)
@@ -178,6 +180,8 @@ func TestBlocksTileOverTransactions(t *testing.T) {
 	eventually(t, "all committed", func() bool { return committed(t, cl, "g")[0] == end })
 	requireTiles(t, s.offered(0), 0, end)
 	require.Len(t, s.stored(), 8*4+2)
+	require.Len(t, r.group.partitions(), 1)
+	require.Same(t, worker, r.group.partitions()[0], "gaps that are as they should be begin nothing anew")
 	require.True(t, s.offered(0)[0].Fresh)
 	s.check(t)
 }
@@ -250,9 +254,10 @@ func TestAShutdownLeavesWhatIsNotFinishedAsIntents(t *testing.T) {
 	c := fakeCluster(t, 1)
 	cl := testClient(t, c.ListenAddrs())
 	produce(t, cl, "x", 40, 1)
-	stored := make(chan struct{}, 100)
+	stored, stuck := make(chan struct{}, 100), make(chan struct{}, 100)
 	s := newStore(func(ctx context.Context, b block.Block, _ plog.Logs) error {
 		if b.First == 10 {
+			stuck <- struct{}{}
 			<-ctx.Done()
 			return ctx.Err()
 		}
@@ -266,6 +271,7 @@ func TestAShutdownLeavesWhatIsNotFinishedAsIntents(t *testing.T) {
 	for range 5 { // 0, 5, then 15, 20, 25 behind the stuck one
 		<-stored
 	}
+	<-stuck
 	require.ErrorContains(t, stop(), "partition 0")
 	require.EqualValues(t, 10, committed(t, cl, "g")[0])
 	require.Contains(t, metadataOf(t, cl, "g", 0), " e=15,20,25,30")

@@ -18,6 +18,7 @@ type entry struct {
 
 	// What inspection found.
 	events   int
+	decoded  int64 // bytes that it takes decoded, at least
 	origin   origin
 	refusal  *refusal // not nil: the record goes to quarantine, or has gone
 	rejected bool     // it has gone
@@ -97,7 +98,7 @@ func (g *gathering) scan() {
 			g.inspect(e)
 			e.inspected = true
 		}
-		size := int64(len(e.record.Value))
+		size := weight(e)
 		if len(g.redo) > 0 {
 			if e.record.Offset >= g.redo[0] {
 				g.closed = true

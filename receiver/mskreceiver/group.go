@@ -40,8 +40,8 @@ type group struct {
 	// read it, or not yet: it does so a moment after position.
 	seek func(topic string, partition int32, offset int64) bool
 
-	// again makes the client forget a topic and subscribe to it anew: it takes no other id for a topic that it knows.
-	again func(topic string)
+	// purge makes the client forget a topic, and subscribe makes it ask for it anew: it takes no other id for a topic that it knows.
+	purge, subscribe func(topic string)
 
 	ready  chan struct{}   // closed: all that needs the client is set, which calls back from the moment that it is made
 	ctx    context.Context // ends when the group is closed
@@ -297,9 +297,13 @@ func (g *group) rejoined(old *partition) {
 	old.abandon()
 	g.deps.committer.forget([]*partition{old})
 	<-old.done
-	if !g.freeze(old) {
-		return
+	if g.freeze(old) {
+		g.fromCommitted(old)
 	}
+}
+
+// fromCommitted replaces old, which has ended and is frozen, by a worker that begins at what the group has.
+func (g *group) fromCommitted(old *partition) {
 	q := query{position: position{next: atStart, epoch: -1, fresh: true}, window: g.deps.window(old.signal)}
 	if g.deps.cfg.InitialOffset == Latest {
 		q.next = atEnd
@@ -317,25 +321,37 @@ func (g *group) rejoined(old *partition) {
 }
 
 // beginAgain gives up the partitions of a topic that was deleted and made anew. What is delivered of the old topic is abandoned and
-// nothing of it is committed. The client then joins again, and is assigned partitions of the new topic.
+// nothing of it is committed. The client then joins again, and is assigned partitions of the new topic. It does so without a word about
+// those that it had, also about one that has been placed in the new topic already.
 func (g *group) beginAgain(topic string, id block.TopicID) {
-	var old []*partition
 	g.mu.Lock()
-	for tp, p := range g.owned {
-		if tp.topic == topic && p.isPlaced() && isOther(id, p.plan.topic) {
-			old = append(old, p)
-		}
-	}
 	g.anew[topic] = id
 	g.mu.Unlock()
-	for _, p := range old {
-		g.deps.tel.madeAnew(p)
-		p.log.Error("the topic has been deleted and made anew: the new one is read from its start; records of the old topic that were not delivered are lost",
-			zap.Stringer("old_topic_id", p.plan.topic), zap.Stringer("topic_id", id), zap.Int64("delivered_to", p.position.Load()), zap.Int64("old_end", p.highWatermark.Load()))
-		p.abandon()
+	ps := g.take(g.of(topic))
+	for _, p := range ps {
+		if p.isPlaced() && isOther(id, p.plan.topic) {
+			g.deps.tel.madeAnew(p)
+			p.log.Error("the topic has been deleted and made anew: the new one is read from its start; records of the old topic that were not delivered are lost",
+				zap.Stringer("old_topic_id", p.plan.topic), zap.Stringer("topic_id", id), zap.Int64("delivered_to", p.position.Load()), zap.Int64("old_end", p.highWatermark.Load()))
+		}
 	}
-	g.deps.committer.forget(old)
-	g.again(topic)
+	g.giveUp(ps)
+	g.purge(topic)
+	g.giveUp(g.take(g.of(topic))) // that were assigned meanwhile
+	g.subscribe(topic)
+}
+
+// of are the partitions of a topic that are owned.
+func (g *group) of(topic string) map[string][]int32 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	which := map[string][]int32{}
+	for tp := range g.owned {
+		if tp.topic == topic {
+			which[topic] = append(which[topic], tp.id)
+		}
+	}
+	return which
 }
 
 // insist tries until it works; false: the partition is no longer ours.
@@ -506,6 +522,11 @@ func (g *group) lost(_ context.Context, _ *kgo.Client, which map[string][]int32)
 	g.deps.tel.rebalanced("lost", len(ps))
 	g.log.Warn("partitions lost: this member was silent for too long, or was fenced; their new owner redoes what was not finished",
 		zap.Int("count", len(ps)), zap.Any("partitions", which))
+	g.giveUp(ps)
+}
+
+// giveUp ends partitions that were taken at once, and commits nothing of them any more.
+func (g *group) giveUp(ps []*partition) {
 	for _, p := range ps {
 		p.abandon()
 		g.deps.budget.detach(p)

@@ -165,6 +165,53 @@ func TestRecordsOfAnEarlierAssignmentAreDropped(t *testing.T) {
 	require.Nil(t, partitionOf(context.Background()))
 }
 
+// Scenario: a topic is made anew, and one of its partitions has been placed in the new topic before the client is made to ask for it.
+// Guarantees: no worker of before is left beside the worker that the client's next assignment begins, and that one waits for its predecessor.
+func TestATopicMadeAnewLeavesNoWorkerBehind(t *testing.T) {
+	d := testDeps(t)
+	g := newGroup(d, d.log(), map[string]signal.Signal{logsTopic: signal.Logs})
+	tps := map[string][]int32{logsTopic: {0, 1, 2}}
+	late := map[string][]int32{logsTopic: {3}}
+	g.purge = func(string) { g.assigned(t.Context(), nil, late) } // a rebalance comes between
+	g.assigned(t.Context(), nil, tps)
+	before := g.partitions()
+	gone := map[int32]bool{} // of the workers of before, those that had ended when the client's assignment came
+	g.subscribe = func(string) {
+		for _, p := range before {
+			select {
+			case <-p.done:
+				gone[p.id] = true
+			default:
+			}
+		}
+		g.assigned(t.Context(), nil, tps) // the client says nothing of those that it had
+	}
+	id := block.TopicID{2}
+	for _, p := range before {
+		switch p.id {
+		case 0:
+			p.place(plan{topic: id})
+		case 1:
+			p.place(plan{topic: block.TopicID{1}})
+		}
+	}
+	g.beginAgain(logsTopic, id)
+	for _, p := range before {
+		select {
+		case <-p.done:
+		case <-time.After(patience):
+			t.Fatalf("the worker of partition %d goes on", p.id)
+		}
+	}
+	after := g.partitions()
+	require.Len(t, after, 3)
+	for _, p := range after {
+		require.NotContains(t, before, p)
+		require.True(t, gone[p.id] || p.after != nil, "the worker of partition %d does not wait", p.id)
+	}
+	require.NoError(t, g.drain(t.Context(), g.close(), time.Second))
+}
+
 func TestOffsetsThatRetentionRemovedAreCounted(t *testing.T) {
 	p := newPartition(topicPartition{logsTopic, 0}, signal.Logs, testDeps(t), testDeps(t).log(), nil)
 	defer p.cancel()

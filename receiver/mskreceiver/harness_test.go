@@ -310,6 +310,18 @@ func committed(t *testing.T, cl *kgo.Client, group string) map[int32]int64 {
 	return out
 }
 
+// endOfQuarantine is where the one partition of the quarantine topic ends. A leader that has just been elected does not say for a moment.
+func endOfQuarantine(t *testing.T, cl *kgo.Client) (end int64) {
+	t.Helper()
+	eventually(t, "Kafka says where the quarantine topic ends", func() bool {
+		ends, err := kadm.NewClient(cl).ListEndOffsets(t.Context(), signal.QuarantineTopic)
+		o, ok := ends.Lookup(signal.QuarantineTopic, 0)
+		end = o.Offset
+		return err == nil && ok && o.Err == nil
+	})
+	return end
+}
+
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	require.Eventually(t, ok, patience, 10*time.Millisecond, what)

@@ -322,19 +322,24 @@ func (l *locator) peek(ctx context.Context, offsets map[topicPartition]int64, fa
 	if len(offsets) == 0 {
 		return times
 	}
-	err := l.peekInto(ctx, offsets, times)
+	// What belongs to no committed transaction has a time too, and may be all that there is.
+	found, err := l.first(ctx, offsets, kgo.FetchIsolationLevel(kgo.ReadUncommitted()), kgo.KeepControlRecords())
 	for tp := range offsets {
-		if _, ok := times[tp]; !ok {
+		if r := found[tp]; r != nil {
+			times[tp] = r.Timestamp
+		} else {
 			failed[tp] = fmt.Errorf("look at the next record: %w", err)
 		}
 	}
 	return times
 }
 
-func (l *locator) peekInto(ctx context.Context, offsets map[topicPartition]int64, times map[topicPartition]time.Time) error {
+// first returns the records at offsets, or the first ones behind them; of the partitions that it has none of the error says why.
+func (l *locator) first(ctx context.Context, offsets map[topicPartition]int64, which ...kgo.Opt) (map[topicPartition]*kgo.Record, error) {
+	found := make(map[topicPartition]*kgo.Record, len(offsets))
 	opts, err := l.options()
 	if err != nil {
-		return err
+		return found, err
 	}
 	at := map[string]map[int32]kgo.Offset{}
 	for tp, o := range offsets {
@@ -343,29 +348,28 @@ func (l *locator) peekInto(ctx context.Context, offsets map[topicPartition]int64
 		}
 		at[tp.topic][tp.id] = kgo.NewOffset().At(o)
 	}
-	// What belongs to no committed transaction has a time too, and may be all that there is.
-	client, err := kgo.NewClient(append(opts, kgo.ConsumePartitions(at), kgo.FetchIsolationLevel(kgo.ReadUncommitted()),
-		kgo.KeepControlRecords(), kgo.FetchMaxPartitionBytes(peekBytes), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
+	opts = append(opts, kgo.ConsumePartitions(at), kgo.FetchMaxPartitionBytes(peekBytes), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	client, err := kgo.NewClient(append(opts, which...)...)
 	if err != nil {
-		return err
+		return found, err
 	}
 	defer client.Close()
 	var broken error // the client goes on where it can
-	for len(times) < len(offsets) {
+	for len(found) < len(offsets) {
 		fetches := client.PollFetches(ctx)
 		if ctx.Err() != nil {
-			return cmp.Or(broken, ctx.Err())
+			return found, cmp.Or(broken, ctx.Err())
 		}
 		fetches.EachPartition(func(f kgo.FetchTopicPartition) {
 			if f.Err != nil {
 				broken = f.Err
 			}
 			tp := topicPartition{f.Topic, f.Partition}
-			if _, known := times[tp]; !known && len(f.Records) > 0 {
-				times[tp] = f.Records[0].Timestamp
+			if found[tp] == nil && len(f.Records) > 0 {
+				found[tp] = f.Records[0]
 				client.PauseFetchPartitions(map[string][]int32{f.Topic: {f.Partition}})
 			}
 		})
 	}
-	return nil
+	return found, nil
 }

@@ -52,6 +52,8 @@ type partition struct {
 
 	mu      sync.Mutex
 	inbox   []*entry
+	gaps    []extent // between what has arrived, which are being looked into (gap.go); guarded by mu, as is what follows
+	held    []*entry // what has arrived behind them
 	stopped bool
 	wake    chan struct{} // holds one token: the inbox, the pause or what is committed has changed
 
@@ -164,11 +166,15 @@ func (p *partition) push(records []*kgo.Record) {
 		cost += entries[i].cost
 	}
 	p.mu.Lock()
-	if p.stopped {
+	switch {
+	case p.stopped:
 		p.mu.Unlock()
 		return
+	case len(p.gaps) > 0:
+		p.held = append(p.held, entries...)
+	default:
+		p.inbox = append(p.inbox, entries...)
 	}
-	p.inbox = append(p.inbox, entries...)
 	p.mu.Unlock()
 	p.deps.budget.add(p, cost)
 	p.signalWake()
@@ -203,7 +209,7 @@ func (p *partition) halt() {
 	defer p.mu.Unlock()
 	if !p.stopped {
 		p.stopped = true
-		p.inbox = nil
+		p.inbox, p.held = nil, nil
 		close(p.stop)
 	}
 }
@@ -342,7 +348,7 @@ func (p *partition) inspect(e *entry) {
 			e.omit(p.signal, slices.Clone(o.events), reasonRedone)
 		}
 	}
-	if extra := eventsCost(e); extra > 0 {
+	if extra := beyondEstimate(e); extra > 0 {
 		e.cost += extra
 		p.deps.budget.add(p, extra)
 	}

@@ -137,10 +137,8 @@ func (r *mskReceiver) start(ctx context.Context) error {
 	}
 	r.group.fetch = fetchWith(client, r.cfg.GroupID)
 	r.group.seek = seekWith(client)
-	r.group.again = func(topic string) {
-		client.PurgeTopicsFromConsuming(topic)
-		client.AddConsumeTopics(topic)
-	}
+	r.group.purge = func(topic string) { client.PurgeTopicsFromConsuming(topic) }
+	r.group.subscribe = func(topic string) { client.AddConsumeTopics(topic) }
 	d.budget.pause = func(topic string, id int32) { client.PauseFetchPartitions(map[string][]int32{topic: {id}}) }
 	d.budget.resume = func(topic string, id int32) { client.ResumeFetchPartitions(map[string][]int32{topic: {id}}) }
 	close(r.group.ready)
@@ -272,8 +270,12 @@ func (r *mskReceiver) dispatch(topic block.TopicID, f kgo.FetchPartition) {
 		return
 	}
 	p.highWatermark.Store(f.HighWatermark)
+	gap := extent{max(p.expects(), f.LogStartOffset), f.Records[0].Offset}
 	if from, to := p.lostBefore(f.Records, f.LogStartOffset); to > from {
 		r.group.lostOffsets(p, from, to)
+	}
+	if gap.to > gap.from && p.doubt(gap) {
+		go r.group.lookInto(p)
 	}
 	p.push(f.Records)
 }

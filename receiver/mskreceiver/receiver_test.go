@@ -351,7 +351,8 @@ func TestEveryPipelinesHostHearsTheStatus(t *testing.T) {
 	r := l.(*mskReceiver)
 	r.countWaiting(1, errors.New("the store is down"))
 	r.countWaiting(-1, nil)
-	for _, h := range hosts {
+	for i, h := range hosts {
+		require.Len(t, h.told, 2, "host %d", i)
 		require.Equal(t, componentstatus.StatusRecoverableError, <-h.told)
 		require.Equal(t, componentstatus.StatusOK, <-h.told)
 	}

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/pdata/plog"
@@ -50,11 +49,9 @@ func refusing(ld plog.Logs, bad ...string) error {
 // items are the records in quarantine, by origin offset; each holds those bodies.
 func quarantined(t *testing.T, cl *kgo.Client) map[string][]string {
 	t.Helper()
-	ends, err := kadm.NewClient(cl).ListEndOffsets(t.Context(), signal.QuarantineTopic)
-	require.NoError(t, err)
-	end, _ := ends.Lookup(signal.QuarantineTopic, 0)
+	end := endOfQuarantine(t, cl)
 	out := map[string][]string{}
-	for n := int64(0); n < end.Offset; {
+	for n := int64(0); n < end; {
 		for _, r := range cl.PollFetches(t.Context()).Records() {
 			n++
 			code, _ := header(r, envelope.HeaderQuarantineCode)

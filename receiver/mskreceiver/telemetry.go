@@ -22,11 +22,12 @@ type telemetry struct {
 	delivery                          componentmeta.Histogram
 	appendToDelivered                 componentmeta.Histogram
 	receivedToDelivered               componentmeta.Histogram
+	receivedToAppended                componentmeta.Histogram
 	retries, quarantines              componentmeta.Counter
 	lostOffsets, rebalances           componentmeta.Counter
 	commits                           componentmeta.Histogram
 	redone, sendBacks, unreadables    componentmeta.Counter
-	anew                              componentmeta.Counter
+	anew, passes                      componentmeta.Counter
 	warmRecords, warmEvents           componentmeta.Counter
 
 	warming atomic.Int64 // partitions
@@ -40,6 +41,7 @@ func newTelemetry(id component.ID, set component.TelemetrySettings, group string
 	t.delivery = t.tel.Histogram("msk_receiver_delivery_duration")
 	t.appendToDelivered = t.tel.Histogram("msk_receiver_append_to_delivered")
 	t.receivedToDelivered = t.tel.Histogram("msk_receiver_received_to_delivered")
+	t.receivedToAppended = t.tel.Histogram("msk_receiver_received_to_appended")
 	t.retries = t.tel.Counter("msk_receiver_retries")
 	t.quarantines = t.tel.Counter("msk_receiver_quarantined_records")
 	t.lostOffsets = t.tel.Counter("msk_receiver_lost_offsets")
@@ -49,6 +51,7 @@ func newTelemetry(id component.ID, set component.TelemetrySettings, group string
 	t.sendBacks = t.tel.Counter("msk_receiver_resumes")
 	t.unreadables = t.tel.Counter("msk_receiver_unreadable_intents")
 	t.anew = t.tel.Counter("msk_receiver_recreated_partitions")
+	t.passes = t.tel.Counter("msk_receiver_passed_over")
 	t.warmRecords = t.tel.Counter("msk_receiver_warmup_records")
 	t.warmEvents = t.tel.Counter("msk_receiver_warmup_events")
 	return t, t.tel.Err()
@@ -127,6 +130,7 @@ func (t *telemetry) delivered(p *partition, entries []*entry, now time.Time) {
 		t.appendToDelivered.Record(ctx, now.Sub(e.record.Timestamp).Seconds(), attrs)
 		if e.origin.gateway {
 			t.receivedToDelivered.Record(ctx, now.Sub(e.origin.Received).Seconds(), attrs)
+			t.receivedToAppended.Record(ctx, e.record.Timestamp.Sub(e.origin.Received).Seconds(), attrs)
 		}
 	}
 }
@@ -162,6 +166,10 @@ func (t *telemetry) unreadable(p *partition) {
 
 func (t *telemetry) madeAnew(p *partition) {
 	t.anew.Add(context.Background(), 1, t.with(p.attributes()...))
+}
+
+func (t *telemetry) passedOver(p *partition) {
+	t.passes.Add(context.Background(), 1, t.with(p.attributes()...))
 }
 
 func (t *telemetry) remembered(p *partition, events int) {

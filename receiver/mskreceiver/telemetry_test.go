@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -13,6 +14,9 @@ import (
 	"go.opentelemetry.io/collector/receiver/receivertest"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+
+	"github.com/pulsegrid/pulsegrid/internal/lineage"
+	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
 // Scenario: the receivers of two stores in one process, as in distributions/aggregator, meet good records and poison.
@@ -63,6 +67,33 @@ func TestReceiversInOneProcessAreMeasuredApart(t *testing.T) {
 		}
 	}
 	require.Greater(t, measured, 10)
+}
+
+// Scenario: a gateway whose clock is 7 s ahead of Kafka's, one whose clock is right, one that spilled a record for 2 minutes, and a record without a gateway.
+// Guarantees: the first is below zero, none of the others is, and the last is not measured.
+func TestAGatewaysClockThatIsAheadShowsBelowZero(t *testing.T) {
+	tel := componenttest.NewTelemetry()
+	t.Cleanup(func() { require.NoError(t, tel.Shutdown(context.Background())) })
+	m, err := newTelemetry(component.NewID(metadata.Type()), tel.NewTelemetrySettings(), "hot")
+	require.NoError(t, err)
+	t.Cleanup(m.shutdown)
+	appended := time.Unix(1_000_000, 0)
+	record := func(gateway bool, received time.Duration) *entry {
+		return &entry{record: &kgo.Record{Timestamp: appended}, origin: origin{lineage.Origin{Received: appended.Add(received)}, gateway}}
+	}
+	m.delivered(&partition{signal: signal.Logs}, []*entry{record(true, 7*time.Second), record(true, -50*time.Millisecond), record(true, -2*time.Minute), record(false, 0)}, appended.Add(time.Minute))
+
+	got, err := tel.GetMetric("otelcol_msk_receiver_received_to_appended")
+	require.NoError(t, err)
+	points := got.Data.(metricdata.Histogram[float64]).DataPoints
+	require.Len(t, points, 1)
+	counts := map[float64]uint64{}
+	for i, n := range points[0].BucketCounts {
+		if n > 0 {
+			counts[points[0].Bounds[i]] = n
+		}
+	}
+	require.Equal(t, map[float64]uint64{-5: 1, 0.1: 1, 300: 1}, counts, "by the bounds that they are not above")
 }
 
 func attributesOf(m metricdata.Metrics) (sets []attribute.Set) {

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"runtime"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.opentelemetry.io/collector/component"
@@ -26,6 +28,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
 	"github.com/pulsegrid/pulsegrid/internal/otlpdecode"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/hostile"
 )
 
 func testDeps(t *testing.T) *deps {
@@ -161,6 +164,28 @@ func TestDecodedFactorCoversMeasuredMemory(t *testing.T) {
 		t.Logf("%d attributes, %d bytes an event: decoded takes %.1f times the record", attributes, len(value)/records.Len(), factor)
 		require.Less(t, factor, float64(decodedFactor))
 		runtime.KeepAlive(ld)
+		runtime.KeepAlive(value)
+		runtime.KeepAlive(b)
+	}
+}
+
+// Guarantee: what the receiver counts for a record covers what it takes decoded, whatever its shape, so that hostile records cannot hold more than the bound.
+func TestCostsCoverHostileShapes(t *testing.T) {
+	for _, shape := range hostile.Shapes() {
+		if shape.JSON {
+			continue // it is protobuf when it comes here
+		}
+		value := shape.Make(rand.New(rand.NewPCG(1, 1)), 1<<20, 1)
+		e := &entry{record: &kgo.Record{Value: value}}
+		inspector{signal: shape.Signal}.inspect(e)
+		require.Nil(t, e.refusal, shape.Name)
+		held := heap()
+		b := newBatch(shape.Signal, &otlpdecode.Decoder{})
+		require.Nil(t, b.append(e), shape.Name)
+		took := heap() - held
+		counted := float64(costOf(e.record)+beyondEstimate(e)) - float64(len(value))
+		t.Logf("%s: %d bytes of %d events take %.1f MiB decoded, %.1f are counted", shape.Name, len(value), e.events, took/(1<<20), counted/(1<<20))
+		assert.Less(t, took, counted+(1<<20), shape.Name)
 		runtime.KeepAlive(value)
 		runtime.KeepAlive(b)
 	}

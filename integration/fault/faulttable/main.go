@@ -1,5 +1,6 @@
-// Command faulttable writes the table of docs/faults.md from what `make test-fault` has put into a file, or with -guards that of
-// docs/guards.md from what `make test-guards` has.
+// Command faulttable writes the table of docs/faults.md from what `make test-fault` has put into a file, with -guards that of
+// docs/guards.md from what `make test-guards` has, with -backfill that of docs/backfill.md from what `make test-backfill` has, or with -rehearsals that of
+// docs/rehearsals.md from what `make rehearse` has.
 package main
 
 import (
@@ -20,11 +21,18 @@ const (
 
 func main() {
 	guards := flag.Bool("guards", false, "of the guards, not of the faults")
+	backfill := flag.Bool("backfill", false, "of backfills, not of the faults")
+	rehearsals := flag.Bool("rehearsals", false, "of rehearsals of alerts, not of the faults")
 	flag.Parse()
 	err := error(nil)
-	if *guards {
+	switch {
+	case *backfill:
+		err = run("_build/backfill.jsonl", "docs/backfill.md", fmt.Sprintf(begin, "backfill-table"), outcome.Backfills)
+	case *rehearsals:
+		err = run("_build/rehearsals.jsonl", "docs/rehearsals.md", fmt.Sprintf(begin, "rehearsal-table"), outcome.Rehearsals)
+	case *guards:
 		err = run("_build/guards.jsonl", "docs/guards.md", fmt.Sprintf(begin, "guard-table"), outcome.Guards)
-	} else {
+	default:
 		err = run("_build/faults.jsonl", "docs/faults.md", fmt.Sprintf(begin, "fault-table"), outcome.Markdown)
 	}
 	if err != nil {
@@ -33,13 +41,13 @@ func main() {
 	}
 }
 
-func run(results, document, begin string, table func([]outcome.Run) string) error {
+func run[T any](results, document, begin string, table func([]T) string) error {
 	f, err := os.Open(results)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	runs, err := outcome.Read(f)
+	runs, err := outcome.Read[T](f)
 	if err != nil {
 		return fmt.Errorf("%s: %w", results, err)
 	}

@@ -40,12 +40,12 @@ type Counts struct {
 	Unknown int `json:"unknown"` // events that nobody sent
 }
 
-// Read reads lines of JSON.
-func Read(r io.Reader) ([]Run, error) {
-	var out []Run
+// Read reads lines of JSON, each of which is a run.
+func Read[T any](r io.Reader) ([]T, error) {
+	var out []T
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {
-		var run Run
+		var run T
 		if err := json.Unmarshal(lines.Bytes(), &run); err != nil {
 			return nil, fmt.Errorf("line %d: %w", len(out)+1, err)
 		}

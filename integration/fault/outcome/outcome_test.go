@@ -8,7 +8,7 @@ import (
 )
 
 func TestTableAddsTheRunsOfAFaultAndShowsWhatFailed(t *testing.T) {
-	runs, err := Read(strings.NewReader(`{"fault":"a","does":"x","events":10,"acked":9,"duplicates":2,"hot":{"lost":1},"lake":{"doubled":2},"hot_longest_freshness_seconds":3,"passed":false}
+	runs, err := Read[Run](strings.NewReader(`{"fault":"a","does":"x","events":10,"acked":9,"duplicates":2,"hot":{"lost":1},"lake":{"doubled":2},"hot_longest_freshness_seconds":3,"passed":false}
 {"fault":"b","does":"y","events":5,"acked":5,"verdict":"equal","passed":true}
 {"fault":"a","does":"x","events":10,"acked":10,"hot":{"doubled":1},"lake":{"lost":4},"lake_longest_freshness_seconds":7,"passed":true}
 `))
@@ -17,7 +17,7 @@ func TestTableAddsTheRunsOfAFaultAndShowsWhatFailed(t *testing.T) {
 	require.Equal(t, "| `a` | x | 2, **1 failed** | 20 | 19 | 2 | 5 | 3 | 3, 7 | equal in 0 |", table[2])
 	require.Equal(t, "| `b` | y | 1 | 5 | 5 | 0 | 0 | 0 | 0, 0 | equal |", table[3])
 	require.Equal(t, "| all |  | 3, **1 failed** | 25 | 24 | 2 | 5 | 3 | 3, 7 | equal in 1 |", table[4])
-	_, err = Read(strings.NewReader("no json\n"))
+	_, err = Read[Run](strings.NewReader("no json\n"))
 	require.ErrorContains(t, err, "line 1")
 }
 
@@ -28,4 +28,35 @@ func TestGuardsHaveARowARunAndShowWhatFailed(t *testing.T) {
 	}), "\n")
 	require.Equal(t, "| `storm`, **failed** | x | 1, 7 | 10 | 9 | 1 | 2 | equal | a; b |", table[2])
 	require.Equal(t, "| `storm` | x | 0.1, 8 | 5 | 5 | 0 | 0 | equal |  |", table[3])
+}
+
+func TestARehearsalShowsWhatFiredWhenAndWhatMustNotHave(t *testing.T) {
+	table := strings.Split(Rehearsals([]Rehearsal{
+		{Fault: "down", Does: "x", Alert: "Down", Severity: "page", Runbook: "docs/runbooks/a.md#it-is-down", Shortened: 1, Within: 600, Fired: 571.4, Recovered: 62, Commands: 2, Also: []string{"Late"}, Seconds: 800, Passed: true},
+		{Fault: "quiet", Does: "y", Shortened: 20, Tickets: []string{"Slow"}, False: []string{"Late", "Lost"}, Seconds: 60},
+		{Fault: "mute", Does: "z", Alert: "Mute", Severity: "ticket", Shortened: 1, Within: 60},
+	}), "\n")
+	require.Equal(t, "| `down` | x | `Down` | page | 9m31s (10m0s) | [it is down](runbooks/a.md#it-is-down) | 2 | 1m2s | `Late` | - | - |", table[2])
+	require.Equal(t, "| `quiet`, rules 20 times as fast, **failed** | y, for 1m0s | none | - | - | - | - | - | - | `Slow` | `Late`, `Lost` |", table[3])
+	require.Equal(t, "| `mute`, **failed** | z | `Mute` | ticket | never (1m0s) | - | 0 | never | - | - | - |", table[4])
+	require.Equal(t, "| all | 3 runs, 14m20s |  |  |  |  | 2 |  |  |  | 2 |", table[5])
+}
+
+func TestABackfillIsAColumn(t *testing.T) {
+	runs := []Backfill{
+		{
+			Seed: 7, JSON: 5e9, Gzip: 8e8, Objects: 400, Lines: 1000, Rows: 900, Copies: 20, Malformed: 10, Capacity: 9000, LiveRate: 4500, Live: 5, Killed: map[string]int{"worker": 2, "server": 1},
+			Calm: Latency{Acked: [2]float64{1, 10}, Seen: [2]float64{100, 1000}}, Beside: Latency{Acked: [2]float64{2, 12}, Seen: [2]float64{110, 1500}},
+			Seconds: 10, WorkerCPU: 0.3, ClickHouseCPU: 0.1, WorkerMemory: 3 << 20, DuckDB: DuckDB{Rows: 920, CPU: 0.1}, Audit: "equal", Passed: true,
+		},
+		{Seed: 8},
+	}
+	table := strings.Split(Backfills(runs[:1]), "\n")
+	require.Equal(t, "| objects | 400: 5.00 GB of JSON, 0.80 GB gzipped |", table[3])
+	require.Equal(t, "| live, to the acknowledgement: P50, P99 | 1, 10 ms before; 2, 12 ms beside: P99 x 1.20 |", table[8])
+	require.Equal(t, "| live, to the row in ClickHouse: P50, P99 | 100, 1000 ms before; 110, 1500 ms beside: P99 x 1.50 |", table[9])
+	require.Equal(t, "| events a core-second, of the worker | 3.0 K |", table[11])
+	require.Equal(t, "| with ClickHouse's part | 2.2 K |", table[12])
+	require.Equal(t, "| DuckDB | 9.2 K: 3.07 times the worker's |", table[13])
+	require.Equal(t, "| seed | 7 | 8, **failed** |", strings.Split(Backfills(runs), "\n")[2])
 }

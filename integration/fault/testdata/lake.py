@@ -2,6 +2,8 @@
 
 usage: lake.py CATALOG_URI WAREHOUSE CATALOG_PROPERTIES_JSON OBJECTS_DIR SERVICE
 
+OBJECTS_DIR is where the object store keeps its buckets; empty where the lake is a directory.
+
 For each table: "events": of each event [number, rows, distinct places in Kafka] as DuckDB reads the data files; "pyiceberg": rows as
 pyiceberg reads the table; "late": the longest time in seconds from an event's own time to the commit of the snapshot that shows it.
 A table that is not there yet is left out.
@@ -25,7 +27,7 @@ for name, number in numbers.items():
         continue
     scan = table.scan(row_filter=EqualTo("service_name", service), selected_fields=("event_index",))
     paths = [t.file.file_path for t in scan.plan_files()]
-    local = {p.replace("s3:/", objects, 1): p for p in paths}
+    local = {p.replace("s3:/", objects, 1).removeprefix("file://"): p for p in paths}
     found[name] = {"pyiceberg": scan.to_arrow().num_rows, "events": [], "late": 0, "files": len(paths)}
     if not paths:
         continue

@@ -44,7 +44,7 @@ def choose(k, values):
     literals = list(CONSTANTS.get(k, []))
     for v in distinct[:2] + distinct[-2:] + rng.sample(distinct, min(3, len(distinct))):
         literals += [v] + near(k, v)
-    if k == "fixed": literals += [bytes(len(values[0])), b"\xff" * len(values[0])]
+    if k == "fixed" and values: literals += [bytes(len(values[0])), b"\xff" * len(values[0])]
     out = []
     for l in dict.fromkeys((encode(k, l), l) for l in literals):
         out += [(op, [l[1]]) for op in ("==", "!=", "<", "<=", ">", ">=")]

@@ -200,12 +200,14 @@ const (
 
 // ErasureResult is a declared erasure (docs/formats/erasures.md) and what it explains.
 type ErasureResult struct {
-	ID     string           `json:"id"`
-	By     string           `json:"by"`
-	At     time.Time        `json:"at"`
-	Reason string           `json:"reason"`
-	Tenant string           `json:"tenant"`
-	Events map[string]int64 `json:"events"` // by store: that are missing from it
+	ID     string    `json:"id"`
+	By     string    `json:"by"`
+	At     time.Time `json:"at"`
+	Reason string    `json:"reason"`
+	Tenant string    `json:"tenant"`
+	// Attribute is the key by whose value somebody's events were chosen; empty: the declaration says otherwise which.
+	Attribute string           `json:"attribute,omitempty"`
+	Events    map[string]int64 `json:"events"` // by store: that are missing from it
 }
 
 // Difference is one event that differs.

@@ -54,6 +54,13 @@ func TestAWrongDeclarationIsRefused(t *testing.T) {
 		"is not before to":                   func(s string) string { return s + "    from: 2026-01-02T00:00:00Z\n    to: 2026-01-01T00:00:00Z\n" },
 		`id: "1": is there twice`:            func(s string) string { return s + strings.TrimPrefix(s, "format: 1\nerasures:\n") },
 		`from: "1677-01-01T00:00:00Z": want`: func(s string) string { return s + "    from: 1677-01-01T00:00:00Z\n" },
+		`erased: "kafka": want`:              func(s string) string { return s + "    erased: {kafka: []}\n" },
+		`erased: lake: "t/0/1": want`:        func(s string) string { return s + "    erased: {lake: [t/0/1]}\n" },
+		`erased: lake: "t/1 00": want`:       func(s string) string { return s + "    erased: {lake: [t/1 00]}\n" },
+		`erased: lake: "t/0/1 ab": want`:     func(s string) string { return s + "    erased: {lake: [t/0/1 ab]}\n" },
+		"erased: there is none":              func(s string) string { return s + "    erased:\n" },
+		"[0] \"1\": erased: there is none":   func(s string) string { return s + "    erased: {}\n" },
+		`attribute: "user.id": want erased`:  func(s string) string { return s + "    attribute: user.id\n" },
 		"cannot unmarshal !!str":             func(string) string { return "format: 1\nerasures: x\n" },
 	} {
 		_, err := Read(strings.NewReader(change(minimal)))
@@ -70,8 +77,8 @@ func TestTheDocumentedExampleIsReadAndEveryKeyIsDocumented(t *testing.T) {
 	require.NotNil(t, example)
 	got, err := Read(strings.NewReader(string(example[1])))
 	require.NoError(t, err)
-	require.Len(t, got, 2)
-	for _, key := range []string{"format", "erasures", "id", "by", "at", "reason", "stores", "tenant", "signals", "from", "to", "ranges"} {
+	require.Len(t, got, 3)
+	for _, key := range []string{"format", "erasures", "id", "by", "at", "reason", "stores", "tenant", "signals", "from", "to", "ranges", "attribute", "erased"} {
 		require.Contains(t, string(doc), "| `"+key+"` |")
 	}
 }
@@ -94,4 +101,33 @@ func TestCoversKeepsToItsBounds(t *testing.T) {
 		change(&v)
 		require.False(t, e.Covers(v), name)
 	}
+}
+
+// Guarantees: a declaration that a job writes is read as it was, also where it names no event: then it covers none.
+func TestNamedEventsAreReadAsTheyWereWritten(t *testing.T) {
+	e := Erasure{
+		ID: "2", By: "dpo: #1", At: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Reason: "Art. 17", Tenant: "acme", Attribute: "user.id",
+		Stores: []string{certificate.Hot, certificate.Lake}, Signals: signal.All[:], Named: map[string]Names{certificate.Hot: {}, certificate.Lake: {}},
+	}
+	again := func() Erasure {
+		b, err := e.Declaration()
+		require.NoError(t, err)
+		got, err := Read(strings.NewReader("format: 1\nerasures:\n" + string(b)))
+		require.NoError(t, err)
+		return got[0]
+	}
+	require.Equal(t, e, again())
+	missing := Event{Store: certificate.Lake, Tenant: "acme", Signal: signal.Logs, Topic: "a/b", Partition: 3, Offset: 1 << 40, ID: 255}
+	require.False(t, e.Covers(missing))
+	for _, id := range []uint64{255, 1 << 63, 255} {
+		e.Named[certificate.Lake].Add(Record{"a/b", 3, 1 << 40}, id)
+	}
+	e.Named[certificate.Hot].Add(Record{"a/b", 3, 0}, 1)
+	require.Equal(t, e, again())
+	require.Equal(t, 2, e.Named[certificate.Lake].Events())
+	e = again()
+	require.True(t, e.Covers(missing))
+	missing.ID++
+	require.False(t, e.Covers(missing))
+	require.False(t, e.Might(certificate.Lake, signal.Logs, certificate.Range{Topic: "a/b", Partition: 3, Last: 1 << 41}, time.Time{}))
 }

@@ -106,7 +106,7 @@ func (l *Lake) Read(ctx context.Context, q Query, f RowsFunc) error {
 	}
 	names = append(names, "kafka_topic", "tenant_id")
 	slices.Sort(names)
-	err = scan(ctx, tbl, slices.Compact(names), filter(q), func(rec arrow.RecordBatch) error {
+	err = scan(ctx, tbl, slices.Compact(names), filter(q), nil, func(rec arrow.RecordBatch) error {
 		rows, err := selected(rec, q)
 		if err != nil || len(rows) == 0 {
 			return err
@@ -120,14 +120,19 @@ func (l *Lake) Read(ctx context.Context, q Query, f RowsFunc) error {
 }
 
 // scan reads the files that may hold rows of the filter, whole: rows are chosen by the caller, since filtering maps and lists costs more than
-// reading them.
-func scan(ctx context.Context, tbl *table.Table, names []string, filter iceberg.BooleanExpression, f func(arrow.RecordBatch) error) error {
+// reading them. planned, if not nil, is told how many rows the files have.
+func scan(ctx context.Context, tbl *table.Table, names []string, filter iceberg.BooleanExpression, planned func(rows int64), f func(arrow.RecordBatch) error) error {
 	tasks, err := tbl.Scan(table.WithRowFilter(filter), table.WithSelectedFields(names...)).PlanFiles(ctx)
 	if err != nil {
 		return fmt.Errorf("plan the files: %w", err)
 	}
+	rows := int64(0)
 	for i := range tasks {
 		tasks[i].Residual = nil // it would filter
+		rows += tasks[i].File.Count()
+	}
+	if planned != nil {
+		planned(rows)
 	}
 	_, batches, err := tbl.Scan(table.WithSelectedFields(names...), table.WithMaxConcurrency(1), table.WithArrowBatchSize(lakeBatchRows)).ReadTasks(ctx, tasks)
 	if err != nil {
@@ -241,7 +246,7 @@ func (l *Lake) Ledger(ctx context.Context, topic string, ranges []certificate.Ra
 		topicID block.TopicID
 	}
 	latest := map[name]ledger.Entry{} // a block that is written twice is one entry
-	err = scan(ctx, tbl, names, iceberg.EqualTo(iceberg.Reference("kafka_topic"), topic), func(rec arrow.RecordBatch) error {
+	err = scan(ctx, tbl, names, iceberg.EqualTo(iceberg.Reference("kafka_topic"), topic), nil, func(rec arrow.RecordBatch) error {
 		for i := range int(rec.NumRows()) {
 			e, err := ledgerEntry(rec, i)
 			if err != nil {

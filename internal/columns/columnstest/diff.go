@@ -17,6 +17,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
 	"github.com/pulsegrid/pulsegrid/internal/columns"
+	"github.com/pulsegrid/pulsegrid/internal/columns/rows"
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
@@ -26,7 +27,7 @@ import (
 //
 // Events are matched by topic, partition, offset and index where want is stamped (internal/lineage), and by their order where it
 // is not. Differences that the row model allows (docs/formats/rows.md, "What a store cannot hold") are not reported.
-func Diff(want any, rows ...arrow.RecordBatch) []string {
+func Diff(want any, recs ...arrow.RecordBatch) []string {
 	var t *columns.Table
 	switch want.(type) {
 	case plog.Logs:
@@ -38,15 +39,15 @@ func Diff(want any, rows ...arrow.RecordBatch) []string {
 	default:
 		return []string{fmt.Sprintf("columnstest: cannot compare a %T", want)}
 	}
-	return DiffTable(t, want, rows...)
+	return DiffTable(t, want, recs...)
 }
 
 // DiffTable is Diff for a table with other promoted attributes than the default ones.
-func DiffTable(t *columns.Table, want any, rows ...arrow.RecordBatch) []string {
+func DiffTable(t *columns.Table, want any, recs ...arrow.RecordBatch) []string {
 	var out []string
 	got := map[string]event{}
 	ordinal := 0
-	for _, rec := range rows {
+	for _, rec := range recs {
 		evs, err := decode(t, rec)
 		if err != nil {
 			out = append(out, err.Error())
@@ -161,42 +162,42 @@ func decode(t *columns.Table, rec arrow.RecordBatch) ([]event, error) {
 	)
 	switch t.Signal {
 	case signal.Logs:
-		data, err = DecodeLogs(t, rec)
+		data, err = rows.DecodeLogs(t, rec)
 	case signal.Traces:
-		data, err = DecodeTraces(t, rec)
+		data, err = rows.DecodeTraces(t, rec)
 	default:
-		data, err = DecodeMetrics(t, rec)
+		data, err = rows.DecodeMetrics(t, rec)
 	}
 	if err != nil {
 		return nil, err
 	}
-	evs, r := events(data), newReader(rec)
+	evs, r := events(data), rows.NewReader(t, rec)
 	if len(evs) != int(rec.NumRows()) {
 		return nil, fmt.Errorf("%d rows of table %s decode to %d events", rec.NumRows(), t.Name, len(evs))
 	}
 	i := 0
-	err = r.each(func() {
-		evs[i].derived, evs[i].key = r.derived(t)
+	err = r.Each(func() {
+		evs[i].derived, evs[i].key = derived(r, t)
 		i++
 	})
 	return evs, err
 }
 
 // derived reads the columns that the row model adds to OTLP.
-func (r *reader) derived(t *columns.Table) (map[string]string, string) {
+func derived(r *rows.Reader, t *columns.Table) (map[string]string, string) {
 	d := map[string]string{
-		"service_name": r.text("service_name"), "time_source": r.text("time_source"),
+		"service_name": r.Text("service_name"), "time_source": r.Text("time_source"),
 	}
 	if t.Signal == signal.Traces {
-		d["duration_nano"] = fmt.Sprint(r.int("duration_nano"))
+		d["duration_nano"] = fmt.Sprint(r.Int("duration_nano"))
 	}
-	topic := r.text("kafka_topic")
-	if topic == "" || r.int("kafka_offset") < 0 {
+	topic := r.Text("kafka_topic")
+	if topic == "" || r.Int("kafka_offset") < 0 {
 		return d, ""
 	}
-	d["tenant_id"], d["ingest_time"] = r.text("tenant_id"), fmt.Sprint(r.time("ingest_time"))
-	d["event_id"], d["time"] = hex.EncodeToString(r.bytes("event_id")), fmt.Sprint(r.time("time"))
-	return d, fmt.Sprintf("%s/%d/%d#%d", topic, r.int("kafka_partition"), r.int("kafka_offset"), r.int("event_index"))
+	d["tenant_id"], d["ingest_time"] = r.Text("tenant_id"), fmt.Sprint(r.Time("ingest_time"))
+	d["event_id"], d["time"] = hex.EncodeToString(r.Bytes("event_id")), fmt.Sprint(r.Time("time"))
+	return d, fmt.Sprintf("%s/%d/%d#%d", topic, r.Int("kafka_partition"), r.Int("kafka_offset"), r.Int("event_index"))
 }
 
 // wantDerived is what derived must read for an event.

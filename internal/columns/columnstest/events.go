@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/ptrace"
+	"go.opentelemetry.io/collector/pdata/xpdata"
 	"go.opentelemetry.io/collector/pdata/xpdata/entity"
 
 	"github.com/pulsegrid/pulsegrid/internal/enriched"
@@ -239,6 +240,20 @@ func canonicalEvent(m pcommon.Map) {
 	}
 	slices.SortStableFunc(pairs, func(a, b pair) int { return cmp.Compare(a.key, b.key) })
 	putPairs(m, pairs)
+}
+
+type pair struct {
+	key string
+	val pcommon.Value
+}
+
+// putPairs fills m, duplicate keys included.
+func putPairs(m pcommon.Map, pairs []pair) {
+	var mb xpdata.MapBuilder
+	for _, p := range pairs {
+		p.val.MoveTo(mb.AppendEmpty(p.key))
+	}
+	mb.UnsafeIntoMap(m)
 }
 
 // canonicalMap removes keys that are PulseGrid's own, of lineage and of enrichment, and makes keys and values canonical, in place and in order.

@@ -50,7 +50,9 @@ CREATE TABLE IF NOT EXISTS `pulsegrid`.`logs`
     `event_index` Int32 COMMENT 'lineage: ordinal of the event in its record, from 0; -1 where there is none' CODEC(ZSTD(1)),
     INDEX idx_time time TYPE minmax GRANULARITY 1,
     INDEX idx_trace_id trace_id TYPE bloom_filter(0.001) GRANULARITY 1,
-    INDEX idx_body body TYPE tokenbf_v1(32768, 3, 0) GRANULARITY 1
+    INDEX idx_trace_id_hex replaceOne(lower(hex(trace_id)), '00000000000000000000000000000000', '') TYPE bloom_filter(0.001) GRANULARITY 1,
+    INDEX idx_body body TYPE tokenbf_v1(32768, 3, 0) GRANULARITY 1,
+    INDEX idx_body_lower lower(body) TYPE tokenbf_v1(32768, 3, 0) GRANULARITY 1
 )
 ENGINE = MergeTree
 PARTITION BY toDate(ingest_time)

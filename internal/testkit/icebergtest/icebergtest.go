@@ -46,7 +46,7 @@ func Run(t testing.TB, timeout time.Duration, source string, args ...string) []b
 // libraries is the folder of the jars. The list of jars names it, as in tools/install.sh.
 func libraries() (string, error) {
 	_, self, _, _ := runtime.Caller(0)
-	pom, err := os.ReadFile(filepath.Join(filepath.Dir(self), "..", "..", "..", "tools", "iceberg", "pom.xml"))
+	jars, err := os.ReadFile(filepath.Join(filepath.Dir(self), "..", "..", "..", "tools", "iceberg", "jars.sha256"))
 	if err != nil {
 		return "", fmt.Errorf("icebergtest: %w", err)
 	}
@@ -58,7 +58,7 @@ func libraries() (string, error) {
 		}
 		cache = filepath.Join(base, "pulsegrid")
 	}
-	libs := filepath.Join(cache, fmt.Sprintf("iceberg-%x", sha256.Sum256(pom))[:len("iceberg-")+12], "libs")
+	libs := filepath.Join(cache, fmt.Sprintf("iceberg-%x", sha256.Sum256(jars))[:len("iceberg-")+12], "libs")
 	if _, err := os.Stat(libs); err != nil {
 		return "", fmt.Errorf("icebergtest: Iceberg's Java library is not installed: run `make tools` (tools/install.sh iceberg): %w", err)
 	}

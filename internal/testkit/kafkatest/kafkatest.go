@@ -229,6 +229,9 @@ func (c *Cluster) addresses(port int) []string {
 	return out
 }
 
+// PID is node i's process, while it runs.
+func (c *Cluster) PID(i int) int { return c.nodes[i].process.Pid }
+
 // Kill ends node i at once (SIGKILL) and returns when it has gone.
 func (c *Cluster) Kill(i int) error { return c.nodes[i].end(true) }
 

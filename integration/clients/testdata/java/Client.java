@@ -9,6 +9,7 @@ import io.opentelemetry.exporter.otlp.trace.OtlpGrpcSpanExporter;
 import io.opentelemetry.instrumentation.logback.appender.v1_0.OpenTelemetryAppender;
 import io.opentelemetry.sdk.OpenTelemetrySdk;
 import io.opentelemetry.sdk.common.CompletableResultCode;
+import io.opentelemetry.sdk.logs.data.LogRecordData;
 import io.opentelemetry.sdk.logs.SdkLoggerProvider;
 import io.opentelemetry.sdk.logs.export.BatchLogRecordProcessor;
 import io.opentelemetry.sdk.logs.export.LogRecordExporter;
@@ -21,21 +22,62 @@ import io.opentelemetry.sdk.metrics.export.MetricExporter;
 import io.opentelemetry.sdk.metrics.export.PeriodicMetricReader;
 import io.opentelemetry.sdk.resources.Resource;
 import io.opentelemetry.sdk.trace.SdkTracerProvider;
+import io.opentelemetry.sdk.trace.data.SpanData;
 import io.opentelemetry.sdk.trace.export.BatchSpanProcessor;
 import io.opentelemetry.sdk.trace.export.SimpleSpanProcessor;
 import io.opentelemetry.sdk.trace.export.SpanExporter;
 import java.time.Duration;
 import java.util.Collection;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicIntegerArray;
 import org.slf4j.LoggerFactory;
 
 /**
- * Sends equal records with the OpenTelemetry Java SDK and its logback appender, unchanged, and prints how many it emitted, as JSON.
+ * Sends equal records with the OpenTelemetry Java SDK and its logback appender, unchanged, and prints as JSON how many it emitted,
+ * and for how many of them the SDK's exporter gave up: those may be stored, or not.
  *
  * <p>usage: java -cp LIBS Client.java grpc|http simple|batch HOST:PORT SERVICE SCALE. The HTTP sender is chosen by a system property.
  */
 public class Client {
   static int logs, spans, metrics;
+  static final AtomicIntegerArray gaveUp = new AtomicIntegerArray(3); // of logs, spans, metrics
+
+  /** Counts the records of a request that the exporter did not bring through. */
+  static CompletableResultCode judged(int signal, int records, CompletableResultCode result) {
+    return result.whenComplete(() -> {
+      if (!result.isSuccess()) {
+        gaveUp.addAndGet(signal, records);
+      }
+    });
+  }
+
+  record CountingLogs(LogRecordExporter of) implements LogRecordExporter {
+    public CompletableResultCode export(Collection<LogRecordData> data) {
+      return judged(0, data.size(), of.export(data));
+    }
+
+    public CompletableResultCode flush() {
+      return of.flush();
+    }
+
+    public CompletableResultCode shutdown() {
+      return of.shutdown();
+    }
+  }
+
+  record CountingSpans(SpanExporter of) implements SpanExporter {
+    public CompletableResultCode export(Collection<SpanData> data) {
+      return judged(1, data.size(), of.export(data));
+    }
+
+    public CompletableResultCode flush() {
+      return of.flush();
+    }
+
+    public CompletableResultCode shutdown() {
+      return of.shutdown();
+    }
+  }
 
   public static void main(String[] args) {
     boolean grpc = args[0].equals("grpc"), simple = args[1].equals("simple");
@@ -44,21 +86,20 @@ public class Client {
     Duration timeout = Duration.ofSeconds(20);
     Resource resource = Resource.create(Attributes.builder().put("service.name", args[3]).build());
 
-    LogRecordExporter logExporter = grpc
+    LogRecordExporter logExporter = new CountingLogs(grpc
         ? OtlpGrpcLogRecordExporter.builder().setEndpoint(address).setTimeout(timeout).build()
-        : OtlpHttpLogRecordExporter.builder().setEndpoint(address + "/v1/logs").setTimeout(timeout).build();
-    SpanExporter spanExporter = grpc
+        : OtlpHttpLogRecordExporter.builder().setEndpoint(address + "/v1/logs").setTimeout(timeout).build());
+    SpanExporter spanExporter = new CountingSpans(grpc
         ? OtlpGrpcSpanExporter.builder().setEndpoint(address).setTimeout(timeout).build()
-        : OtlpHttpSpanExporter.builder().setEndpoint(address + "/v1/traces").setTimeout(timeout).build();
+        : OtlpHttpSpanExporter.builder().setEndpoint(address + "/v1/traces").setTimeout(timeout).build());
     MetricExporter metricExporter = grpc
         ? OtlpGrpcMetricExporter.builder().setEndpoint(address).setTimeout(timeout).build()
         : OtlpHttpMetricExporter.builder().setEndpoint(address + "/v1/metrics").setTimeout(timeout).build();
     MetricExporter counting = new MetricExporter() {
       public CompletableResultCode export(Collection<MetricData> data) {
-        for (MetricData m : data) {
-          metrics += m.getData().getPoints().size();
-        }
-        return metricExporter.export(data);
+        int points = data.stream().mapToInt(m -> m.getData().getPoints().size()).sum();
+        metrics += points;
+        return judged(2, points, metricExporter.export(data));
       }
 
       public CompletableResultCode flush() {
@@ -126,7 +167,8 @@ public class Client {
       sdk.getSdkMeterProvider().forceFlush().join(60, TimeUnit.SECONDS);
     }
     sdk.close();
-    System.out.printf("{\"logs\": %d, \"spans\": %d, \"metrics\": %d}%n", logs, spans, metrics);
+    System.out.printf("{\"logs\": %d, \"spans\": %d, \"metrics\": %d, \"gave_up\": {\"logs\": %d, \"spans\": %d, \"metrics\": %d}}%n",
+        logs, spans, metrics, gaveUp.get(0), gaveUp.get(1), gaveUp.get(2));
     System.exit(0);
   }
 }

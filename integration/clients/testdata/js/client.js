@@ -1,4 +1,5 @@
-// Sends equal records with the OpenTelemetry JavaScript SDK, unchanged, and prints how many it emitted, as JSON.
+// Sends equal records with the OpenTelemetry JavaScript SDK, unchanged, and prints as JSON how many it emitted, and for how many of them
+// the SDK's exporter gave up: those may be stored, or not.
 // usage: node client.js http|proto|grpc simple|batch HOST:PORT SERVICE SCALE
 const [protocol, mode, address, service, scaleText] = process.argv.slice(2);
 const scale = Number(scaleText);
@@ -15,9 +16,24 @@ function Console(stream) { return new console.Console(stream, stream); }
 diag.setLogger({ error: (...a) => complain.error(...a), warn: (...a) => complain.error(...a), info() {}, debug() {}, verbose() {} }, { logLevel: DiagLogLevel.WARN });
 
 const url = (path) => (protocol === 'grpc' ? `http://${address}` : `http://${address}/v1/${path}`);
-const exporter = (signal, cls, path) => new (otel(`exporter-${signal}-otlp-${protocol}`)[cls])({ url: url(path), timeoutMillis: 20000 });
 const resource = resourceFromAttributes({ 'service.name': service });
-const emitted = { logs: 0, spans: 0, metrics: 0 };
+const emitted = { logs: 0, spans: 0, metrics: 0, gave_up: { logs: 0, spans: 0, metrics: 0 } };
+const pointsOf = (data) => data.scopeMetrics.flatMap((s) => s.metrics).reduce((n, m) => n + m.dataPoints.length, 0);
+// exporter is the SDK's; the records of a request that it does not bring through are counted.
+function exporter(signal, cls, path) {
+  const inner = new (otel(`exporter-${signal}-otlp-${protocol}`)[cls])({ url: url(path), timeoutMillis: 20000 });
+  const table = { logs: 'logs', trace: 'spans', metrics: 'metrics' }[signal];
+  const send = inner.export.bind(inner);
+  inner.export = (data, done) => {
+    const records = signal === 'metrics' ? pointsOf(data) : data.length;
+    if (signal === 'metrics') emitted.metrics += records;
+    send(data, (result) => {
+      if (result.code !== 0) emitted.gave_up[table] += records;
+      done(result);
+    });
+  };
+  return inner;
+}
 // Simple processors make one request a record, of which an exporter has 30 at a time and drops the rest: pauses keep it below.
 const burst = mode === 'simple' ? 10 : 500;
 const batch = { maxQueueSize: 1e6, maxExportBatchSize: 512, scheduledDelayMillis: 200 };
@@ -58,20 +74,8 @@ async function spans() {
 }
 
 async function metrics() {
-  const inner = exporter('metrics', 'OTLPMetricExporter', 'metrics');
-  const counting = new Proxy(inner, {
-    get(target, key) {
-      if (key === 'export') {
-        return (data, done) => {
-          for (const s of data.scopeMetrics) for (const m of s.metrics) emitted.metrics += m.dataPoints.length;
-          target.export(data, done);
-        };
-      }
-      const value = target[key];
-      return typeof value === 'function' ? value.bind(target) : value;
-    },
-  });
-  const provider = new MeterProvider({ resource, readers: [new PeriodicExportingMetricReader({ exporter: counting, exportIntervalMillis: 1e8, exportTimeoutMillis: 1e7 })] });
+  const e = exporter('metrics', 'OTLPMetricExporter', 'metrics');
+  const provider = new MeterProvider({ resource, readers: [new PeriodicExportingMetricReader({ exporter: e, exportIntervalMillis: 1e8, exportTimeoutMillis: 1e7 })] });
   const meters = [provider.getMeter('pool'), provider.getMeter('pool', '', { schemaUrl: 'https://example.com/1' }), provider.getMeter('pool', '2')];
   const instruments = meters.map((m) => ({ size: m.createGauge('pool.size'), taken: m.createCounter('pool.taken'), wait: m.createHistogram('pool.wait') }));
   for (let round = 0; round < 5 * scale; round++) {

@@ -1,4 +1,5 @@
-"""Sends equal records with the OpenTelemetry Python SDK, unchanged, and prints how many it emitted, as JSON.
+"""Sends equal records with the OpenTelemetry Python SDK, unchanged, and prints as JSON how many it emitted, and for how many of them
+the SDK's exporter gave up: those may be stored, or not.
 
 usage: client.py grpc|http simple|batch HOST:PORT SERVICE SCALE
 """
@@ -33,12 +34,27 @@ else:
     def exporter(cls, path, **more):
         return cls(endpoint=f"http://{address}/v1/{path}", timeout=20, **more)
 
-emitted = {"logs": 0, "spans": 0, "metrics": 0}
+emitted = {"logs": 0, "spans": 0, "metrics": 0, "gave_up": {"logs": 0, "spans": 0, "metrics": 0}}
+
+
+def counting(cls, table, count):
+    """The exporter's class, which counts the records of a request that it does not bring through."""
+
+    class Counting(cls):
+        def export(self, data, *args, **more):
+            result = super().export(data, *args, **more)
+            if result.name != "SUCCESS":
+                emitted["gave_up"][table] += count(data)
+            return result
+
+    return Counting
+
+
 resource = Resource({"service.name": service})
 many = (60 if mode == "simple" else 2000) * scale
 
 provider = LoggerProvider(resource=resource, shutdown_on_exit=False)
-e = exporter(OTLPLogExporter, "logs")
+e = exporter(counting(OTLPLogExporter, "logs", len), "logs")
 provider.add_log_record_processor(SimpleLogRecordProcessor(e) if mode == "simple" else BatchLogRecordProcessor(e, max_queue_size=1_000_000))
 loggers = [provider.get_logger("app"), provider.get_logger("db"), provider.get_logger("db", attributes={"shard": "b"})]
 for i in range(many):
@@ -49,7 +65,7 @@ provider.force_flush()
 provider.shutdown()
 
 provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-e = exporter(OTLPSpanExporter, "traces")
+e = exporter(counting(OTLPSpanExporter, "spans", len), "traces")
 provider.add_span_processor(SimpleSpanProcessor(e) if mode == "simple" else BatchSpanProcessor(e, max_queue_size=1_000_000))
 tracer = provider.get_tracer("app")
 for _ in range(many):
@@ -59,16 +75,19 @@ provider.force_flush()
 provider.shutdown()
 
 
-class Counting(OTLPMetricExporter):
+def points(data):
+    return sum(len(m.data.data_points) for r in data.resource_metrics for s in r.scope_metrics for m in s.metrics)
+
+
+class Emitting(counting(OTLPMetricExporter, "metrics", points)):
     """Counts the points that the SDK hands to the exporter."""
 
-    def export(self, metrics_data, *args, **more):
-        emitted["metrics"] += sum(
-            len(m.data.data_points) for r in metrics_data.resource_metrics for s in r.scope_metrics for m in s.metrics)
-        return super().export(metrics_data, *args, **more)
+    def export(self, data, *args, **more):
+        emitted["metrics"] += points(data)
+        return super().export(data, *args, **more)
 
 
-e = exporter(Counting, "metrics", preferred_temporality={Counter: AggregationTemporality.DELTA})
+e = exporter(Emitting, "metrics", preferred_temporality={Counter: AggregationTemporality.DELTA})
 provider = MeterProvider(resource=resource, metric_readers=[PeriodicExportingMetricReader(e, export_interval_millis=10**8)], shutdown_on_exit=False)
 meters = [provider.get_meter("pool"), provider.get_meter("pool", attributes={"shard": "b"}), provider.get_meter("pool", attributes={"shard": "c"}),
           provider.get_meter("pool", schema_url="https://example.com/1")]

@@ -1,0 +1,116 @@
+package outcome
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Backfill is the outcome of a backfill beside live load.
+type Backfill struct {
+	Seed      uint64 `json:"seed"`
+	JSON      int64  `json:"json_bytes"` // of the objects, before compression
+	Gzip      int64  `json:"gzip_bytes"`
+	Objects   int64  `json:"objects"`
+	Lines     int64  `json:"lines"`
+	Rows      int    `json:"rows"` // distinct good lines
+	Copies    int64  `json:"copies"`
+	Malformed int    `json:"malformed"`
+
+	Capacity int     `json:"capacity"`  // of the machine, events a second; 0: not measured
+	LiveRate int     `json:"live_rate"` // events a second
+	Live     int     `json:"live_events"`
+	Calm     Latency `json:"calm"` // before the backfill
+	Beside   Latency `json:"beside"`
+
+	Killed        map[string]int `json:"killed"` // how often each process was
+	Seconds       float64        `json:"seconds"`
+	WorkerCPU     float64        `json:"worker_cpu_seconds"`     // of those that were killed too
+	ClickHouseCPU float64        `json:"clickhouse_cpu_seconds"` // beyond what live traffic took of it before
+	WorkerMemory  int64          `json:"worker_peak_rss_bytes"`
+	DuckDB        DuckDB         `json:"duckdb"`
+
+	Audit  string `json:"audit"` // verdict on the live events
+	Passed bool   `json:"passed"`
+}
+
+// Latency of live requests, P50 and P99 in milliseconds.
+type Latency struct {
+	Requests int        `json:"requests"`
+	Acked    [2]float64 `json:"acked_ms"` // to the acknowledgement
+	Looked   int        `json:"looked_for"`
+	Seen     [2]float64 `json:"seen_ms"` // of those that were looked for, to the row in ClickHouse
+}
+
+// DuckDB is what it took DuckDB to read the same objects.
+type DuckDB struct {
+	Rows    int     `json:"rows"`
+	Seconds float64 `json:"seconds"`
+	CPU     float64 `json:"cpu_seconds"`
+}
+
+// Ratios are how many times as long live requests took at P99 beside the backfill.
+func (b *Backfill) Ratios() (acked, seen float64) {
+	return b.Beside.Acked[1] / b.Calm.Acked[1], b.Beside.Seen[1] / b.Calm.Seen[1]
+}
+
+// Backfills is a table with a column for each run.
+func Backfills(runs []Backfill) string {
+	rows := []struct {
+		name string
+		cell func(*Backfill) string
+	}{
+		{"seed", func(b *Backfill) string {
+			if !b.Passed {
+				return fmt.Sprintf("%d, **failed**", b.Seed)
+			}
+			return fmt.Sprint(b.Seed)
+		}},
+		{"objects", func(b *Backfill) string {
+			return fmt.Sprintf("%d: %.2f GB of JSON, %.2f GB gzipped", b.Objects, float64(b.JSON)/1e9, float64(b.Gzip)/1e9)
+		}},
+		{"lines", func(b *Backfill) string {
+			return fmt.Sprintf("%d: %d events, %d copies, %d malformed", b.Lines, b.Rows, b.Copies, b.Malformed)
+		}},
+		{"live load", func(b *Backfill) string {
+			of := "as was asked for" // LIVE_RATE
+			if b.Capacity > 0 {
+				of = fmt.Sprintf("of %d that the machine can do", b.Capacity)
+			}
+			return fmt.Sprintf("%d events/s %s; %d in all", b.LiveRate, of, b.Live)
+		}},
+		{"killed (SIGKILL)", func(b *Backfill) string {
+			return fmt.Sprintf("worker %d times, Temporal's server %d times", b.Killed["worker"], b.Killed["server"])
+		}},
+		{"backfill took", func(b *Backfill) string {
+			return fmt.Sprintf("%.0f s: %.0f lines/s; worker's memory %d MiB at most", b.Seconds, float64(b.Lines)/b.Seconds, b.WorkerMemory>>20)
+		}},
+		{"live, to the acknowledgement: P50, P99", func(b *Backfill) string {
+			ratio, _ := b.Ratios()
+			return fmt.Sprintf("%.0f, %.0f ms before; %.0f, %.0f ms beside: P99 x %.2f", b.Calm.Acked[0], b.Calm.Acked[1], b.Beside.Acked[0], b.Beside.Acked[1], ratio)
+		}},
+		{"live, to the row in ClickHouse: P50, P99", func(b *Backfill) string {
+			_, ratio := b.Ratios()
+			return fmt.Sprintf("%.0f, %.0f ms before; %.0f, %.0f ms beside: P99 x %.2f", b.Calm.Seen[0], b.Calm.Seen[1], b.Beside.Seen[0], b.Beside.Seen[1], ratio)
+		}},
+		{"audit of the live events", func(b *Backfill) string { return b.Audit }},
+		{"events a core-second, of the worker", func(b *Backfill) string { return perCore(b.Rows, b.WorkerCPU) }},
+		{"with ClickHouse's part", func(b *Backfill) string { return perCore(b.Rows, b.WorkerCPU+b.ClickHouseCPU) }},
+		{"DuckDB", func(b *Backfill) string {
+			return fmt.Sprintf("%s: %.2f times the worker's", perCore(b.DuckDB.Rows, b.DuckDB.CPU), float64(b.DuckDB.Rows)/b.DuckDB.CPU/(float64(b.Rows)/b.WorkerCPU))
+		}},
+	}
+	var t strings.Builder
+	t.WriteString("| |" + strings.Repeat(" |", len(runs)) + "\n|---|" + strings.Repeat("---|", len(runs)) + "\n")
+	for _, row := range rows {
+		t.WriteString("| " + row.name + " |")
+		for i := range runs {
+			t.WriteString(" " + row.cell(&runs[i]) + " |")
+		}
+		t.WriteString("\n")
+	}
+	return t.String()
+}
+
+func perCore(events int, cpu float64) string {
+	return fmt.Sprintf("%.1f K", float64(events)/cpu/1000)
+}

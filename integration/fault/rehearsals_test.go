@@ -1,0 +1,224 @@
+package fault
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/pulsegrid/pulsegrid/integration/rig"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/runbook"
+)
+
+// rehearsal is one row of the table in docs/rehearsals.md.
+type rehearsal struct {
+	name   string
+	does   string
+	alert  string        // that is expected; empty: none may page
+	ticket bool          // the alert is a ticket; false: a page
+	also   []string      // further pages that the fault sets off in time
+	within time.Duration // from the fault to the notification, with the rules as they are
+	shows  string        // what the runbook's commands show of the fault
+	short  bool          // also part of `make test`, with shortened rules
+	kind   *kind         // of its rig; nil: plain
+	inject func(*rehearsed) error
+	mend   func(*rehearsed) error
+}
+
+// Late rows burn the budgets of freshness when they come; what offers the same block for 10 minutes is stuck.
+var (
+	late      = []string{"FreshnessClickHouseP95Burn", "FreshnessClickHouseP99Burn"}
+	lateStuck = append([]string{"PartitionStuck"}, late...)
+)
+
+var rehearsals = []rehearsal{
+	{
+		name: "deploys", does: "none: gateways and aggregators are restarted one after the other, and a further aggregator joins and leaves, again and again",
+		inject: (*rehearsed).deploys, mend: (*rehearsed).nothing,
+	},
+	{
+		name: "gateways-dead", does: "SIGKILL of all gateways", alert: "NoGateway", within: 3 * time.Minute, shows: `unhealthy: .*gateway: `, short: true,
+		inject: func(r *rehearsed) error { return r.kill(r.Gateways) }, mend: func(r *rehearsed) error { return r.start(r.Gateways) },
+	},
+	{
+		name: "aggregators-dead", does: "SIGKILL of all aggregators", alert: "NoAggregator", within: 3 * time.Minute, shows: `unhealthy: .*aggregator: `, also: late,
+		inject: func(r *rehearsed) error { return r.kill(r.Aggregators[:2]) }, mend: func(r *rehearsed) error { return r.start(r.Aggregators[:2]) },
+	},
+	{
+		name: "kafka-and-objects-away", does: "no gateway reaches Kafka, nor the object store", alert: "IngestionAvailabilityBurn", within: 4 * time.Minute, shows: `downstream_retry`,
+		inject: func(r *rehearsed) error { return r.refuse("gateway", "kafka", "objects") }, mend: (*rehearsed).heal,
+	},
+	{
+		name: "certificate-ending", does: "the gateways' certificate ends within a day", alert: "CertificateEnding", within: 3 * time.Minute, shows: `gateway\.yaml: valid`, kind: withTLS,
+		inject: func(r *rehearsed) error { return writeCertificate(certificateDir, 20*time.Hour) },
+		mend:   func(r *rehearsed) error { return writeCertificate(certificateDir, certificateFor) },
+	},
+	{
+		name: "rows-deleted", does: "rows are deleted from ClickHouse by hand; the hourly audit runs", alert: "AuditDifferent", within: 2 * time.Minute, shows: `"verdict": ?"different"`,
+		inject: (*rehearsed).deleteRows, mend: (*rehearsed).replay,
+	},
+	{
+		name: "clickhouse-down", does: "ClickHouse is down", alert: "StoreStalled", within: 13 * time.Minute, shows: `unhealthy: .*clickhouse: `, also: lateStuck,
+		inject: func(r *rehearsed) error { r.ClickHouse.Kill(); return nil }, mend: func(r *rehearsed) error { return r.StartClickHouse() },
+	},
+	{
+		name: "objects-away", does: "no aggregator reaches the object store", alert: "StoreStalled", within: 13 * time.Minute, shows: `(?m)^lake .*[1-9]`, also: []string{"PartitionStuck", "FreshnessLakeBurn"},
+		inject: func(r *rehearsed) error { return r.refuse("aggregator", "objects") }, mend: (*rehearsed).heal,
+	},
+	{
+		name: "kafka-away", does: "no gateway reaches Kafka; requests go to the object store", alert: "KafkaSpilling", ticket: true, within: 13 * time.Minute, shows: `kafka`, also: late,
+		inject: func(r *rehearsed) error { return r.refuse("gateway", "kafka") }, mend: (*rehearsed).heal,
+	},
+}
+
+const deploysFor = time.Hour // at -scale 1
+
+// deploys restarts each gateway and each aggregator as a rolling deploy does, and has a further aggregator join and leave.
+func (r *rehearsed) deploys() error {
+	for until := time.Now().Add(scaled(deploysFor)); time.Now().Before(until); {
+		for _, tier := range append(append([]*rig.Tier{}, r.Gateways...), r.Aggregators[:2]...) {
+			if !tier.Stop(stopGrace) {
+				return fmt.Errorf("%s did not stop within %v:\n%s", tier.Name, stopGrace, tier.Log())
+			}
+			if err := tier.Start(startTimeout); err != nil {
+				return err
+			}
+			time.Sleep(scaled(time.Minute)) // as a deploy waits for the health of what it has started
+		}
+		spare := r.Aggregators[2]
+		if err := spare.Start(startTimeout); err != nil {
+			return err
+		}
+		time.Sleep(scaled(time.Minute))
+		if !spare.Stop(stopGrace) {
+			return fmt.Errorf("%s did not leave within %v:\n%s", spare.Name, stopGrace, spare.Log())
+		}
+		time.Sleep(scaled(time.Minute))
+	}
+	return nil
+}
+
+func (r *rehearsed) kill(tiers []*rig.Tier) error {
+	for _, t := range tiers {
+		t.Kill()
+	}
+	return nil
+}
+
+func (r *rehearsed) start(tiers []*rig.Tier) error {
+	var errs []error
+	for _, t := range tiers {
+		errs = append(errs, t.Start(startTimeout))
+	}
+	return errors.Join(errs...)
+}
+
+func (r *rehearsed) refuse(from string, to ...string) error {
+	for _, part := range to {
+		for _, l := range r.Links.Matching(from, part) {
+			l.Refuse()
+		}
+	}
+	return nil
+}
+
+func (r *rehearsed) heal() error { return r.Links.Heal() }
+
+// deleteRows deletes every third row of logs that is not of the last seconds, whose blocks may be under way.
+func (r *rehearsed) deleteRows() error {
+	where := fmt.Sprintf("FROM logs WHERE service_name = '%s' AND ingest_time < now64() - INTERVAL 10 SECOND AND event_index %% 3 = 1", r.service)
+	n, err := r.Query("SELECT count() " + where)
+	if err != nil {
+		return err
+	}
+	if n == "0" {
+		return errors.New("there are no rows to delete: the fault was none")
+	}
+	if _, err := r.Query("DELETE " + where); err != nil {
+		return err
+	}
+	if out, err := r.shell.Run(r.hourlyAudit()); err == nil {
+		return fmt.Errorf("the audit did not see that rows are missing:\n%s", out)
+	}
+	return nil
+}
+
+// replay puts the rows back by the commands of the page that the alert's runbook leads to. The next hourly audit is equal.
+func (r *rehearsed) replay() error {
+	page, err := rig.Runbook("replay.md")
+	if err != nil {
+		return err
+	}
+	for _, command := range runbook.Commands(runbook.Section(page, "run-it")) {
+		out, err := r.shell.Run(command)
+		r.t.Logf("%s\n%s", command, out)
+		if err != nil {
+			return fmt.Errorf("%s: %w\n%s", command, err, out)
+		}
+		r.out.Commands++
+	}
+	return r.auditEqual()
+}
+
+// hourlyAudit is the command of the cron job, as the runbook writes it.
+func (r *rehearsed) hourlyAudit() string {
+	page, err := rig.Runbook("correctness.md")
+	r.must(err)
+	for _, command := range runbook.Commands(page) {
+		if strings.Contains(command, "--metrics ") {
+			return command
+		}
+	}
+	r.t.Fatal("docs/runbooks/correctness.md has no audit with --metrics")
+	return ""
+}
+
+// auditEqual runs the hourly audit until it is equal: the lake may be a commit behind.
+func (r *rehearsed) auditEqual() error {
+	command, out, err := r.hourlyAudit(), "", error(nil)
+	if !until(func() bool { out, err = r.shell.Run(command); return err == nil }, patience) {
+		return fmt.Errorf("%s: %w\n%s", command, err, out)
+	}
+	return nil
+}
+
+// withTLS has gateways with a certificate on gRPC, which the rehearsal replaces; agents come by HTTP as before.
+var withTLS = &kind{
+	name: "tls", gateway: append([]string{testdata + "tls-gateway.yaml"}, plain.gateway...), aggregators: plain.aggregators, lanes: plain.lanes,
+	env: func(dir string) (map[string]string, error) {
+		certificateDir = dir
+		return map[string]string{"PULSEGRID_TLS_CERT": filepath.Join(dir, "tls.crt"), "PULSEGRID_TLS_KEY": filepath.Join(dir, "tls.key")}, writeCertificate(dir, certificateFor)
+	},
+}
+
+const certificateFor = 60 * 24 * time.Hour
+
+var certificateDir string // of the newest rig of withTLS
+
+// writeCertificate puts a certificate that signs itself, and its key, where the gateways read them.
+func writeCertificate(dir string, lasts time.Duration) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(lasts)}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		return err
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		os.WriteFile(filepath.Join(dir, "tls.crt"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), 0o600),
+		os.WriteFile(filepath.Join(dir, "tls.key"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), 0o600))
+}

@@ -1,0 +1,173 @@
+package fault
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pulsegrid/pulsegrid/integration/fault/outcome"
+	"github.com/pulsegrid/pulsegrid/integration/rig"
+	"github.com/pulsegrid/pulsegrid/integration/rig/agents"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/runbook"
+)
+
+var shortened = flag.Int("shorten", 15, "of rehearsals: durations of the rules are divided by this; 1: the rules as they are")
+
+// Times of a rehearsal. Those with the rules as they are are divided by -shorten.
+const (
+	rehearsedRate = 250              // events a second: SLOs need some requests, and nothing here is about load
+	steadyFor     = 2 * time.Minute  // of health before the fault, with the rules as they are
+	steadyLeast   = 10 * time.Second // whatever the rules
+	overWithin    = 12 * time.Minute // from the end of the fault to the notification, with the rules as they are: windows of 5 minutes, groups of 5 or 10
+	reaction      = 15 * time.Second // what the fault takes to show and the machine to look, whatever the rules
+	patience      = 3 * time.Minute  // for a command that must succeed once the cell is itself again
+)
+
+// rehearsed is a rehearsal that runs.
+type rehearsed struct {
+	*run
+	rehearsal
+	shell rig.Shell
+	out   *outcome.Rehearsal
+}
+
+func (r *rehearsed) nothing() error { return nil }
+
+// Scenario: under load, a fault of the table; Prometheus and Alertmanager run the rules and routes of observability/. Then the operator who was told follows the runbook.
+// Guarantees: nobody is told of anything while the cell is healthy; the expected alert arrives within its stated time, where it should, with a link to its runbook; the runbook's
+// commands run as they are written, show the fault, and succeed once it is mended; the alert is resolved; nobody is woken by anything else.
+func TestRehearsal(t *testing.T) {
+	for _, re := range rehearsals {
+		if !re.short && !*all && !named(re.name) {
+			continue
+		}
+		t.Run(re.name, func(t *testing.T) {
+			t.Logf("again: go test ./integration/fault -run 'TestRehearsal/%s$' -args -seed %d -shorten %d -scale %v", re.name, *seed, *shortened, *scale)
+			if re.kind == nil {
+				re.kind = plain
+			}
+			r := &rehearsed{run: newRun(t, re.kind, re.name), rehearsal: re}
+			r.rehearse()
+		})
+	}
+}
+
+// short is a duration that the rules determine.
+func short(full time.Duration) time.Duration { return full / time.Duration(*shortened) }
+
+func (r *rehearsed) rehearse() {
+	r.out = &outcome.Rehearsal{Fault: r.name, Does: r.does, Alert: r.alert, Shortened: *shortened, Within: (short(r.within) + reaction).Seconds(), Seed: *seed}
+	whole := false
+	defer func() {
+		r.out.Seconds = time.Since(r.started).Seconds()
+		r.report(r.name, r.out, whole)
+	}()
+	dir := r.t.TempDir()
+	shell, leave, err := r.Operator(dir)
+	r.must(err)
+	defer leave()
+	r.shell = shell
+	fleet := r.fleetOf(agents.Options{Rate: rehearsedRate, Duplicates: 0.02})
+	m := r.monitor(dir, *shortened)
+	r.must(m.waitUp(startTimeout))
+	if !r.rehearsal.short { // an audit reads the whole cell
+		r.must(r.auditEqual())
+	}
+	time.Sleep(max(short(steadyFor), steadyLeast))
+	if pages := m.fired(true); len(pages) > 0 {
+		r.t.Fatalf("before the fault: pages %v", pages)
+	}
+
+	began := time.Now()
+	r.must(r.inject(r))
+	if r.alert == "" {
+		r.must(r.mend(r))
+	} else {
+		r.answer(m, began)
+	}
+	r.stop(fleet)
+	r.waitQuiet()
+	expected := append([]string{}, r.also...)
+	if !r.ticket {
+		expected = append(expected, r.alert)
+	}
+	r.out.Tickets = slices.DeleteFunc(m.fired(false), func(name string) bool { return r.ticket && name == r.alert })
+	for _, name := range m.fired(true) {
+		switch {
+		case !slices.Contains(expected, name):
+			r.out.False = append(r.out.False, name)
+		case name != r.alert:
+			r.out.Also = append(r.out.Also, name)
+		}
+	}
+	if len(r.out.False) > 0 {
+		r.t.Errorf("pages that the fault does not explain: %v", r.out.False)
+	}
+	whole, r.out.Passed = true, !r.t.Failed()
+}
+
+// answer is what the operator does: hear, read, act, and hear that it is over.
+func (r *rehearsed) answer(m *monitoring, began time.Time) {
+	r.t.Helper()
+	r.out.Severity = map[bool]string{true: "ticket", false: "page"}[r.ticket]
+	n, err := m.wait(r.alert, !r.ticket, true, began, short(r.within)+reaction)
+	r.must(err)
+	r.out.Fired = n.at.Sub(began).Seconds()
+	i := slices.IndexFunc(n.firing, func(a alerted) bool { return a.Labels["alertname"] == r.alert })
+	r.out.Runbook = n.firing[i].Annotations["runbook_url"]
+	if n.page && !strings.Contains(n.runbooks, r.out.Runbook) || n.firing[i].Labels["cell"] != monitored {
+		r.t.Errorf("the notification does not say of which cell it is, or where its runbook is: %s", n.text)
+	}
+	name, anchor, _ := strings.Cut(strings.TrimPrefix(r.out.Runbook, "docs/runbooks/"), "#")
+	page, err := rig.Runbook(name)
+	r.must(err)
+	section := runbook.Section(page, anchor)
+	if section == "" {
+		r.t.Fatalf("%s: there is no such section", r.out.Runbook)
+	}
+	during, afterwards, _ := strings.Cut(section, "**It is over when.**")
+
+	said := ""
+	commands := runbook.Commands(during)
+	for _, command := range commands {
+		out, err := r.shell.Run(command)
+		r.t.Logf("%s (%v)\n%s", command, err, out)
+		if !answered(command, err) {
+			r.t.Errorf("%s: %v\n%s", command, err, out)
+		}
+		r.out.Commands++
+		said += out
+	}
+	if len(commands) > 0 && !regexp.MustCompile(r.shows).MatchString(said) {
+		r.t.Errorf("no command of %s shows %q", r.out.Runbook, r.shows)
+	}
+
+	r.must(r.mend(r))
+	mended := time.Now()
+	n, err = m.wait(r.alert, !r.ticket, false, began, short(overWithin)+reaction)
+	r.must(err)
+	r.out.Recovered = max(n.at.Sub(mended), 0).Seconds()
+	for _, command := range runbook.Commands(afterwards) {
+		out := ""
+		if !until(func() bool { out, err = r.shell.Run(command); return err == nil }, patience) {
+			r.must(fmt.Errorf("%s: %w\n%s", command, err, out))
+		}
+		r.t.Logf("%s\n%s", command, out)
+		r.out.Commands++
+	}
+}
+
+// answered tells that a command has done its work, whatever it found: 1 says that something is not as it should be, and audit's 2 that it could not look at everything.
+func answered(command string, err error) bool {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return err == nil
+	}
+	return exit.ExitCode() == 1 || exit.ExitCode() == 2 && strings.HasPrefix(command, "pulsegrid audit ")
+}

@@ -1,0 +1,131 @@
+package rig
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"regexp"
+	"sync"
+	"sync/atomic"
+)
+
+// Request is a kind of OTLP request.
+type Request struct {
+	Protocol string // http_protobuf, http_json or grpc
+	Signal   string // logs, metrics or traces
+}
+
+// Front stands before gateways, as a load balancer that takes them in turn and knows nothing of their health does. It counts what it sees.
+type Front struct {
+	server *httptest.Server
+
+	mu         sync.Mutex
+	seen, good map[Request]int
+}
+
+// NewFront begins to listen before gateways at these addresses of OTLP/HTTP and of OTLP/gRPC.
+func NewFront(httpAddresses, grpcAddresses []string) *Front {
+	f := &Front{seen: map[Request]int{}, good: map[Request]int{}}
+	overHTTP, overGRPC := f.proxy(httpAddresses, false), f.proxy(grpcAddresses, true)
+	f.server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.count(f.seen, r)
+		if kindOf(r).Protocol == protocolGRPC {
+			overGRPC.ServeHTTP(w, r)
+		} else {
+			overHTTP.ServeHTTP(w, r)
+		}
+	}))
+	f.server.Config.Protocols = protocols(true, true)
+	f.server.Start()
+	return f
+}
+
+// URL is where OTLP/HTTP and OTLP/gRPC are taken.
+func (f *Front) URL() string { return f.server.URL }
+
+// Close stops it, and returns when no request is under way.
+func (f *Front) Close() { f.server.Close() }
+
+// Counts returns how many requests of each kind were acknowledged, and how many were not, yet or ever.
+func (f *Front) Counts() (good, failed map[Request]int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	good, failed = map[Request]int{}, map[Request]int{}
+	for kind, n := range f.seen {
+		good[kind], failed[kind] = f.good[kind], n-f.good[kind]
+	}
+	return good, failed
+}
+
+func (f *Front) count(into map[Request]int, r *http.Request) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	into[kindOf(r)]++
+}
+
+const protocolGRPC = "grpc"
+
+var (
+	protocolOf = map[string]string{"application/grpc": protocolGRPC, "application/json": "http_json", "application/x-protobuf": "http_protobuf"}
+	signalForm = regexp.MustCompile(`^/(?:v1/(\w+)|opentelemetry\.proto\.collector\.(logs|metrics|trace)\.)`)
+)
+
+func kindOf(r *http.Request) Request {
+	kind := Request{Protocol: protocolOf[r.Header.Get("Content-Type")]}
+	if m := signalForm.FindStringSubmatch(r.URL.Path); m != nil {
+		if kind.Signal = m[1] + m[2]; kind.Signal == "trace" {
+			kind.Signal = "traces"
+		}
+	}
+	return kind
+}
+
+func protocols(http1, h2 bool) *http.Protocols {
+	p := new(http.Protocols)
+	p.SetHTTP1(http1)
+	p.SetUnencryptedHTTP2(h2)
+	return p
+}
+
+// proxy hands requests to the addresses in turn. A request is counted as good when its acknowledgement has passed whole to a sender who still waits for it.
+func (f *Front) proxy(addresses []string, grpc bool) *httputil.ReverseProxy {
+	var turn atomic.Uint64
+	return &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(&url.URL{Scheme: "http", Host: addresses[turn.Add(1)%uint64(len(addresses))]})
+		},
+		Transport:     &http.Transport{Protocols: protocols(!grpc, grpc), DisableKeepAlives: !grpc},
+		FlushInterval: -1,
+		ModifyResponse: func(resp *http.Response) error {
+			resp.Body = &atEnd{ReadCloser: resp.Body, do: func() {
+				ok := resp.StatusCode == http.StatusOK
+				if grpc {
+					ok = resp.Trailer.Get("Grpc-Status") == "0"
+				}
+				if ok && resp.Request.Context().Err() == nil {
+					f.count(f.good, resp.Request)
+				}
+			}}
+			return nil
+		},
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
+	}
+}
+
+// atEnd does something when a body has been read to its end, where its trailers are known.
+type atEnd struct {
+	io.ReadCloser
+	do func()
+}
+
+func (a *atEnd) Read(b []byte) (int, error) {
+	n, err := a.ReadCloser.Read(b)
+	if errors.Is(err, io.EOF) && a.do != nil {
+		a.do()
+		a.do = nil
+	}
+	return n, err
+}
