@@ -26,6 +26,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/chengine"
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/leaktest"
 )
 
 // commandVariable makes the test binary the command, with the arguments that it holds, a line each: for tests that kill it.
@@ -38,7 +39,8 @@ func TestMain(m *testing.M) {
 		main()
 		os.Exit(0)
 	}
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick")) // sarama's, for the life of the process
+	sarama := goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick") // for the life of the process
+	goleak.VerifyTestMain(leaktest.Patient(m, sarama), sarama)
 }
 
 // run runs the command line as main does.

@@ -23,12 +23,15 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 	"github.com/pulsegrid/pulsegrid/internal/testkit/collectortest"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/leaktest"
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m,
+	stay := []goleak.Option{
 		goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick"), // sarama's, for the life of the process
-		goleak.IgnoreAnyFunction("github.com/twmb/franz-go/pkg/kfake.(*Cluster).run"))   // may wait for itself for good where a control function sleeps (SleepControl)
+		goleak.IgnoreAnyFunction("github.com/twmb/franz-go/pkg/kfake.(*Cluster).run"),   // may wait for itself for good where a control function sleeps (SleepControl)
+	}
+	goleak.VerifyTestMain(leaktest.Patient(m, stay...), stay...)
 }
 
 const gatewayName = "gw-1"

@@ -44,9 +44,10 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/schema"
 	"github.com/pulsegrid/pulsegrid/internal/tenant"
 	"github.com/pulsegrid/pulsegrid/internal/testkit/collectortest"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/leaktest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(leaktest.Patient(m)) }
 
 const patience = 30 * time.Second
 

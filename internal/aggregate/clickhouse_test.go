@@ -24,6 +24,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/failpoint"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 	"github.com/pulsegrid/pulsegrid/internal/testkit/clickhousetest"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/leaktest"
 )
 
 // childVariable makes the test binary a program that builds service_health_1m in the ClickHouse that it names, or device_features_1h there and in a lake, for tests that kill it.
@@ -38,7 +39,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(leaktest.Patient(m))
 }
 
 func buildAsAProgram(at string) error {

@@ -28,9 +28,10 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/legacy"
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
 	"github.com/pulsegrid/pulsegrid/internal/quarantine"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/leaktest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(leaktest.Patient(m)) }
 
 var settings = Settings{Mapping: string(legacy.DefaultText()), EqualLines: EqualCopies, BlockLines: 3, BlockBytes: 1 << 20, MaxLineBytes: 200}
 

@@ -17,11 +17,12 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pulsegrid/pulsegrid/internal/chengine"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/leaktest"
 )
 
 func TestMain(m *testing.M) {
 	chengine.RunChildIfAsked()
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(leaktest.Patient(m))
 }
 
 func start(t *testing.T, o chengine.Options) *chengine.Engine {

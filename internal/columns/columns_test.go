@@ -22,11 +22,12 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/eventid"
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/leaktest"
 )
 
 func TestMain(m *testing.M) {
 	chengine.RunChildIfAsked()
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(leaktest.Patient(m))
 }
 
 // build makes one batch of the signal's samples.

@@ -18,10 +18,11 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/goleak"
 
+	"github.com/pulsegrid/pulsegrid/internal/testkit/leaktest"
 	"github.com/pulsegrid/pulsegrid/internal/testkit/s3test"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(leaktest.Patient(m)) }
 
 func testConfig(url, gateway string) Config {
 	return Config{URL: url, Gateway: gateway, MaxObjectBytes: 1 << 20, MaxLatency: 20 * time.Millisecond, MaxBytes: 1 << 30, MaxAge: time.Hour}

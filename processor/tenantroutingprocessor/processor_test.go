@@ -30,9 +30,10 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 	"github.com/pulsegrid/pulsegrid/internal/tenant"
 	"github.com/pulsegrid/pulsegrid/internal/testkit/collectortest"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/leaktest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(leaktest.Patient(m)) }
 
 // registry is a host with an extension that holds tenants.
 type registry struct {

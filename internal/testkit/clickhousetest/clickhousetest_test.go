@@ -8,11 +8,12 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/internal/chengine"
 	"github.com/pulsegrid/pulsegrid/internal/testkit/clickhousetest"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/leaktest"
 )
 
 func TestMain(m *testing.M) {
 	chengine.RunChildIfAsked()
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(leaktest.Patient(m))
 }
 
 func TestAKilledEngineComesBackWithItsDataOnItsPort(t *testing.T) {
