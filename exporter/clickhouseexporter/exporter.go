@@ -63,6 +63,7 @@ type chExporter struct {
 	// places are the max_concurrent_inserts builders; a call owns the one it took. Start fills the channel, Shutdown empties it.
 	places  chan *place
 	started bool
+	check   time.Duration   // bounds how long Start looks for ClickHouse
 	life    context.Context // ends with Shutdown
 	end     context.CancelFunc
 	once    sync.Once // Shutdown
@@ -110,7 +111,7 @@ func newExporter(set exporter.Settings, cfg *Config, s signal.Signal) (*chExport
 	}
 	e := &chExporter{
 		cfg: cfg, set: set, table: table, mem: memory.DefaultAllocator,
-		places: make(chan *place, cfg.MaxConcurrentInserts),
+		places: make(chan *place, cfg.MaxConcurrentInserts), check: startCheckTimeout,
 	}
 	e.life, e.end = context.WithCancel(context.Background())
 	e.insert = insertInto(cfg.Database, e.table.Name, e.table.ArrowSchema())
@@ -151,7 +152,7 @@ func (e *chExporter) Start(ctx context.Context, host component.Host) error {
 	}
 	e.started = true
 
-	ctx, cancel := context.WithTimeout(ctx, min(startCheckTimeout, e.cfg.ClientConfig.Timeout))
+	ctx, cancel := context.WithTimeout(ctx, min(e.check, e.cfg.ClientConfig.Timeout))
 	defer cancel()
 	if err := e.schema.ensure(ctx); err != nil {
 		e.tel.failed(err)

@@ -175,7 +175,7 @@ func TestAnEngineThatIsDownAtStartIsWaitedForByItsCallers(t *testing.T) {
 	require.False(t, consumererror.IsPermanent(err))
 
 	ch.Restart()
-	require.Eventually(t, func() bool { return r.consumeLogs(t, 10, 0) == nil }, 20*time.Second, 100*time.Millisecond)
+	require.Eventually(t, func() bool { return r.consumeLogs(t, 10, 0) == nil }, time.Minute, 100*time.Millisecond)
 	require.EqualValues(t, 10, ch.QueryInt("SELECT count() FROM pulsegrid.logs"))
 	require.Equal(t, []componentstatus.Status{componentstatus.StatusRecoverableError, componentstatus.StatusOK}, r.host.Statuses())
 }

@@ -124,7 +124,7 @@ func TestAHangEndsAtTheTimeout(t *testing.T) {
 	})
 	t.Cleanup(func() { close(release) })  // before the server's Close waits
 	start(t, signal.Logs, config(ch.URL)) // makes the tables, in whatever time that takes
-	r := start(t, signal.Logs, config(endpoint, func(c *Config) { c.ClientConfig.Timeout = 2 * time.Second }))
+	r := start(t, signal.Logs, config(endpoint, func(c *Config) { c.ClientConfig.Timeout = 5 * time.Second }))
 	err := r.consumeLogs(t, 10, 0)
 	require.ErrorContains(t, err, "outcome unknown")
 	require.ErrorContains(t, err, "no answer in time")

@@ -156,7 +156,7 @@ func TestARestoredClickHouseIsFilledAgain(t *testing.T) {
 	w = r.worker(100)
 	require.Eventually(t, func() bool { // the first try may find out that the server is another
 		return w.take(t, 100, 109, func(b *block.Block) { b.Redo = true }) == nil
-	}, 20*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 	w.takeAll(t, 110, 200, 10)
 
 	ch.Stop()
@@ -169,7 +169,7 @@ func TestARestoredClickHouseIsFilledAgain(t *testing.T) {
 		require.Error(t, err)
 		back, ok := errors.AsType[*block.ResumeError](err)
 		return ok && back.Next == 100
-	}, 20*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 	require.EqualValues(t, 100, sentBackTo(t, r.worker(200).take(t, 200, 209)))
 
 	r.worker(100, unstated).takeAll(t, 100, 230, 17)
@@ -214,6 +214,7 @@ func TestEntriesThatAnOlderVersionWroteCount(t *testing.T) {
 // Guarantees: all of them are redone without an operator, rows and rollups are exact, and they share look-ups.
 func TestBlocksInDoubtBeyondTheWindowPassByThemselves(t *testing.T) {
 	ch := clickhousetest.Start(t)
+	intended := time.Now().Add(-30 * time.Second)
 	small := func(c *Config) { c.MaxConcurrentInserts, c.DeduplicationWindow = 1, 20 }
 	lookUps := map[string]int{"AS holes": 0, "LIMIT 1 BY": 0, "written_time >=": 0, "GROUP BY kafka_offset ORDER BY": 0} // by what only they have
 	endpoint := passing(t, ch, func(r *http.Request) bool { return !r.URL.Query().Has("async_insert") }, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
@@ -240,7 +241,6 @@ func TestBlocksInDoubtBeyondTheWindowPassByThemselves(t *testing.T) {
 	next := start(t, signal.Logs, config(endpoint, small))
 	w := next.worker(10)
 	begun := time.Now()
-	intended := begun.Add(-30 * time.Second)
 	for first := int64(10); first < 200; first += 10 {
 		require.NoError(t, w.take(t, first, first+9, func(b *block.Block) { b.Redo, b.Intended = true, intended }))
 	}

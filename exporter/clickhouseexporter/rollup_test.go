@@ -85,7 +85,7 @@ func TestVerifyNamesTheRollupOrLedgerThatIsMissingOrWrong(t *testing.T) {
 				ch.Exec(tc.mend)
 			}
 			require.NoError(t, start(t, signal.Logs, config(ch.URL)).schema.last)
-			require.Eventually(t, func() bool { return r.schema.ensure(t.Context()) == nil }, 20*time.Second, 50*time.Millisecond)
+			require.Eventually(t, func() bool { return r.schema.ensure(t.Context()) == nil }, time.Minute, 50*time.Millisecond)
 		})
 	}
 }

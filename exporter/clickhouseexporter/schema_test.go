@@ -100,7 +100,7 @@ func TestAColumnOfAnotherTypeIsNamedWithBothTypesUntilItIsMended(t *testing.T) {
 		require.Equal(t, []componentstatus.Status{componentstatus.StatusRecoverableError}, r.host.Statuses())
 		require.EqualValues(t, 1, r.sum(t, "clickhouse_errors", "class=schema"))
 		defer func() {
-			require.Eventually(t, func() bool { return r.schema.ensure(t.Context()) == nil }, 10*time.Second, 50*time.Millisecond)
+			require.Eventually(t, func() bool { return r.schema.ensure(t.Context()) == nil }, time.Minute, 50*time.Millisecond)
 		}()
 	}
 	ch.Exec("ALTER TABLE pulsegrid.spans MODIFY COLUMN flags UInt32")
@@ -113,7 +113,7 @@ func TestVerifyAsksForATableThatIsMissing(t *testing.T) {
 	require.ErrorContains(t, err, "pulsegrid.logs: it does not exist: create it, or set schema: create")
 	require.False(t, consumererror.IsPermanent(err))
 	start(t, signal.Logs, config(ch.URL)) // somebody creates it
-	require.Eventually(t, func() bool { return r.consumeLogs(t, 10, 0) == nil }, 10*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return r.consumeLogs(t, 10, 0) == nil }, time.Minute, 50*time.Millisecond)
 }
 
 func TestRetentionFollowsTheConfig(t *testing.T) {
@@ -168,7 +168,7 @@ func TestAWrongPasswordIsSaidClearlyAndGoesOnOnceMended(t *testing.T) {
 	require.NotContains(t, err.Error(), "wrong")
 	require.False(t, consumererror.IsPermanent(err))
 	r.client.username, r.client.password = "default", ""
-	require.Eventually(t, func() bool { return r.consumeLogs(t, 10, 0) == nil }, 10*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return r.consumeLogs(t, 10, 0) == nil }, time.Minute, 50*time.Millisecond)
 
 	r = start(t, signal.Logs, config(ch.URL, mode(SchemaOff)))
 	r.client.http.Transport = readOnly{r.client.http.Transport}

@@ -16,7 +16,7 @@ import (
 // Guarantee: the bounds of their file begin with the empty text, that is: there is no lower bound, and never that of the other block.
 func TestBoundsOfAFileAreThoseOfAllOfItsBlocks(t *testing.T) {
 	cfg := lake(t)
-	cfg.Commit.MaxAge = 2 * time.Second
+	cfg.Commit.MaxAge, cfg.Commit.MaxRows = time.Hour, 20 // the rows of both close the group
 	h := start(t, cfg, columns.Logs)
 	var g errgroup.Group
 	for part := range int32(2) {

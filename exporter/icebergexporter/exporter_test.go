@@ -209,7 +209,7 @@ func TestShutdownCommitsTheOpenGroup(t *testing.T) {
 	h := start(t, cfg, columns.Logs)
 	sent := make(chan error, 1)
 	go func() { sent <- h.send(0, 0, 9) }()
-	require.Eventually(t, func() bool { return h.budget.bytes() > 0 && h.ready.Load() != nil }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return h.budget.bytes() > 0 && h.ready.Load() != nil }, time.Minute, time.Millisecond)
 	time.Sleep(50 * time.Millisecond) // the call is handed over right after its batch is built; if not, it is told to retry
 	h.shutdown()
 	if err := <-sent; err != nil {
@@ -308,7 +308,7 @@ func TestTheCatalogFileStaysReadableWhileItIsWritten(t *testing.T) {
 			}
 		}
 	})
-	require.Eventually(t, func() bool { return h.metric("iceberg_rows") > 0 }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return h.metric("iceberg_rows") > 0 }, time.Minute, time.Millisecond)
 	for range 3 {
 		got := pyiceberg(t, cfg, "logs", "body")
 		require.Equal(t, sorted(bodies(0, 0, int64(len(got))-1)), got, "whole snapshots")

@@ -120,7 +120,7 @@ func TestAHangingCatalogIsGivenUpInTimeAndTheCallIsRetryable(t *testing.T) {
 	ctx, ld := logs(0, 10, 19, 1)
 	ctx, cancel := context.WithCancel(ctx)
 	go func() { sent <- h.consumeLogs(ctx, ld) }()
-	require.Eventually(t, func() bool { return parquetFiles(t, cfg) == 2 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return parquetFiles(t, cfg) == 2 }, time.Minute, time.Millisecond)
 	cancel()
 	require.ErrorIs(t, <-sent, context.Canceled, "a caller need not wait for the catalog")
 	close(release)
@@ -133,6 +133,7 @@ func TestACallWhoseCallerHasLeftIsNotWritten(t *testing.T) {
 	cfg := lake(t)
 	cfg.Commit.MaxAge = time.Hour
 	h := start(t, cfg, columns.Logs)
+	require.Eventually(t, func() bool { return h.ready.Load() != nil }, time.Minute, time.Millisecond, "the table is made")
 	ctx, ld := logs(0, 0, 9, 1)
 	ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
 	defer cancel()
@@ -199,10 +200,10 @@ func TestACatalogThatIsDownAtStartDelaysNothingAndIsTriedAgain(t *testing.T) {
 	require.ErrorIs(t, err, errCatalog)
 	require.False(t, consumererror.IsPermanent(err))
 	up.Store(true)
-	require.Eventually(t, func() bool { return h.send(0, 0, 9) == nil }, 20*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return h.send(0, 0, 9) == nil }, time.Minute, 20*time.Millisecond)
 	require.Eventually(t, func() bool {
 		return slices.Equal(host.Statuses(), []componentstatus.Status{componentstatus.StatusRecoverableError, componentstatus.StatusOK})
-	}, 20*time.Second, 20*time.Millisecond)
+	}, time.Minute, 20*time.Millisecond)
 }
 
 func TestACatalogThatHangsAtStartDoesNotHoldUpShutdown(t *testing.T) {
@@ -225,7 +226,7 @@ func TestAShutdownThatRunsOutOfTimeBreaksTheCommitOffAndSaysSo(t *testing.T) {
 	f.set(nil, func(func() error) error { <-h.ctx.Done(); return h.ctx.Err() })
 	sent := make(chan error, 1)
 	go func() { sent <- h.send(0, 1, 9) }()
-	require.Eventually(t, func() bool { return parquetFiles(t, cfg) == 2 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return parquetFiles(t, cfg) == 2 }, time.Minute, time.Millisecond)
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	require.ErrorIs(t, h.stop(ctx), context.DeadlineExceeded)

@@ -54,7 +54,7 @@ func lake(t testing.TB) *Config {
 	cfg.Catalog.URI = "file:" + filepath.Join(dir, "catalog.db")
 	cfg.Catalog.Warehouse = "file://" + filepath.Join(dir, "warehouse")
 	cfg.Commit.MaxAge = 0
-	cfg.Commit.Timeout = 20 * time.Second
+	cfg.Commit.Timeout = 2 * time.Minute
 	require.NoError(t, cfg.Validate())
 	return cfg
 }
@@ -99,7 +99,7 @@ func startOn(t *testing.T, host component.Host, cfg *Config, model *columns.Tabl
 
 func (h *harness) shutdown() {
 	h.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	require.NoError(h.t, h.stop(ctx))
 }

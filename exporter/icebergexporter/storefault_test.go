@@ -66,7 +66,7 @@ func proxied(t *testing.T, server *s3test.Server, random *rand.Rand, fault store
 
 // redeliver delivers a block as a receiver does: until it is acknowledged.
 func (h *harness) redeliver(part int32, first, last int64) error {
-	for deadline := time.Now().Add(2 * time.Minute); ; {
+	for deadline := time.Now().Add(5 * time.Minute); ; {
 		err := h.deliver(part, first, last, first)
 		if err == nil || time.Now().After(deadline) {
 			return err
