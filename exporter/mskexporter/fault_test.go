@@ -2,9 +2,9 @@ package mskexporter
 
 import (
 	"context"
+	"fmt"
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire"
 	"go.opentelemetry.io/collector/consumer/consumererror"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +25,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/kafka"
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/freeport"
 )
 
 // These tests run against kfake, which injects what real brokers do rarely. Real Kafka: kafka_test.go.
@@ -69,7 +70,7 @@ func TestAnAppendWhoseAnswerTimedOutIsStoredOnce(t *testing.T) {
 
 func TestAnOutcomeThatStaysUnknownIsSaidToBeUnknownWithinTheTimeout(t *testing.T) {
 	k := fake(t)
-	r := newRig(t, k.ListenAddrs(), func(c *Config) { c.Timeout = time.Second })
+	r := newRig(t, k.ListenAddrs(), func(c *Config) { c.Timeout = 3 * time.Second })
 	h := k.Fault(produceFault(kerr.RequestTimedOut, -1))
 	f := requireRetryable(t, r.send(request(signal.Logs, "t1", "a", 5)))
 	require.Equal(t, kafka.Unknown, f.class)
@@ -79,7 +80,7 @@ func TestAnOutcomeThatStaysUnknownIsSaidToBeUnknownWithinTheTimeout(t *testing.T
 	require.EqualValues(t, 1, r.value("msk_exporter_failures", "class=unknown", "reason=kafka"))
 	require.Equal(t, componentstatus.StatusRecoverableError, r.host.Status())
 	h.Remove()
-	require.NoError(t, r.send(request(signal.Logs, "t1", "a", 5)), "the client recovers by itself")
+	require.Eventually(t, func() bool { return r.send(request(signal.Logs, "t1", "a", 5)) == nil }, eventuallyWithin, 10*time.Millisecond, "the client recovers by itself")
 	require.Equal(t, componentstatus.StatusOK, r.host.Status())
 	require.Zero(t, r.value("msk_exporter_buffered_bytes"))
 }
@@ -148,7 +149,7 @@ func TestThrottlingSlowsAndLosesNothing(t *testing.T) {
 
 func TestPartOfARequestStoredIsAnUnknownOutcome(t *testing.T) {
 	k := fake(t)
-	r := newRig(t, k.ListenAddrs(), func(c *Config) { c.Timeout = time.Second })
+	r := newRig(t, k.ListenAddrs(), func(c *Config) { c.Timeout = 3 * time.Second })
 	k.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "otlp.traces.v1", Err: kerr.NotEnoughReplicas, Count: -1})
 	f := requireRetryable(t, r.send(request(signal.Logs, "t1", "a", 5), request(signal.Traces, "t1", "a", 5)))
 	require.Equal(t, kafka.Unknown, f.class)
@@ -160,7 +161,7 @@ func TestPartOfARequestStoredIsAnUnknownOutcome(t *testing.T) {
 func TestAFullBufferRefusesAsRetryableAfterMaxWaitAndSendsNothing(t *testing.T) {
 	k := fake(t)
 	r := newRig(t, k.ListenAddrs(), func(c *Config) {
-		c.Timeout, c.MaxWait = 5*time.Second, 50*time.Millisecond
+		c.Timeout, c.MaxWait = 30*time.Second, 50*time.Millisecond
 		c.MaxRecordBytes, c.MaxBufferedBytes = 100_000, 100_000
 	})
 	block := make(chan struct{})
@@ -272,18 +273,16 @@ func TestAnEmptyRequestIsAcknowledgedWithoutARecord(t *testing.T) {
 }
 
 func TestItStartsWithoutKafkaRefusesAndRecovers(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freeport.Port()
 	require.NoError(t, err)
-	port := l.Addr().(*net.TCPAddr).Port
-	require.NoError(t, l.Close())
-	r := newRig(t, []string{l.Addr().String()}, func(c *Config) { c.StartupTimeout = 50 * time.Millisecond })
+	r := newRig(t, []string{fmt.Sprint("127.0.0.1:", port)}, func(c *Config) { c.StartupTimeout = 50 * time.Millisecond })
 	f := requireRetryable(t, r.send(request(signal.Logs, "t1", "a", 1)))
 	require.Equal(t, reasonUnready, f.reason)
 	require.Zero(t, r.value("msk_exporter_ready"))
 	require.Equal(t, componentstatus.StatusRecoverableError, r.host.Status())
 
 	k := fake(t, kfake.Ports(port))
-	require.Eventually(t, func() bool { return r.send(request(signal.Logs, "t1", "a", 1)) == nil }, 30*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return r.send(request(signal.Logs, "t1", "a", 1)) == nil }, eventuallyWithin, 50*time.Millisecond)
 	require.EqualValues(t, 1, r.value("msk_exporter_ready"))
 	require.Equal(t, componentstatus.StatusOK, r.host.Status())
 	require.EqualValues(t, 1, stored(k, "otlp.logs.v1"))
@@ -296,12 +295,12 @@ func TestATopicWithoutAppendTimeIsRefusedUntilItIsMended(t *testing.T) {
 	f := requireRetryable(t, r.send(request(signal.Logs, "t1", "a", 1)))
 	require.ErrorContains(t, f, "topic otlp.logs.v1: message.timestamp.type is CreateTime, want LogAppendTime")
 	require.NoError(t, k.DeleteTopic("otlp.logs.v1"))
-	require.Eventually(t, func() bool { return r.send(request(signal.Logs, "t1", "a", 1)) == nil }, 30*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return r.send(request(signal.Logs, "t1", "a", 1)) == nil }, eventuallyWithin, 50*time.Millisecond)
 }
 
 func TestLifecycle(t *testing.T) {
 	set := exportertest.NewNopSettings(metadata.Type())
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	t.Run("Shutdown without Start, of one and of all", func(t *testing.T) {
 		k := fake(t)

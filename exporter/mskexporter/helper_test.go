@@ -78,6 +78,7 @@ func newRig(t *testing.T, brokers []string, change func(*Config)) *rig {
 func testConfig(brokers []string) *Config {
 	cfg := createDefaultConfig()
 	cfg.Brokers = brokers
+	cfg.StartupTimeout = time.Minute // a busy machine makes topics slowly
 	for _, topic := range []*TopicConfig{&cfg.Topics.Logs, &cfg.Topics.Metrics, &cfg.Topics.Traces} {
 		topic.Partitions, topic.ReplicationFactor, topic.MinInSyncReplicas = 2, 1, 1
 	}
@@ -89,7 +90,7 @@ func (r *rig) exporters() []component.Component {
 }
 
 func (r *rig) shutdown() {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for _, e := range r.exporters() {
 		require.NoError(r.t, e.Shutdown(ctx))
@@ -178,7 +179,7 @@ func readAll(t *testing.T, brokers []string, topic string) []*sarama.ConsumerMes
 				next = m.Offset + 1
 			case err := <-pc.Errors():
 				require.NoError(t, err)
-			case <-time.After(30 * time.Second):
+			case <-time.After(eventuallyWithin):
 				t.Fatalf("topic %s partition %d: no record after offset %d of %d", topic, p, next, end)
 			}
 		}

@@ -134,7 +134,7 @@ func describe(t *testing.T, brokers []string, topic string) (config map[string]s
 	require.NoError(t, err)
 	defer kc.Close()
 	adm := kadm.NewClient(kc)
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(eventuallyWithin)
 	for { // a broker hears of a new topic a moment after it was made
 		rcs, err := adm.DescribeTopicConfigs(t.Context(), topic)
 		require.NoError(t, err)
@@ -158,13 +158,12 @@ func scram(t *testing.T, k *kafkatest.Cluster) {
 			topics("scram")(c)
 			c.Auth = kafka.AuthConfig{Mechanism: kafka.MechanismScramSHA512, Username: kafkatest.Username, Password: configopaque.String(password)}
 			c.TLS.GetOrInsertDefault().CAFile = k.CAFile()
-			c.StartupTimeout = 3 * time.Second
 		}
 	}
 	r := newRig(t, k.ScramBrokers(), secure(kafkatest.Password))
 	require.NoError(t, r.send(request(signal.Logs, "t", "s", 3)))
 	require.Equal(t, 3, eventsOf(t, readAll(t, k.Brokers(), "scram.logs")))
-	wrong := newRig(t, k.ScramBrokers(), secure("wrong"))
+	wrong := newRig(t, k.ScramBrokers(), func(c *Config) { secure("wrong")(c); c.StartupTimeout = 3 * time.Second })
 	f := requireRetryable(t, wrong.send(request(signal.Logs, "t", "s", 3)))
 	require.Equal(t, reasonUnready, f.reason)
 	require.ErrorContains(t, f, "SASL_AUTHENTICATION_FAILED")
@@ -210,7 +209,8 @@ func frozen(t *testing.T, k *kafkatest.Cluster) {
 		topics("frozen")(c)
 		c.MaxBufferedBytes, c.MaxWait, c.Timeout = limit, 100*time.Millisecond, 3*time.Second
 	})
-	require.NoError(t, r.send(request(signal.Logs, "t", "s", 3)))
+	sent := func() bool { return r.send(request(signal.Logs, "t", "s", 3)) == nil }
+	require.Eventually(t, sent, eventuallyWithin, 100*time.Millisecond)
 	require.NoError(t, k.Pause(0))
 	e := request(signal.Logs, "t", "s", 1000)
 	began := time.Now()
@@ -233,7 +233,7 @@ func frozen(t *testing.T, k *kafkatest.Cluster) {
 			}
 		})
 	}
-	require.Eventually(t, func() bool { mu.Lock(); defer mu.Unlock(); return full > 0 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { mu.Lock(); defer mu.Unlock(); return full > 0 }, eventuallyWithin, 10*time.Millisecond)
 	require.LessOrEqual(t, r.value("msk_exporter_buffered_bytes"), int64(limit))
 	require.LessOrEqual(t, r.logs.client.kafka.client().BufferedProduceBytes(), int64(limit))
 	wg.Wait()
@@ -242,7 +242,7 @@ func frozen(t *testing.T, k *kafkatest.Cluster) {
 	require.Equal(t, 40, full+unknown)
 	require.Zero(t, r.value("msk_exporter_buffered_bytes"))
 	require.NoError(t, k.Resume(0))
-	require.Eventually(t, func() bool { return r.send(request(signal.Logs, "t", "s", 3)) == nil }, 30*time.Second, 100*time.Millisecond)
+	require.Eventually(t, sent, eventuallyWithin, 100*time.Millisecond)
 }
 
 // killed produces from several callers, kills a broker, starts it again, and compares what was acknowledged with what is stored.
@@ -282,11 +282,11 @@ func killed(t *testing.T, k *kafkatest.Cluster, node int) {
 	time.Sleep(500 * time.Millisecond)
 	if len(k.Brokers()) > 1 { // the others go on: what is sent now must be acknowledged by them
 		before := r.value("msk_exporter_records")
-		require.Eventually(t, func() bool { return r.value("msk_exporter_records") > before+100 }, 30*time.Second, 50*time.Millisecond)
+		require.Eventually(t, func() bool { return r.value("msk_exporter_records") > before+100 }, eventuallyWithin, 50*time.Millisecond)
 	}
 	require.NoError(t, k.Restart(node))
 	after := r.value("msk_exporter_records")
-	require.Eventually(t, func() bool { return r.value("msk_exporter_records") > after+100 }, 30*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return r.value("msk_exporter_records") > after+100 }, eventuallyWithin, 50*time.Millisecond)
 	close(stop)
 	wg.Wait()
 	stored := map[string]int{}
@@ -315,7 +315,7 @@ func TestThreeNodes(t *testing.T) {
 func belowMinInSync(t *testing.T, k *kafkatest.Cluster) {
 	r := newRig(t, k.Brokers(), func(c *Config) {
 		fleetConfig(t.TempDir())(c)
-		c.Spill.After = 4 * time.Second // three brokers and a fleet on a machine that does other work too
+		c.Spill.After = 10 * time.Second // three brokers and a fleet on a machine that does other work too
 		for _, topic := range []*TopicConfig{&c.Topics.Logs, &c.Topics.Metrics, &c.Topics.Traces} {
 			topic.ReplicationFactor, topic.MinInSyncReplicas = 3, 2
 		}
@@ -348,7 +348,7 @@ func belowMinInSync(t *testing.T, k *kafkatest.Cluster) {
 	acked := f.end()
 	r.idle()
 	t.Logf("of ten requests nine waited at most %v while the partition was bad, and %v after that", during, whole)
-	require.Less(t, during, 3*whole+300*time.Millisecond)
+	require.Less(t, during, 3*whole+2*time.Second) // which is far from spill::after
 	requireAll(t, k.Brokers(), acked)
 }
 

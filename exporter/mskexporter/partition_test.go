@@ -28,7 +28,7 @@ const (
 	fleetTenants    = 10
 	fleetSources    = 4 // of a tenant and signal
 	fleetPartitions = 4
-	fleetPause      = 5 * time.Millisecond // of a source, between two requests
+	fleetPause      = 20 * time.Millisecond // of a source, between two requests
 )
 
 // fleet sends numbered requests of all three signals for ten tenants, each source one after the other, until it is stopped; a request that is
@@ -178,7 +178,7 @@ func requireOthers(t *testing.T, brokers []string, f *fleet, bad func(place) boo
 func fleetConfig(dir string) func(*Config) {
 	return func(c *Config) {
 		spilling(dir)(c)
-		c.Spill.After = 2 * time.Second // a machine that does other work too must not look like a bad partition
+		c.Spill.After = 4 * time.Second // a machine that does other work too must not look like a bad partition
 		for _, t := range []*TopicConfig{&c.Topics.Logs, &c.Topics.Metrics, &c.Topics.Traces} {
 			t.Partitions = fleetPartitions
 		}
@@ -477,7 +477,7 @@ func TestATopicThatIsMissingAtTheStartHoldsUpNoOther(t *testing.T) {
 // Scenario: a topic is deleted while the gateway runs, and made anew: it has another id.
 func TestATopicThatIsMadeAnewIsWrittenAgain(t *testing.T) {
 	k := fake(t)
-	r := newRig(t, k.ListenAddrs(), spilling(t.TempDir()))
+	r := newRig(t, k.ListenAddrs(), func(c *Config) { spilling(t.TempDir())(c); c.Spill.After = 3 * time.Second })
 	r.direct()
 	require.NoError(t, r.send(request(signal.Metrics, "t", "a", 1)))
 	require.NoError(t, k.DeleteTopic("otlp.metrics.v1"))
