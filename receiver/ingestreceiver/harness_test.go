@@ -34,7 +34,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(leaktest.Patient(m)) }
 
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // sink is a pipeline: it keeps envelopes, their bodies by reference, unless script says otherwise.
 type sink struct {

@@ -52,9 +52,9 @@ func TestSlowHeadersAndCallsWithoutAMessageAreEnded(t *testing.T) {
 	assert.Positive(t, defaults.Protocols.GRPC.Get().Keepalive.Get().ServerParameters.Get().MaxConnectionAgeGrace)
 
 	cfg := testConfig()
-	cfg.Protocols.HTTP.Get().ReadHeaderTimeout = 300 * time.Millisecond
+	cfg.Protocols.HTTP.Get().ReadHeaderTimeout = 3 * time.Second
 	parameters := cfg.Protocols.GRPC.Get().Keepalive.Get().ServerParameters.Get()
-	parameters.MaxConnectionAge, parameters.MaxConnectionAgeGrace = 300*time.Millisecond, 300*time.Millisecond
+	parameters.MaxConnectionAge, parameters.MaxConnectionAgeGrace = 3*time.Second, 3*time.Second
 	r := start(t, cfg, &sink{}, nil)
 
 	var conns []net.Conn
@@ -107,7 +107,7 @@ func TestABodyThatNeverComesHoldsUpNoRefusal(t *testing.T) {
 		conn, err := net.Dial("tcp", r.httpAddr.String())
 		require.NoError(t, err)
 		defer func() { _ = conn.Close() }()
-		require.NoError(t, conn.SetDeadline(time.Now().Add(5*time.Second)))
+		require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
 		_, err = conn.Write([]byte(headers + "Host: x\r\nContent-Length: 1000\r\n\r\n"))
 		require.NoError(t, err)
 		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)

@@ -45,10 +45,7 @@ func (in *inbound) read(n int) {
 	}
 	in.bytes += in.last
 	if missing := in.bytes - inboundFree - in.held.held; missing > 0 && !in.held.grow(int(max(missing, inboundStep))) {
-		why := in.held.noRoom()
-		for c := range in.calls {
-			c.refuse(why)
-		}
+		in.refuse()
 	}
 }
 
@@ -61,12 +58,26 @@ func (in *inbound) begin(c *call) {
 	in.calls[c] = struct{}{}
 }
 
-// owner says whose calls they are, from the next reservation on.
+// owner says whose calls they are. What was reserved before anybody knew it is theirs, too.
 func (in *inbound) owner(tenant string) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.held.held == 0 {
-		in.held.tenant = tenant
+	was := in.held
+	if was.tenant == tenant || was.tenant != "" && was.held > 0 {
+		return
+	}
+	in.held.release()
+	in.held.tenant = tenant
+	if was.held > 0 && !in.held.grow(int(was.held)) {
+		in.refuse()
+	}
+}
+
+// refuse refuses the calls that wait: what was asked for last has no room.
+func (in *inbound) refuse() {
+	why := in.held.noRoom()
+	for c := range in.calls {
+		c.refuse(why)
 	}
 }
 

@@ -371,12 +371,12 @@ func TestSlowAndLeavingSendersHoldNothing(t *testing.T) {
 // Guarantees: limits.read_timeout ends with the body: a pipeline that takes longer is waited for.
 func TestTheReadTimeoutDoesNotCutOffTheNextHop(t *testing.T) {
 	cfg := testConfig()
-	cfg.Limits.ReadTimeout = 200 * time.Millisecond
+	cfg.Limits.ReadTimeout = time.Second
 	r := start(t, cfg, &sink{script: func(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(600 * time.Millisecond):
+		case <-time.After(1500 * time.Millisecond):
 			return nil
 		}
 	}}, nil)

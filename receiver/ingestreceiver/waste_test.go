@@ -106,6 +106,11 @@ func TestATenantCannotKeepAGatewayBusyForNothing(t *testing.T) {
 				require.NoError(t, err, transport)
 			}
 			require.Equal(t, http.StatusTooManyRequests, headersOnly(t, r, "acme"))
+			require.Eventually(t, func() bool { // a call that the library refused may not have ended
+				r.waste.mu.Lock()
+				defer r.waste.mu.Unlock()
+				return !r.waste.of["acme"].busy
+			}, patience, time.Millisecond)
 			now = now.Add(retryDelay(st).AsDuration())
 			for transport, err := range both(r, signal.Traces, "x-who", "acme") {
 				require.NoError(t, err, transport)
