@@ -135,7 +135,7 @@ func TestNothingIsCommittedBehindAnUnfinishedBlock(t *testing.T) {
 	cfg.MaxInFlightBlocks = 3
 	r, _ := run(t, cfg, s)
 	stored := func() int { s.mu.Lock(); defer s.mu.Unlock(); return len(s.blocks) }
-	eventually(t, "two of three are stored", func() bool { return stored() == 2 })
+	eventually(t, "two of three are stored", func() bool { return stored() == 2 && len(s.offered(0)) == 3 })
 	time.Sleep(300 * time.Millisecond) // more would have begun by now
 	require.Len(t, s.offered(0), 3)
 	require.Zero(t, committed(t, cl, "g")[0])
@@ -361,7 +361,8 @@ func TestABlockCostsOneCommit(t *testing.T) {
 	})
 	s := newStore(nil)
 	cfg := testConfig(c.ListenAddrs(), "g")
-	cfg.Block.MaxAge = 200 * time.Millisecond
+	// A block that is full waits for the next block's intent as long as a block may be open: far longer than the next block takes.
+	cfg.Block.MaxEvents, cfg.Block.MaxAge = 10, 3*time.Second
 	run(t, cfg, s)
 	for i := range 100 {
 		produce(t, cl, fmt.Sprintf("x%d", i), 1, 1)

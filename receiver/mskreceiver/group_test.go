@@ -161,7 +161,7 @@ func TestRecordsOfAnEarlierAssignmentAreDropped(t *testing.T) {
 	require.NotSame(t, p, g.partitions()[0])
 	g.OnFetchRecordBuffered(old)
 	require.Same(t, g.partitions()[0], partitionOf(old.Context))
-	require.NoError(t, g.drain(t.Context(), g.close(), time.Second))
+	require.NoError(t, g.drain(t.Context(), g.close(), patience))
 	require.Nil(t, partitionOf(context.Background()))
 }
 
@@ -209,7 +209,7 @@ func TestATopicMadeAnewLeavesNoWorkerBehind(t *testing.T) {
 		require.NotContains(t, before, p)
 		require.True(t, gone[p.id] || p.after != nil, "the worker of partition %d does not wait", p.id)
 	}
-	require.NoError(t, g.drain(t.Context(), g.close(), time.Second))
+	require.NoError(t, g.drain(t.Context(), g.close(), patience))
 }
 
 func TestOffsetsThatRetentionRemovedAreCounted(t *testing.T) {

@@ -273,9 +273,9 @@ func testConfig(brokers []string, group string) *Config {
 	cfg.Block.MaxAge = 20 * time.Millisecond
 	cfg.Retry = RetryConfig{InitialInterval: 2 * time.Millisecond, MaxInterval: 50 * time.Millisecond}
 	cfg.HeartbeatInterval = 50 * time.Millisecond
-	cfg.SessionTimeout = 3 * time.Second
-	cfg.RebalanceTimeout = 4 * time.Second
-	cfg.ShutdownTimeout = 2 * time.Second
+	cfg.SessionTimeout = 6 * time.Second
+	cfg.RebalanceTimeout = 6 * time.Second
+	cfg.ShutdownTimeout = 10 * time.Second
 	cfg.MetadataMinAge = 20 * time.Millisecond
 	return cfg
 }
@@ -290,7 +290,7 @@ func run(t *testing.T, cfg *Config, s consumer.Logs) (r *mskReceiver, stop func(
 	require.NoError(t, err)
 	require.NoError(t, rc.Start(t.Context(), componenttest.NewNopHost()))
 	stop = func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		return rc.Shutdown(ctx)
 	}
