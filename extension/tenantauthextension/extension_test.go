@@ -323,6 +323,8 @@ func TestGuessingIsSlowedDownWithoutLockingOutOthers(t *testing.T) {
 func TestBehindATrustedProxyTheSendersAddressCounts(t *testing.T) {
 	a, _ := withKey("a", "")
 	r := start(t, "tenants:\n"+a, func(c *Config) { c.TrustedProxies = []string{"10.0.0.0/8", "fd00::/8"} })
+	frozen := time.Now()
+	r.now = func() time.Time { return frozen }
 	for name, c := range map[string]struct {
 		peer      string
 		forwarded []string

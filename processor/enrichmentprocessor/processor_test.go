@@ -302,7 +302,7 @@ func TestTablesChangeUnderLoad(t *testing.T) {
 	require.Contains(t, r.logs.FilterMessageSnippet("what was good last").All()[0].ContextMap()["reason"], `hosts.csv:3: column key: "h": is there twice`)
 	require.Equal(t, int64(1), r.value("enrichment_refused_tables"))
 	require.Equal(t, int64(1), r.value("enrichment_table_rows", "table=hosts"))
-	require.True(t, holds("vvvvv")())
+	r.until("what was good stays", holds("vvvvv"))
 	r.write("hosts.csv", table("mended"))
 	r.until("the mended file holds", holds("mended"))
 	r.until("and its health is reported", func() bool { return r.host.Status() == componentstatus.StatusOK })

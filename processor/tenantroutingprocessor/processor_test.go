@@ -189,6 +189,8 @@ func TestAQuotaGoesThroughBothLanesAndThenSendsBack(t *testing.T) {
 
 func TestPipelinesOfOneSignalShareItsQuota(t *testing.T) {
 	r := start(t, nil)
+	now := time.Unix(1_800_000_000, 0)
+	r.logs.(*routing).limiter.now = func() time.Time { return now }
 	body := otlptest.Metrics(1, 100)
 	n, err := countOf(body)
 	require.NoError(t, err)
