@@ -70,6 +70,14 @@ func start(t *testing.T, text string, change func(*Config)) *rig {
 	return r
 }
 
+// frozen starts the rig's extension with a clock that only the test moves.
+func (r *rig) frozen() {
+	r.t.Helper()
+	now := time.Now()
+	r.now = func() time.Time { return now.Add(time.Duration(r.clock.Load()) * time.Second) }
+	require.NoError(r.t, r.Start(r.t.Context(), r.host))
+}
+
 func newRig(t *testing.T, text string, change func(*Config)) *rig {
 	t.Helper()
 	core, logs := observer.New(zapcore.DebugLevel)
@@ -274,12 +282,11 @@ func TestEachWrongCredentialIsRefusedAsTheREADMESays(t *testing.T) {
 func TestGuessingIsSlowedDownWithoutLockingOutOthers(t *testing.T) {
 	issuer := newIssuer(t)
 	a, key := withKey("a", "")
-	r := start(t, "tenants:\n  - {id: acme, oidc: [{issuer: \""+issuer.URL+"\", claim: acme}]}\n"+a, func(c *Config) {
+	r := newRig(t, "tenants:\n  - {id: acme, oidc: [{issuer: \""+issuer.URL+"\", claim: acme}]}\n"+a, func(c *Config) {
 		c.Guesses = GuessesConfig{Burst: 3, PerSecond: 0.1, RememberedMax: 100}
 		c.OIDC = []OIDCConfig{{Issuer: issuer.URL, Audience: "pulsegrid"}}
 	})
-	frozen := time.Now()
-	r.now = func() time.Time { return frozen.Add(time.Duration(r.clock.Load()) * time.Second) }
+	r.frozen()
 	ask := func(ip, secret string) error { _, err := r.ask(from(ip), bearer(secret)); return err }
 	unknown := func() string { k, _, _ := tenant.NewKey(); return k }
 	// guessed shows wrong credentials until their sender is told to wait, and then some.
@@ -322,9 +329,8 @@ func TestGuessingIsSlowedDownWithoutLockingOutOthers(t *testing.T) {
 // is anybody's word.
 func TestBehindATrustedProxyTheSendersAddressCounts(t *testing.T) {
 	a, _ := withKey("a", "")
-	r := start(t, "tenants:\n"+a, func(c *Config) { c.TrustedProxies = []string{"10.0.0.0/8", "fd00::/8"} })
-	frozen := time.Now()
-	r.now = func() time.Time { return frozen }
+	r := newRig(t, "tenants:\n"+a, func(c *Config) { c.TrustedProxies = []string{"10.0.0.0/8", "fd00::/8"} })
+	r.frozen()
 	for name, c := range map[string]struct {
 		peer      string
 		forwarded []string
