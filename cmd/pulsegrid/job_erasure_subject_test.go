@@ -201,7 +201,7 @@ func (a aggregated) quarantined(t *testing.T, records ...*kgo.Record) {
 		require.Eventually(t, func() bool {
 			lags, err := kadm.NewClient(client).Lag(context.Background(), "quarantine-"+group)
 			return err == nil && lags.Error() == nil && lags["quarantine-"+group].Lag.Total() == 0 && len(lags["quarantine-"+group].Lag) == 1
-		}, time.Minute, 50*time.Millisecond)
+		}, 2*time.Minute, 50*time.Millisecond)
 		require.NoError(t, from.Shutdown(context.Background()))
 		require.NoError(t, to.Shutdown(context.Background()))
 	}

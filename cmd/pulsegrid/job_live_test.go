@@ -75,7 +75,7 @@ func TestAJobSeesThatLiveTrafficIsBehind(t *testing.T) {
 	require.Equal(t, "live events of otlp.metrics.v1 wait longer than 30s for group lake", behind())
 	commit("lake", "otlp.metrics.v1", 1, 1)
 	require.Empty(t, behind())
-	append1("otlp.logs.v1", 0, 25*time.Second)
+	append1("otlp.logs.v1", 0, 15*time.Second)
 	commit("hot", "otlp.logs.v1", 0, 1)
 	commit("lake", "otlp.logs.v1", 0, 0)
 	require.Empty(t, behind(), "it waits for a commit of the lake")

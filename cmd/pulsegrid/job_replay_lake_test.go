@@ -115,7 +115,10 @@ func continuedAfter(t *testing.T, armed string, meanwhile func(), args ...string
 	for lines := bufio.NewScanner(stderr); lines.Scan(); {
 		told += lines.Text() + "\n"
 		if strings.HasPrefix(lines.Text(), "failpoint "+point) {
-			time.Sleep(50 * time.Millisecond) // it says so just before it stops
+			require.Eventually(t, func() bool { // it says so just before it stops
+				stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", cmd.Process.Pid))
+				return err == nil && bytes.Contains(stat, []byte(") T "))
+			}, time.Minute, time.Millisecond)
 			meanwhile()
 			require.NoError(t, cmd.Process.Signal(syscall.SIGCONT))
 			meanwhile = nil
@@ -144,7 +147,7 @@ func (a aggregated) polled(questions []string, sorted func(string) string) (stop
 	end, out := make(chan struct{}), make(chan [][]string)
 	go func() {
 		seen := make([][]string, len(questions))
-		for {
+		for ended := false; ; {
 			for i, q := range questions {
 				answer, err := a.hot.Try(q)
 				if err != nil {
@@ -154,10 +157,13 @@ func (a aggregated) polled(questions []string, sorted func(string) string) (stop
 					seen[i] = append(seen[i], answer)
 				}
 			}
-			select {
-			case <-end:
+			if ended {
 				out <- seen
 				return
+			}
+			select {
+			case <-end: // each question once more
+				ended = true
 			default:
 			}
 		}

@@ -172,7 +172,7 @@ func TestAReplayIntoATopicGivesTheSameEvents(t *testing.T) {
 	taken := func() bool {
 		return !slices.ContainsFunc(tables, func(table string) bool { return rows("second", table) != rows("pulsegrid", table) })
 	}
-	for end := time.Now().Add(time.Minute); !taken() && time.Now().Before(end); {
+	for end := time.Now().Add(3 * time.Minute); !taken() && time.Now().Before(end); {
 		time.Sleep(100 * time.Millisecond)
 	}
 	stop()

@@ -262,7 +262,7 @@ func TestTailPrintsOneLineAnEvent(t *testing.T) {
 
 func TestTailEndsQuietlyWhenInterrupted(t *testing.T) {
 	brokers := produced(t)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	interrupted, interrupt := context.WithCancel(ctx)
 	time.AfterFunc(100*time.Millisecond, interrupt)
