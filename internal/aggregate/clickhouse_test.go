@@ -72,11 +72,21 @@ func modelOf(models []*aggregate.Model, name string) *aggregate.Model {
 	return models[slices.IndexFunc(models, func(m *aggregate.Model) bool { return m.Name == name })]
 }
 
-// base is the begin of a day that is not long ago. complete is how far the stores are complete, unless a test says otherwise.
+// base is the begin of a day that is not long ago, in the programs of a test the test's. complete is how far the stores are complete, unless a test says otherwise.
 var (
-	base     = time.Now().UTC().Truncate(24 * time.Hour).Add(-72 * time.Hour)
+	base     = begin()
 	complete = base.Add(50 * time.Hour)
 )
+
+// baseVariable hands base to the programs.
+const baseVariable = "PULSEGRID_TEST_AGGREGATE_BASE"
+
+func begin() time.Time {
+	if at, err := time.Parse(time.DateOnly, os.Getenv(baseVariable)); err == nil {
+		return at
+	}
+	return time.Now().UTC().Truncate(24 * time.Hour).Add(-72 * time.Hour)
+}
 
 func options() aggregate.Options {
 	return aggregate.Options{Watermark: func(context.Context, signal.Signal) (time.Time, error) { return complete, nil }}
@@ -324,7 +334,7 @@ func testAProgramThatIsKilledBetweenStepsGivesTheSameBytesWhenItIsRunAgain(t *te
 	want := r.bytes(m.Target.Table)
 	program := func(armed string) (string, error) {
 		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), childVariable+"="+r.URL+" "+r.database, failpoint.Variable+"="+armed)
+		cmd.Env = append(os.Environ(), childVariable+"="+r.URL+" "+r.database, baseVariable+"="+base.Format(time.DateOnly), failpoint.Variable+"="+armed)
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}

@@ -368,7 +368,7 @@ func testAProgramThatIsKilledLeavesALakeThatTheNextRunMends(t *testing.T) {
 	m := shipped(t, "device_features_1h")
 	program := func(armed string) (string, error) {
 		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), childVariable+"="+p.URL+" "+p.database+" "+p.dir, failpoint.Variable+"="+armed)
+		cmd.Env = append(os.Environ(), childVariable+"="+p.URL+" "+p.database+" "+p.dir, baseVariable+"="+base.Format(time.DateOnly), failpoint.Variable+"="+armed)
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}

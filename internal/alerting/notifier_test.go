@@ -109,7 +109,7 @@ func notice(service string, n int) Notice {
 	return Notice{Labels: map[string]string{"alertname": "A", "service": service}, Annotations: map[string]string{"n": strconv.Itoa(n)}, StartsAt: at(0), EndsAt: at(n)}
 }
 
-const soon = 10 * time.Second
+const soon = time.Minute
 
 // Scenario: of two Alertmanagers one is down for a while; meanwhile alerts change.
 // Guarantees: the other gets everything at once; the first gets, when it is back, the newest of each alert, once.

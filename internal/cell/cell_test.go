@@ -17,6 +17,7 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/internal/chengine"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/freeport"
 	"github.com/pulsegrid/pulsegrid/internal/testkit/leaktest"
 )
 
@@ -103,9 +104,9 @@ func TestATakenPortIsRefusedByItsFlagAndAnUnaskedOneIsReplaced(t *testing.T) {
 
 func TestKafkaKeepsItsRecordsTopicsAndPortOverARestart(t *testing.T) {
 	l := newLayout(t)
-	port, err := choosePort("--kafka-port", 0, 0)
+	port, err := freeport.Port()
 	require.NoError(t, err)
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	topic := signal.Logs.Topic()
 
@@ -142,10 +143,10 @@ func TestACrashedChildIsStartedAgainAndReported(t *testing.T) {
 	c := shell(t, "test -e "+marker+" && exec sleep 60; touch "+marker+"; echo why it broke >&2; exit 3", func(s string) { reports <- s })
 	c.start()
 	require.Contains(t, <-reports, "exit status 3")
-	require.Eventually(t, func() bool { return c.state().PID != 0 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return c.state().PID != 0 }, time.Minute, 10*time.Millisecond)
 	require.Equal(t, 1, c.state().Restarts)
 	require.Contains(t, c.log.lastLines(3), "why it broke")
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	require.NoError(t, c.stop(ctx))
 	require.NoError(t, c.stop(ctx), "stopping twice")
@@ -155,7 +156,7 @@ func TestACrashedChildIsStartedAgainAndReported(t *testing.T) {
 func TestAChildThatDoesNotStopIsKilledAndThatIsSaid(t *testing.T) {
 	c := shell(t, "trap '' TERM; echo up; while :; do sleep 0.1; done", func(string) {})
 	c.start()
-	require.Eventually(t, func() bool { return strings.Contains(c.log.lastLines(1), "up") }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(c.log.lastLines(1), "up") }, time.Minute, 10*time.Millisecond)
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
 	require.ErrorContains(t, c.stop(ctx), "was killed")
@@ -166,8 +167,8 @@ func TestAChildThatDoesNotStopIsKilledAndThatIsSaid(t *testing.T) {
 func TestAChildThatFailsWhileItIsStoppedIsNoNewsForTheUser(t *testing.T) {
 	c := shell(t, "trap 'exit 1' TERM; echo up; while :; do sleep 0.1; done", func(message string) { t.Error(message) })
 	c.start()
-	require.Eventually(t, func() bool { return strings.Contains(c.log.lastLines(1), "up") }, 10*time.Second, 10*time.Millisecond)
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	require.Eventually(t, func() bool { return strings.Contains(c.log.lastLines(1), "up") }, time.Minute, 10*time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	require.NoError(t, c.stop(ctx))
 	require.Zero(t, c.state().Restarts)
@@ -220,7 +221,7 @@ func TestACellWithoutAUsableCollectorStopsWhatItHadStarted(t *testing.T) {
 // Guarantees: the connection ends at once, and nothing is allocated for it.
 func TestWhatIsNoKafkaIsCutOffByTheLocalBroker(t *testing.T) {
 	l := newLayout(t)
-	port, err := choosePort("--kafka-port", 0, 0)
+	port, err := freeport.Port()
 	require.NoError(t, err)
 	cluster, err := startKafka(l, port)
 	require.NoError(t, err)
@@ -235,7 +236,7 @@ func TestWhatIsNoKafkaIsCutOffByTheLocalBroker(t *testing.T) {
 	for _, pieces := range [][]string{{"POST / HTTP/1.1\r\nHost: localhost\r\n\r\n"}, {"P", "OS", "T / HTTP/1.1\r\n"}, {"GET "}} {
 		conn, err := net.Dial("tcp", kafkaAddress(port))
 		require.NoError(t, err)
-		require.NoError(t, conn.SetDeadline(time.Now().Add(10*time.Second)))
+		require.NoError(t, conn.SetDeadline(time.Now().Add(time.Minute)))
 		for _, piece := range pieces {
 			_, err = conn.Write([]byte(piece))
 			require.NoError(t, err)

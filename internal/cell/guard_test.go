@@ -27,7 +27,7 @@ func startGuarded(t *testing.T) guarded {
 	c, err := startClickHouse(t.Context(), newLayout(t), 0, func(string) {})
 	require.NoError(t, err)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := c.stop(ctx); err != nil {
 			t.Error(err)
@@ -97,7 +97,7 @@ func TestNoConnectionEndsTheEngineOrAQueryInFlight(t *testing.T) {
 	}()
 	require.Eventually(t, func() bool {
 		return c.query("SELECT count() FROM system.processes WHERE query LIKE '%sleepEachRow%' AND query NOT LIKE '%processes%'") == "1"
-	}, 10*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 	auth := "X-ClickHouse-User: pulsegrid\r\nX-ClickHouse-Key: " + c.options.Users[0].Password + "\r\n"
 	insert := "POST /?query=INSERT+INTO+" + Database + ".t+FORMAT+LineAsString HTTP/1.1\r\nHost: 127.0.0.1\r\n" + auth
 	for _, sent := range []string{
@@ -172,10 +172,10 @@ func TestAnEngineThatDiedIsBackAtTheSameAddress(t *testing.T) {
 	require.Eventually(t, func() bool {
 		status, text := c.ask("", strings.NewReader("SELECT 1"))
 		return status == http.StatusServiceUnavailable && strings.Contains(text, "nothing was sent")
-	}, 10*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 	require.Eventually(t, func() bool {
 		status, _ := c.ask("", strings.NewReader("SELECT 1"))
 		return status == http.StatusOK
-	}, 30*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 	require.Equal(t, 1, c.state().Restarts)
 }

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pulsegrid/pulsegrid/internal/chengine"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/freeport"
 	"github.com/pulsegrid/pulsegrid/internal/testkit/leaktest"
 )
 
@@ -35,7 +36,7 @@ func start(t *testing.T, o chengine.Options) *chengine.Engine {
 
 func stop(t *testing.T, e *chengine.Engine) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	require.NoError(t, e.Stop(ctx))
 }
@@ -84,11 +85,11 @@ func TestRowsSurviveAStopAndAKill(t *testing.T) {
 }
 
 func TestPortsAreTheOnesAskedFor(t *testing.T) {
-	dir := t.TempDir()
-	e := start(t, chengine.Options{Dir: dir})
-	http, tcp := port(t, e.HTTPAddr), port(t, e.TCPAddr)
-	stop(t, e)
-	e = start(t, chengine.Options{Dir: dir, HTTPPort: http, TCPPort: tcp})
+	http, err := freeport.Port()
+	require.NoError(t, err)
+	tcp, err := freeport.Port()
+	require.NoError(t, err)
+	e := start(t, chengine.Options{Dir: t.TempDir(), HTTPPort: http, TCPPort: tcp})
 	require.Equal(t, "127.0.0.1:"+strconv.Itoa(http), e.HTTPAddr)
 	require.Equal(t, "127.0.0.1:"+strconv.Itoa(tcp), e.TCPAddr)
 	stop(t, e)
@@ -187,7 +188,7 @@ func TestAnEngineThatDiesTellsItsOwner(t *testing.T) {
 	require.NoError(t, syscall.Kill(e.PID(), syscall.SIGKILL))
 	select {
 	case <-e.Done():
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("Done was not closed")
 	}
 	require.ErrorContains(t, e.Err(), "killed")

@@ -476,7 +476,7 @@ func TestARolloutIsRolledBack(t *testing.T) {
 		w := newWorld(t)
 		ended := make(chan error)
 		go func() { ended <- Run(t.Context(), w.config) }()
-		time.Sleep(time.Minute + 5*time.Minute)
+		time.Sleep(time.Minute + 5*time.Minute + time.Second) // between two looks
 		require.Equal(t, schema.StageWarn, w.state(0).Stage)
 		require.NoError(t, Rollback(t.Context(), w.config))
 		require.ErrorIs(t, <-ended, errChanged)

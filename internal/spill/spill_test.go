@@ -207,7 +207,9 @@ func FuzzObject(f *testing.F) {
 }
 
 func TestManyRequestsShareAnObjectAndEachIsStoredWhenPutReturns(t *testing.T) {
-	s := open(t, testConfig(dir(t), "gw"))
+	cfg := testConfig(dir(t), "gw")
+	cfg.MaxLatency = 200 * time.Millisecond
+	s := open(t, cfg)
 	var wg sync.WaitGroup
 	for i := range 200 {
 		wg.Go(func() {

@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -17,6 +16,7 @@ import (
 	"time"
 
 	"github.com/pulsegrid/pulsegrid/internal/chengine"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/freeport"
 )
 
 // queryTimeout bounds one query of a test, and a start.
@@ -46,6 +46,14 @@ func StartWith(t testing.TB, o chengine.Options) *Server {
 	if o.Dir == "" {
 		o.Dir = t.TempDir()
 	}
+	for _, port := range []*int{&o.HTTPPort, &o.TCPPort} {
+		if *port == 0 { // one that is free after a Restart, too
+			var err error
+			if *port, err = freeport.Port(); err != nil {
+				t.Fatalf("clickhousetest: %v", err)
+			}
+		}
+	}
 	s := &Server{t: t, options: o}
 	t.Cleanup(s.Kill)
 	s.Restart()
@@ -68,20 +76,6 @@ func (s *Server) Restart() {
 	}
 	s.engine = e
 	s.URL, s.TCPAddr = "http://"+e.HTTPAddr, e.TCPAddr
-	s.options.HTTPPort, s.options.TCPPort = port(s.t, e.HTTPAddr), port(s.t, e.TCPAddr)
-}
-
-func port(t testing.TB, addr string) int {
-	t.Helper()
-	_, text, err := net.SplitHostPort(addr)
-	if err != nil {
-		t.Fatalf("clickhousetest: %v", err)
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil {
-		t.Fatalf("clickhousetest: %v", err)
-	}
-	return n
 }
 
 // Kill ends the engine at once (SIGKILL); open requests break off. Killing a killed engine does nothing.

@@ -40,7 +40,7 @@ func client(t *testing.T, opts ...kgo.Opt) *kgo.Client {
 
 func TestAKilledNodeKeepsItsDataAndItsPorts(t *testing.T) {
 	k := Start(t, 1)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	c := client(t, kgo.SeedBrokers(k.Brokers()...), kgo.DefaultProduceTopic("t"))
 	_, err := kadm.NewClient(c).CreateTopic(ctx, 1, 1, nil, "t")
@@ -69,7 +69,7 @@ func TestSecureListenersRefuseWrongCredentials(t *testing.T) {
 	roots := x509.NewCertPool()
 	require.True(t, roots.AppendCertsFromPEM(ca))
 	dial := kgo.DialTLSConfig(&tls.Config{RootCAs: roots})
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	good := client(t, kgo.SeedBrokers(k.ScramBrokers()...), dial, kgo.SASL(scram.Auth{User: Username, Pass: Password}.AsSha512Mechanism()))
 	require.NoError(t, good.Ping(ctx))
@@ -90,7 +90,7 @@ func child() {
 	if err := os.WriteFile(filepath.Join(os.Getenv(childEnv), "pid"), []byte(pid), 0o600); err != nil {
 		panic(err)
 	}
-	time.Sleep(time.Minute)
+	time.Sleep(10 * time.Minute)
 }
 
 func TestNodesDieWithTheProcessThatStartedThem(t *testing.T) {
@@ -106,14 +106,14 @@ func TestNodesDieWithTheProcessThatStartedThem(t *testing.T) {
 		b, _ := os.ReadFile(filepath.Join(dir, "pid"))
 		pid = string(b)
 		return pid != ""
-	}, time.Minute, 50*time.Millisecond)
+	}, startTimeout, 50*time.Millisecond)
 	require.NoError(t, cmd.Process.Kill())
 	_ = cmd.Wait()
 	require.Eventually(t, func() bool {
 		// Gone, or a zombie that nobody waits for in a container without an init.
 		stat, err := os.ReadFile(filepath.Join("/proc", pid, "stat"))
 		return err != nil || strings.Contains(string(stat), ") Z ")
-	}, 10*time.Second, 50*time.Millisecond)
+	}, time.Minute, 50*time.Millisecond)
 }
 
 func TestVersionIsTheInstalledOne(t *testing.T) {
