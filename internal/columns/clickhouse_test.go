@@ -24,7 +24,7 @@ func startEngine(t *testing.T) *chengine.Engine {
 	e, err := chengine.Start(ctx, chengine.Options{Dir: t.TempDir()})
 	require.NoError(t, err)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		require.NoError(t, e.Stop(ctx))
 	})

@@ -44,7 +44,7 @@ func TestAZombieBeginsNoBlock(t *testing.T) {
 	})
 	s1, s2 := newStore(nil), newStore(nil)
 	cfg := testConfig(c.ListenAddrs(), "g")
-	cfg.SessionTimeout = time.Second
+	cfg.SessionTimeout = 3 * time.Second
 	r1, stop1 := run(t, cfg, s1)
 	produce(t, cl, "x", 10, 1)
 	eventually(t, "committed", func() bool { return committed(t, cl, "g")[0] == 10 })
@@ -201,7 +201,7 @@ func TestPartitionsKeptOverAnExpulsionAreBegunAnew(t *testing.T) {
 	s := newStore(nil)
 	s.memories = []block.Memory{m}
 	cfg := testConfig(c.ListenAddrs(), "g")
-	cfg.SessionTimeout = time.Second
+	cfg.SessionTimeout = 3 * time.Second
 	r, stop := run(t, cfg, s)
 	sets := []map[int32]map[int64][]string{produce(t, cl, "x", 20, 2)}
 	eventually(t, "committed", func() bool { return sumOffsets(committed(t, cl, "g")) == 20 })

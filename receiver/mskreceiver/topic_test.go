@@ -184,7 +184,7 @@ func TestATopicMadeAnewWhoseReaderBeginsBeforeItNoticesIsRead(t *testing.T) {
 	expel := expulsions(c)
 	s := newStore(nil)
 	cfg := testConfig(c.ListenAddrs(), "g")
-	cfg.SessionTimeout = time.Second
+	cfg.SessionTimeout = 3 * time.Second
 	r, _ := run(t, cfg, s)
 	produce(t, cl, "old", 10, 1)
 	eventually(t, "committed", func() bool { return committed(t, cl, "g")[0] == 10 })
