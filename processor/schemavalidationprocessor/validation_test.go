@@ -293,14 +293,22 @@ func TestWithoutARolloutNothingIsAllocated(t *testing.T) {
 	p := r.logs(nil, consumertest.NewNop()).(*logs)
 	e := enveloped(t, "acme", records(10))
 	checker := schema.NewChecker(r.host.inForce.Load().Registry, p.cfg.Limits)
-	measured := testing.AllocsPerRun(100, func() {
+	// least is what the cheapest of many runs allocates: under the race detector a sync.Pool forgets a part of what it is given.
+	least := func(run func()) (n float64) {
+		n = testing.AllocsPerRun(1, run)
+		for range 100 {
+			n = min(n, testing.AllocsPerRun(1, run))
+		}
+		return n
+	}
+	measured := least(func() {
 		if _, err := checker.Check(e.Signal, e.Body, schema.Open, e.Received); err != nil {
 			t.Fatal(err)
 		}
 		p.duration.Record(t.Context(), 1, p.plain)
 		p.events.Add(t.Context(), 1, p.valid[e.Signal])
 	})
-	require.Equal(t, measured, testing.AllocsPerRun(100, func() {
+	require.Equal(t, measured, least(func() {
 		if _, err := p.envelope(t.Context(), e); err != nil {
 			t.Fatal(err)
 		}
