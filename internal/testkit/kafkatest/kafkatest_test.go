@@ -90,7 +90,7 @@ func child() {
 	if err := os.WriteFile(filepath.Join(os.Getenv(childEnv), "pid"), []byte(pid), 0o600); err != nil {
 		panic(err)
 	}
-	time.Sleep(10 * time.Minute)
+	time.Sleep(2 * startTimeout)
 }
 
 func TestNodesDieWithTheProcessThatStartedThem(t *testing.T) {
