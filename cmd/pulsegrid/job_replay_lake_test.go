@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -142,11 +143,12 @@ func forget(t *testing.T, client *kgo.Client) {
 	}
 }
 
-// polled asks ClickHouse questions again and again until it is stopped, and returns the different answers to each.
+// polled asks ClickHouse questions again and again, for the first time before it returns and for the last time when it is stopped, and returns the different answers to each.
 func (a aggregated) polled(questions []string, sorted func(string) string) (stop func() [][]string) {
-	end, out := make(chan struct{}), make(chan [][]string)
+	begun, end, out := make(chan struct{}), make(chan struct{}), make(chan [][]string)
 	go func() {
 		seen := make([][]string, len(questions))
+		begin := sync.OnceFunc(func() { close(begun) })
 		for ended := false; ; {
 			for i, q := range questions {
 				answer, err := a.hot.Try(q)
@@ -157,17 +159,19 @@ func (a aggregated) polled(questions []string, sorted func(string) string) (stop
 					seen[i] = append(seen[i], answer)
 				}
 			}
+			begin()
 			if ended {
 				out <- seen
 				return
 			}
 			select {
-			case <-end: // each question once more
+			case <-end:
 				ended = true
 			default:
 			}
 		}
 	}()
+	<-begun
 	return func() [][]string {
 		close(end)
 		return <-out
