@@ -169,9 +169,8 @@ func TestSlowUploadsOfOneTenantLeaveRoomForOthers(t *testing.T) {
 		_, err = fmt.Fprintf(conn, "POST /v1/logs HTTP/1.1\r\nHost: x\r\nX-Who: acme\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n", typeProtobuf, mib)
 		require.NoError(t, err)
 		go func() { _, _ = conn.Write(make([]byte, mib-1)) }() // those beyond the share are refused
-		// Each reserves a byte more than it may have, so that there is no room for an eighth.
-		if n < 7 {
-			require.Eventually(t, func() bool { return r.budget.used.Load() > (n+1)*mib }, patience, time.Millisecond)
+		if n < 8 {                                             // they fill the share
+			require.Eventually(t, func() bool { return r.budget.used.Load() == (n+1)*mib }, patience, time.Millisecond)
 		}
 	}
 	for range 20 {
