@@ -130,8 +130,8 @@ func TestAnExpiryWaitsForAnApprovalUnlessItStands(t *testing.T) {
 	require.Equal(t, 1, s.called("run"))
 }
 
-// Scenario: a rollout's command ends twice because its next step wants an approval. Somebody approves what they have not seen, and then, a week later, what is shown; the second step is
-// tried three times.
+// Scenario: a rollout's command ends twice because its next step wants an approval. Somebody approves what they have not seen, and then, a week later, what is shown; the
+// second step is tried three times.
 // Guarantees: the command is run again with the approvals that were given, and no others; what it printed is shown meanwhile; the job takes no place of commands that work.
 func TestAStepOfARolloutWaitsForAnApproval(t *testing.T) {
 	s := newScripted()

@@ -43,8 +43,8 @@ print(json.dumps({name: read(name) for name in ("quarantine", "quarantine_pii")}
 	return of
 }
 
-// Scenario: items of four days lie in the lake's quarantine, one of them of the last moment before the day that is kept and one of its first. The clock of ClickHouse is wrong; it is right. The job is
-// run by hand, by a worker, and once more.
+// Scenario: items of four days lie in the lake's quarantine, one of them of the last moment before the day that is kept and one of its first. The clock of ClickHouse is
+// wrong; it is right. The job is run by hand, by a worker, and once more.
 // Guarantees: a dry run, and a run beside a wrong clock, change nothing; exactly the rows that were received before the day go, from both tables; the others stay, and so do
 // the snapshots of before; a second run finds nothing.
 func TestWhatIsTooOldLeavesTheLakesQuarantine(t *testing.T) {

@@ -403,12 +403,12 @@ type rehearsalJSON struct {
 	} `json:"new_columns"`
 }
 
-// Scenario: traffic of three tenants, of which one has the policy strict and one is off, went by the aggregator's receiver and exporters into a lake. A proposed registry asks for an
-// attribute that 5 % of one tenant's events do not have.
-// Guarantees: the rehearsal's figures are those that the generator has counted by itself: by tenant, signal, service, schema, code and path, under both registries, of the time that was
-// asked for to the nanosecond; what the aggregator has added to events is no violation; what of the quarantine would be accepted. It fails, and names the tenant; the other tenants, and a
-// bound that is not exceeded, do not make it fail. Its report stops a rollout. A worker's job says the same, keeps the report, and is told as rejected, and so is the rollout. The
-// runbook's commands do what it says.
+// Scenario: traffic of three tenants, of which one has the policy strict and one is off, went by the aggregator's receiver and exporters into a lake. A proposed registry asks
+// for an attribute that 5 % of one tenant's events do not have.
+// Guarantees: the rehearsal's figures are those that the generator has counted by itself: by tenant, signal, service, schema, code and path, under both registries, of the
+// time that was asked for to the nanosecond; what the aggregator has added to events is no violation; what of the quarantine would be accepted. It fails, and names the
+// tenant; the other tenants, and a bound that is not exceeded, do not make it fail. Its report stops a rollout. A worker's job says the same, keeps the report, and is told as
+// rejected, and so is the rollout. The runbook's commands do what it says.
 func TestARehearsalCountsWhatTheGeneratorCounts(t *testing.T) {
 	page, err := os.ReadFile("../../docs/runbooks/rehearsal.md")
 	require.NoError(t, err)

@@ -56,12 +56,11 @@ func unordered(answer string) string {
 	return strings.Join(lines, "\n")
 }
 
-// Scenario: rows of yesterday are deleted by hand, so rollups say too much, and partitions of rollups are dropped, so they say too little. They are built anew while events
-// of today are stored, and a dashboard runs the documented queries; then by commands that are killed between any two steps; then while events of yesterday come late,
-// between the recount and the exchange and right before the exchange.
-// Guarantees: each answer is the one of before or the one of after; the rollups are then what a recount says, to the last group; today's events are not lost; a month that is not over
-// waits for the aggregators to stop; a late event counts once; a day whose rows are all gone has no rollups; a run that
-// was taken for dead exchanges nothing more.
+// Scenario: rows of yesterday are deleted by hand, so rollups say too much, and partitions of rollups are dropped, so they say too little. They are built anew while events of
+// today are stored, and a dashboard runs the documented queries; then by commands that are killed between any two steps; then while events of yesterday come late, between the
+// recount and the exchange and right before the exchange.
+// Guarantees: each answer is the one of before or the one of after; the rollups are then what a recount says, to the last group; today's events are not lost; a month that is
+// not over waits for the aggregators to stop; a late event counts once; a day whose rows are all gone has no rollups; a run that was taken for dead exchanges nothing more.
 func TestRollupsAreBuiltAnewBesideLiveInserts(t *testing.T) {
 	y := newYesterday()
 	a := storeAll(t, y.records()...)

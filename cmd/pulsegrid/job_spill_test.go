@@ -13,9 +13,8 @@ import (
 )
 
 // Scenario: the gateways' spill is empty; something waits for some minutes; for hours; something was set aside; the configuration's variable is not set.
-// Guarantees: what is late and what was set aside make the check fail, and its job end as differs, with the reason; what is young does not; a configuration without a spill does not pass
-// for an empty one;
-// the check leaves the objects as they are.
+// Guarantees: what is late and what was set aside make the check fail, and its job end as differs, with the reason; what is young does not; a configuration without a spill
+// does not pass for an empty one; the check leaves the objects as they are.
 func TestASpillIsChecked(t *testing.T) {
 	dir := t.TempDir()
 	config, store := filepath.Join(dir, "gateway.yaml"), filepath.Join(dir, "spill")

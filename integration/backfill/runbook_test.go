@@ -34,8 +34,8 @@ func commandsOf(t *testing.T, page string) []string {
 	return out
 }
 
-// Scenario: the commands of the runbooks of backfill, upkeep, replay, rollups, expiry, spill check, rehearsal (those of Temporal), aggregates and erasure, one after the other, against
-// `pulsegrid local` while this host's metrics flow through it.
+// Scenario: the commands of the runbooks of backfill, upkeep, replay, rollups, expiry, spill check, rehearsal (those of Temporal), aggregates and erasure, one after the
+// other, against `pulsegrid local` while this host's metrics flow through it.
 // Guarantees: each does what the runbook says; the stores have the generator's events beside the live ones; the audit of what came by Kafka stays equal, rollups included.
 func TestTheRunbooksBesideLiveTraffic(t *testing.T) {
 	home := t.TempDir()

@@ -244,11 +244,11 @@ rules:
   - {name: the rollout was rolled back, when: {tenant: acme, schema: event.order}}
 `
 
-// Scenario: a version that asks orders for an amount. The rehearsal saw none without; then some begin to lack it, once while the version warns, once while it is enforced. A third
-// rollout finds all orders as they must be, and is rolled back after its end.
-// Guarantees: the first two are rolled back, and name tenant, code and figures. Warning quarantines nothing; what enforcing has quarantined is repaired, once. The third goes through both
-// cells; then the version is enforced, and after the rollback it is not. At each moment a gateway enforces one version or the other, as the answers to its senders show. What
-// byTemporal says.
+// Scenario: a version that asks orders for an amount. The rehearsal saw none without; then some begin to lack it, once while the version warns, once while it is enforced. A
+// third rollout finds all orders as they must be, and is rolled back after its end.
+// Guarantees: the first two are rolled back, and name tenant, code and figures. Warning quarantines nothing; what enforcing has quarantined is repaired, once. The third goes
+// through both cells; then the version is enforced, and after the rollback it is not. At each moment a gateway enforces one version or the other, as the answers to its
+// senders show. What byTemporal says.
 func TestARolloutGoesThroughCellsAndBack(t *testing.T) {
 	c := newCells(t)
 	first := c.senders[0]

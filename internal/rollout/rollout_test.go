@@ -472,7 +472,8 @@ func TestAStageGoesOnWhereItWas(t *testing.T) {
 	})
 }
 
-// Scenario: to enforce the version wants an approval. It is given for the attempt at hand; the cell is rolled back and begun once more; then it is given for that one, a day late.
+// Scenario: to enforce the version wants an approval. It is given for the attempt at hand; the cell is rolled back and begun once more; then it is given for that one, a day
+// late.
 // Guarantees: nothing is enforced without the approval of this very attempt, and not before somebody has watched again; the error says which step waits.
 func TestToEnforceTheVersionWantsAnApproval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
