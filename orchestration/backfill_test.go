@@ -21,6 +21,7 @@ import (
 type scripted struct {
 	mu      sync.Mutex
 	calls   map[string]int
+	given   [][]string // Command.Approved of each run
 	preview func(call int) (backfill.Preview, error)
 	plan    func(call int, approved string) (string, error)
 	load    func(ctx context.Context, call int, read func(func() backfill.Reading)) error
@@ -72,10 +73,14 @@ func (s *scripted) Report(context.Context, Backfill, string) (Report, error) {
 	return s.report(s.call("report"))
 }
 
-func (s *scripted) Run(ctx context.Context, _ Command, dryRun bool, said func(string)) (Outcome, error) {
+func (s *scripted) Run(ctx context.Context, c Command, dryRun bool, said func(string)) (Outcome, error) {
 	name := "run"
 	if dryRun {
 		name = "dry run"
+	} else {
+		s.mu.Lock()
+		s.given = append(s.given, c.Approved)
+		s.mu.Unlock()
 	}
 	return s.run(ctx, s.call(name), dryRun, said)
 }

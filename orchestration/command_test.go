@@ -34,9 +34,9 @@ func TestACommandRunsToItsOutcome(t *testing.T) {
 	}
 }
 
-// Guarantees: stores that differ, and an audit that could not compare all, are told by the state; neither is tried again.
+// Guarantees: stores that differ, an audit that could not compare all, and what must not be, are told by the state; none is tried again.
 func TestWhatACommandFoundIsToldByTheState(t *testing.T) {
-	for _, state := range []string{StateDiffers, StateIncomplete} {
+	for _, state := range []string{StateDiffers, StateIncomplete, StateRejected} {
 		s := newScripted()
 		s.run = func(context.Context, int, bool, func(string)) (Outcome, error) {
 			return Outcome{State: state, Text: "2 events are lost\n"}, nil
@@ -104,6 +104,96 @@ func TestAnErasureThatIsRefusedErasesNothing(t *testing.T) {
 	require.True(t, temporal.IsCanceledError(env.GetWorkflowError()))
 	require.Equal(t, StateCancelled, statusOf(t, env).State)
 	require.Zero(t, s.called("run"))
+}
+
+// Guarantees: what a person starts waits for an approval of what it would take out; the run of a standing job, whose file somebody has reviewed, does not.
+func TestAnExpiryWaitsForAnApprovalUnlessItStands(t *testing.T) {
+	s := newScripted()
+	env := environment(t, s)
+	env.RegisterDelayedCallback(func() {
+		got := statusOf(t, env)
+		require.Equal(t, StateWaitingForApproval, got.State)
+		require.Zero(t, s.called("run"))
+		env.SignalWorkflow(signalApprove, Approval{By: "anna", Digest: got.Digest})
+	}, time.Hour)
+	env.ExecuteWorkflow(KindExpiry, Command{Kind: KindExpiry})
+	require.NoError(t, env.GetWorkflowError())
+	require.Equal(t, "anna", statusOf(t, env).Approved.By)
+	require.Equal(t, 1, s.called("run"))
+
+	s = newScripted()
+	env = environment(t, s)
+	env.ExecuteWorkflow(KindExpiry, Command{Kind: KindExpiry, Standing: &Standing{Name: "quarantine"}})
+	require.NoError(t, env.GetWorkflowError())
+	require.Equal(t, StateDone, statusOf(t, env).State)
+	require.Zero(t, s.called("dry run"))
+	require.Equal(t, 1, s.called("run"))
+}
+
+// Scenario: a rollout's command ends twice because its next step wants an approval. Somebody approves what they have not seen, and then, a week later, what is shown; the
+// second step is tried three times.
+// Guarantees: the command is run again with the approvals that were given, and no others; what it printed is shown meanwhile; the job takes no place of commands that work.
+func TestAStepOfARolloutWaitsForAnApproval(t *testing.T) {
+	s := newScripted()
+	steps := []string{"enforce in cell one", "warn in cell two"}
+	s.run = func(ctx context.Context, call int, _ bool, _ func(string)) (Outcome, error) {
+		require.Equal(t, QueueLoads, activity.GetInfo(ctx).TaskQueue)
+		s.mu.Lock()
+		given := s.given[len(s.given)-1]
+		s.mu.Unlock()
+		if call == 2 || call == 3 {
+			return Outcome{}, errors.New("paused: metrics of a gateway cannot be read")
+		}
+		if len(given) < len(steps) {
+			return Outcome{State: StateWaitingForApproval, Step: steps[len(given)], Text: "stage warn has passed\n"}, nil
+		}
+		return Outcome{State: StateDone, Text: "in force\n"}, nil
+	}
+	env := environment(t, s)
+	waits := func(step string) string {
+		got := statusOf(t, env)
+		require.Equal(t, StateWaitingForApproval, got.State)
+		require.Equal(t, Outcome{State: StateWaitingForApproval, Step: step, Text: "stage warn has passed\n"}, *got.Outcome)
+		require.Nil(t, got.Approved, "that was of another step")
+		return got.Digest
+	}
+	var first string
+	env.RegisterDelayedCallback(func() {
+		first = waits(steps[0])
+		env.SignalWorkflow(signalApprove, Approval{By: "eve", Digest: "unseen"})
+	}, time.Hour)
+	env.RegisterDelayedCallback(func() {
+		require.Equal(t, first, waits(steps[0]))
+		require.Equal(t, 1, s.called("run"))
+		env.SignalWorkflow(signalApprove, Approval{By: "anna", Digest: first})
+	}, 7*24*time.Hour)
+	env.RegisterDelayedCallback(func() {
+		second := waits(steps[1])
+		require.NotEqual(t, first, second)
+		env.SignalWorkflow(signalApprove, Approval{By: "anna", Digest: first})
+		env.SignalWorkflow(signalApprove, Approval{By: "ben", Digest: second})
+	}, 8*24*time.Hour)
+	env.ExecuteWorkflow(KindRollout, Command{Kind: KindRollout, Flags: []string{"--plan=plan.yaml"}})
+	require.NoError(t, env.GetWorkflowError())
+	got := statusOf(t, env)
+	require.Equal(t, StateDone, got.State)
+	require.Equal(t, "ben", got.Approved.By)
+	require.Equal(t, "in force\n", got.Outcome.Text)
+	require.Equal(t, [][]string{nil, steps[:1], steps[:1], steps[:1], steps}, s.given)
+}
+
+// Guarantees: a rollout that is cancelled while it waits for an approval takes no further step.
+func TestAStepOfARolloutThatIsCancelledIsNotTaken(t *testing.T) {
+	s := newScripted()
+	s.run = func(context.Context, int, bool, func(string)) (Outcome, error) {
+		return Outcome{State: StateWaitingForApproval, Step: "enforce in cell one"}, nil
+	}
+	env := environment(t, s)
+	env.RegisterDelayedCallback(env.CancelWorkflow, 24*time.Hour)
+	env.ExecuteWorkflow(KindRollout, Command{Kind: KindRollout})
+	require.True(t, temporal.IsCanceledError(env.GetWorkflowError()))
+	require.Equal(t, StateCancelled, statusOf(t, env).State)
+	require.Equal(t, 1, s.called("run"))
 }
 
 // Scenario: a command fails every time, until somebody mends the cause a day later.

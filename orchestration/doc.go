@@ -7,7 +7,7 @@
 // The files:
 //
 //	backfill.go    the request of a backfill, and its workflow
-//	command.go     the request of a job that is one command, and its workflow
+//	command.go     the request of a job that is one command, and its workflow: approvals of what it would do, and of its steps
 //	standing.go    the file of standing jobs
 //	schedules.go   standing jobs in Temporal: apply, list, pause, resume
 //	metrics.go     how late they are, for Prometheus

@@ -56,6 +56,7 @@ func TestAFileOfStandingJobsThatIsWrongSaysWhere(t *testing.T) {
 		`jobs: 1 (Audit): name`:        {"name: audit", "name: Audit"},
 		`kind: "erasure"`:              {"kind: audit", "kind: erasure"}, // it destroys
 		`kind: "replay"`:               {"kind: audit", "kind: replay"},
+		`kind: "rollout"`:              {"kind: audit", "kind: rollout"},
 		`kind: "backfill"`:             {"kind: audit", "kind: backfill"},
 		`owner: ""`:                    {"owner: platform", "owner: ''"},
 		"every, cron: want one":        {"every: 1h", "every: 1h\n    cron: 0 * * * *"},

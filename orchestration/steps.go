@@ -18,8 +18,9 @@ const (
 	StateRunning            = "running"            // the command of the job is under way
 	StateWaitingForPerson   = "waits_for_a_person" // an activity keeps failing: the signal retry, or a cancellation
 	StateDone               = "done"
-	StateIncomplete         = "incomplete" // it came to its end, and some objects could not be loaded whole, or not all could be compared
+	StateIncomplete         = "incomplete" // it came to its end, and some objects could not be loaded whole, or not all could be compared, checked or built
 	StateDiffers            = "differs"    // it came to its end, and the stores do not hold what they must
+	StateRejected           = "rejected"   // it came to its end, and what it was asked for must not be, or was taken back
 	StateCancelled          = "cancelled"
 	StateFailed             = "failed"     // it cannot be met as it is: no retry mends it
 	StateTerminated         = "terminated" // by hand, in Temporal
@@ -65,7 +66,7 @@ type Status struct {
 	State         string            `json:"state"`
 	Job           string            `json:"job,omitempty"`     // its name in the stores, once the plan is written
 	Plan          *backfill.Preview `json:"plan,omitempty"`    // of a backfill, once it is known
-	DryRun        *Outcome          `json:"dry_run,omitempty"` // of a command that must be approved: what it would do
+	DryRun        *Outcome          `json:"dry_run,omitempty"` // of a command that destroys: what it would do
 	NeedsApproval bool              `json:"needs_approval"`
 	Digest        string            `json:"digest,omitempty"` // of what is shown: an approval must have it
 	Approved      *Given            `json:"approved,omitempty"`
@@ -73,7 +74,7 @@ type Status struct {
 	LastError     string            `json:"last_error,omitempty"` // of the last that failed; empty: it went well since
 	RetriedBy     string            `json:"retried_by,omitempty"` // who sent the last retry
 	Report        *Report           `json:"report,omitempty"`     // of a backfill
-	Outcome       *Outcome          `json:"outcome,omitempty"`    // of a command
+	Outcome       *Outcome          `json:"outcome,omitempty"`    // of a command, when it ran last
 }
 
 const (

@@ -11,8 +11,8 @@ import (
 	"go.temporal.io/sdk/workflow"
 )
 
-// Task queues. Loads have one of their own, so that a plan does not wait for days until a load has ended, and so have commands. A namespace is a cell's own: whoever
-// takes a task of it fills the stores of its own configuration.
+// Task queues. Loads have one of their own, so that a plan does not wait for days until a load has ended, and so have commands; those that watch for days take the place
+// of a load. A namespace is a cell's own: whoever takes a task of it fills the stores of its own configuration.
 const (
 	QueueJobs     = "pulsegrid-jobs"
 	QueueLoads    = "pulsegrid-loads"
@@ -44,7 +44,7 @@ func StartWorker(c client.Client, jobs Jobs, m *Metrics, fatal func(error)) (*Wo
 		activities map[string]any
 	}{
 		{QueueJobs, stepsAtATime, true, map[string]any{activityPreview: a.preview, activityPlan: a.plan, activityReport: a.report}},
-		{QueueLoads, loadsAtATime, false, map[string]any{activityLoad: a.load}},
+		{QueueLoads, loadsAtATime, false, map[string]any{activityLoad: a.load, activityCommand: a.command}},
 		{QueueCommands, commandsAtATime, false, map[string]any{activityCommand: a.command}},
 	} {
 		queue := worker.New(c, q.name, worker.Options{

@@ -32,7 +32,7 @@ const (
 func newJob() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "job",
-		Short: "Run a job over much data: a backfill, a replay, rollups, an erasure, aggregates, upkeep of the lake, a rehearsal and a rollout of schemas",
+		Short: "Run a job over much data: a backfill, a replay, rollups, an erasure, aggregates, upkeep of the lake, expiry of the quarantine, a check of the spill, a rehearsal and a rollout of schemas",
 		Long: `Jobs work on data that is not on its way from an agent. They may be killed at any moment and run again, by anybody, any number of times, and change nothing that is
 done.
 
@@ -52,7 +52,7 @@ approval, and wait for a person when it keeps failing; list, show, approve, canc
 		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	run.AddCommand(newAggregate(), newBackfill(), newErasure(), newRehearsal(), newReplay(), newRollout(), newRollups(), newUpkeep())
+	run.AddCommand(newAggregate(), newBackfill(), newErasure(), newExpiry(), newRehearsal(), newReplay(), newRollout(), newRollups(), newSpillCheck(), newUpkeep())
 	cmd.AddCommand(run, newJobStart(), newJobList(), newJobShow(), newJobApprove(), newJobCancel(), newJobRetry(), newJobSchedule(), newJobWorker())
 	return cmd
 }

@@ -213,7 +213,9 @@ func aggregatorConfig(ctx context.Context, paths []string, dir string) (*confmap
 // jobRunner does the work of a worker's activities. It reads the configuration anew for each, so that one that was changed counts.
 type jobRunner struct {
 	stores       storesOptions
-	certificates string // directory of an audit's certificates; empty: none are kept
+	gateway      []string // configuration of the gateways; empty: none is known
+	certificates string   // directory of an audit's certificates; empty: none are kept
+	reports      string   // directory of rehearsals' reports; empty: none are kept
 	log          *zap.Logger
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -23,6 +24,8 @@ type commandKind struct {
 	flags    []string                   // that a job may have: none that says which stores, or how the report looks
 	required []string                   // of these
 	check    func(*pflag.FlagSet) error // of what they say; nil: whatever it is
+	always   []string                   // flags of every job
+	says     bool                       // what it prints is its progress
 	example  string
 }
 
@@ -42,10 +45,35 @@ var commandKinds = map[string]commandKind{
 		flags: []string{"tenant", "attribute", "values", "id", "by", "reason", "declare", "wait"}, required: []string{"tenant", "id", "by", "reason", "declare"}, check: withoutValue,
 		example: `--tenant acme --id GDPR-2026-117 --by privacy@example.com --reason "Art. 17 request of 2026-11-03" --declare /var/lib/pulsegrid/erasures.yaml`,
 	},
+	orchestration.KindExpiry: {
+		path: []string{"job", "run", "expiry"}, make: newExpiry,
+		flags:   []string{"keep"},
+		example: "--keep 8760h",
+	},
+	orchestration.KindRehearsal: {
+		path: []string{"job", "run", "rehearsal"}, make: newRehearsal,
+		flags: []string{"current", "proposed", "from", "to", "tenant", "tenants", "strict", "refuse-above"}, required: []string{"current", "proposed"},
+		example: "--current 's3://pulsegrid-eu-1/schemas?region=eu-central-1' --proposed 's3://pulsegrid-eu-1/proposed?region=eu-central-1' --from 24h",
+	},
 	orchestration.KindReplay: {
 		path: []string{"job", "run", "replay"}, make: newReplay,
 		flags:   []string{"from", "to", "range", "source", "tenant", "topic", "signal", "erased", "to-topic", "to-live", "rate", "yield-after"},
 		example: "--from 2026-11-20T08:00:00Z --tenant acme",
+	},
+	orchestration.KindRollout: {
+		path: []string{"job", "run", "rollout"}, make: newRollout,
+		flags: []string{"plan"}, required: []string{"plan"}, always: []string{"--ask-to-enforce"}, says: true,
+		example: "--plan /etc/pulsegrid/rollout.yaml",
+	},
+	orchestration.KindRollups: {
+		path: []string{"job", "run", "rollups"}, make: newRollups,
+		flags:   []string{"from", "to"},
+		example: "--from 2026-10-01 --to 2026-10-08",
+	},
+	orchestration.KindSpillCheck: {
+		path: []string{"job", "run", "spill-check"}, make: newSpillCheck,
+		flags:   []string{"late-after"},
+		example: "--late-after 1h",
 	},
 	orchestration.KindUpkeep: {
 		path: []string{"job", "run", "upkeep"}, make: newUpkeep,
@@ -122,11 +150,27 @@ func newStartCommand(kind string) *cobra.Command {
 	)
 	name := "`pulsegrid " + strings.Join(k.path, " ") + "`"
 	approval, id := "", "One job of the kind runs at a time, and its id is "+kind+"."
-	if kind == orchestration.KindErasure {
-		approval, id = `
-First the rows are counted, and nothing is erased before `+"`pulsegrid job approve ID`; `pulsegrid job show ID`"+` shows the counts. They are counted again after the approval: where they have changed, it waits for another
-one. --declare and --values name files on the worker's machine; a value itself is refused, since Temporal would keep it.
+	const counted = `
+First the rows are counted, and nothing is erased before ` + "`pulsegrid job approve ID`; `pulsegrid job show ID`" + ` shows the counts. They are counted again after the
+approval: where they have changed, it waits for another one.`
+	switch kind {
+	case orchestration.KindErasure:
+		approval, id = counted+` --declare and --values name files on the worker's machine; a value itself is refused, since Temporal would keep it.
 `, "One erasure of a tenant runs at a time, and its id is erasure.TENANT."
+	case orchestration.KindExpiry:
+		approval = counted + "\n"
+	case orchestration.KindRehearsal:
+		approval = `
+It ends as rejected where a tenant is above the bound, and as incomplete where not all could be checked. Workers with --reports DIR keep the report there, for a rollout's plan to name.
+`
+	case orchestration.KindRollout:
+		approval = `
+Before each further cell, and before the version is enforced in a cell, it waits: ` + "`pulsegrid job show ID`" + ` shows what the stage before has seen, and
+` + "`pulsegrid job approve ID`" + ` has it go on. It ends as rejected where it was rolled back, where the version is refused, or where somebody else has changed a registry.
+Where a cell cannot be watched it waits for a person. To undo it, cancel it, and then ` + "`pulsegrid job run rollout --rollback`" + `.
+`
+	case orchestration.KindRollups:
+		approval = "\nIt ends as incomplete where a partition waits until nobody inserts into it.\n"
 	}
 	cmd := &cobra.Command{
 		Use:   kind,
@@ -175,30 +219,32 @@ func (w *jobRunner) Run(ctx context.Context, c orchestration.Command, dryRun boo
 	if err := checkFlags(c.Kind, c.Flags); err != nil {
 		return out, backfill.RequestError{Cause: err}
 	}
-	args := slices.Concat(commandKinds[c.Kind].path, c.Flags)
-	for _, config := range w.stores.config {
-		args = append(args, "--config="+config)
-	}
-	args = append(args, "--data="+w.stores.data)
+	k := commandKinds[c.Kind]
+	args := slices.Concat(k.path, c.Flags, k.always, w.flags(k, c))
 	if dryRun {
 		args = append(args, "--dry-run")
 	}
-	if c.Kind == orchestration.KindAudit && w.certificates != "" {
-		args = append(args, "--certificates="+w.certificates)
-	}
 	root := newRoot()
 	root.SetArgs(args)
+	root.SetIn(strings.NewReader("")) // whoever sits at the worker's terminal is not asked
 	printed, progress := &bounded{most: orchestration.MaxText}, &lines{said: said}
 	root.SetOut(printed)
+	if k.says {
+		root.SetOut(io.MultiWriter(printed, progress))
+	}
 	root.SetErr(progress)
 	err := root.ExecuteContext(ctx)
 	out.Text = printed.text()
 	_, usage := errors.AsType[usageError](err)
+	end, ended := errors.AsType[endError](err)
 	switch {
 	case errors.Is(err, errDiffers):
 		out.State = orchestration.StateDiffers
 	case errors.Is(err, errNotAll):
 		out.State = orchestration.StateIncomplete
+	case ended:
+		out.State, out.Step = end.state, end.step
+		out.Text += err.Error() + "\n"
 	case usage:
 		return out, backfill.RequestError{Cause: err}
 	case err != nil && out.Text != "": // most say in it what failed
@@ -208,6 +254,34 @@ func (w *jobRunner) Run(ctx context.Context, c orchestration.Command, dryRun boo
 	}
 	return out, nil
 }
+
+// flags are those of a command that the worker's own say, and the approvals of a job.
+func (w *jobRunner) flags(k commandKind, c orchestration.Command) (flags []string) {
+	has := k.make().Flags()
+	add := func(name string, values ...string) {
+		for _, value := range values {
+			if has.Lookup(name) != nil && value != "" {
+				flags = append(flags, "--"+name+"="+value)
+			}
+		}
+	}
+	add("config", w.stores.config...)
+	add("data", w.stores.data)
+	add("gateway", w.gateway...)
+	add("certificates", w.certificates)
+	add("reports", w.reports)
+	add("approved", c.Approved...)
+	return flags
+}
+
+// endError is the error of a command that came to its end, and would come to the same end if it were run again.
+type endError struct {
+	error
+	state string // of its job
+	step  string // what the job waits for an approval of
+}
+
+func (e endError) Unwrap() error { return e.error }
 
 // bounded keeps the beginning of what is written.
 type bounded struct {

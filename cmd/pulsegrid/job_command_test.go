@@ -23,6 +23,9 @@ func TestEachKindOfJobHasACommandAndItsFlags(t *testing.T) {
 		found, _, err := newRoot().Find(k.path)
 		require.NoError(t, err)
 		require.Equal(t, k.make().Short, found.Short)
+		require.NoError(t, k.make().ParseFlags(slices.Concat(k.always, (&jobRunner{
+			stores: storesOptions{config: []string{"a"}, data: "d"}, gateway: []string{"g"}, certificates: "c", reports: "r",
+		}).flags(k, orchestration.Command{Approved: []string{"s"}}))), kind)
 	}
 	require.NoError(t, checkFlags("upkeep", []string{"--keep=48h", "--table=logs", "--table=spans"}))
 	_, err := readStanding("")
@@ -38,6 +41,12 @@ func TestAJobMayNotHaveFlagsThatAreTheWorkers(t *testing.T) {
 		"unknown flag: --certificates":             {Kind: "audit", Flags: []string{"--certificates=/etc"}},
 		"unknown flag: --config":                   {Kind: "upkeep", Flags: []string{"--config=/etc/passwd"}},
 		"unknown flag: --dry-run":                  {Kind: "erasure", Flags: []string{"--dry-run=false"}},
+		"unknown flag: --gateway":                  {Kind: "spill-check", Flags: []string{"--gateway=/etc/passwd"}},
+		"unknown flag: --reports":                  {Kind: "rehearsal", Flags: []string{"--reports=/etc"}},
+		"unknown flag: --yes":                      {Kind: "rollout", Flags: []string{"--plan=p.yaml", "--yes"}},
+		"unknown flag: --ask-to-enforce":           {Kind: "rollout", Flags: []string{"--plan=p.yaml", "--ask-to-enforce=false"}},
+		"unknown flag: --approved":                 {Kind: "rollout", Flags: []string{"--plan=p.yaml", "--approved=warn in cell two"}},
+		"--plan: a job of kind rollout needs it":   {Kind: "rollout"},
 		`"verify" is no flag`:                      {Kind: "audit", Flags: []string{"verify", "/etc"}},
 		`no kind of job "backfill"`:                {Kind: "backfill"},
 		"--reason: a job of kind erasure needs it": {Kind: "erasure", Flags: []string{"--tenant=acme", "--id=1", "--by=me", "--declare=x.yaml"}},

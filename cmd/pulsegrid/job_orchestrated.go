@@ -238,8 +238,9 @@ Plan, approval and report are asked from a worker, so one must be running; the r
 }
 
 func newJobApprove() *cobra.Command {
-	return jobCommand("approve", "Approve the plan of a job that waits for that",
-		`Approve what `+"`pulsegrid job show`"+` shows: the plan of a backfill, so that it is loaded, or the rows that an erasure would take out. When that has changed since, the job shows it anew and waits again.`,
+	return jobCommand("approve", "Approve what a job that waits for that shows",
+		`Approve what `+"`pulsegrid job show`"+` shows: the plan of a backfill, so that it is loaded, the rows that an erasure or an expiry would take out, or the next step of a rollout.
+When that has changed since, the job shows it anew and waits again.`,
 		func(cmd *cobra.Command, ctx context.Context, c client.Client, id, by string) error {
 			if err := orchestration.Approve(ctx, c, id, by); err != nil {
 				return err

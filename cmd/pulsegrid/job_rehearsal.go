@@ -3,10 +3,14 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -19,6 +23,8 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/rehearsal"
 	"github.com/pulsegrid/pulsegrid/internal/schema"
 	"github.com/pulsegrid/pulsegrid/internal/tenant"
+	"github.com/pulsegrid/pulsegrid/internal/wholefile"
+	"github.com/pulsegrid/pulsegrid/orchestration"
 )
 
 const (
@@ -36,6 +42,7 @@ type rehearsalOptions struct {
 	gateway           []string
 	strict            bool
 	refuseAbove       string
+	reports           string
 	json, quiet       bool
 }
 
@@ -71,6 +78,7 @@ Exit codes: 0 no tenant is above the bound; 1 one is, or not all could be checke
 	f.StringArrayVar(&o.gateway, "gateway", nil, gatewayHelp)
 	f.BoolVar(&o.strict, "strict", false, "attributes that a schema does not name are violations, where a tenant's policy does not say")
 	f.StringVar(&o.refuseAbove, "refuse-above", defaultRefuseAbove, "fail where a larger share of a tenant's events would violate the proposed version; 0% to 100%")
+	f.StringVar(&o.reports, "reports", "", "directory to which the report is written as JSON too, as CURRENT-PROPOSED.json, the two versions; with --tenant, as CURRENT-PROPOSED.TENANT.json")
 	f.BoolVar(&o.json, "json", false, "print the report as JSON, with every source")
 	f.BoolVar(&o.quiet, "quiet", false, "no progress on standard error")
 	o.stores.flags(cmd, "configuration of the aggregators that fill the lake; may be repeated, as for the Collector (default: the local cell's)")
@@ -196,11 +204,37 @@ func runRehearsal(cmd *cobra.Command, o rehearsalOptions) error {
 	} else {
 		err = printRehearsal(cmd.OutOrStdout(), &report, time.Since(began))
 	}
+	if err == nil && o.reports != "" {
+		err = writeRehearsal(o.reports, &report)
+	}
 	if err != nil {
 		return err
 	}
 	if err := report.Verdict(percent); err != nil {
-		return errors.New(oneLine(err.Error())) // it quotes rows
+		end := endError{error: errors.New(oneLine(err.Error())), state: orchestration.StateIncomplete} // it quotes rows
+		if len(report.Above(percent)) > 0 {
+			end.state = orchestration.StateRejected
+		}
+		return end
+	}
+	return nil
+}
+
+// writeRehearsal keeps a report for a rollout's plan to name. One of the same versions takes the place of the one before.
+func writeRehearsal(dir string, r *rehearsal.Report) error {
+	name := cmp.Or(r.Current.Version, "empty") + "-" + cmp.Or(r.Proposed.Version, "empty")
+	if r.Tenant != "" {
+		name += "." + url.PathEscape(r.Tenant)
+	}
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err == nil {
+		err = os.MkdirAll(dir, 0o755)
+	}
+	if err == nil {
+		err = wholefile.Write(filepath.Join(dir, name+".json"), append(text, '\n'), 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("--reports: %w", err)
 	}
 	return nil
 }

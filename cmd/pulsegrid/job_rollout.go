@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/mattn/go-isatty"
@@ -14,11 +15,14 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/cell"
 	"github.com/pulsegrid/pulsegrid/internal/fileset"
 	"github.com/pulsegrid/pulsegrid/internal/rollout"
+	"github.com/pulsegrid/pulsegrid/orchestration"
 )
 
 type rolloutOptions struct {
 	plan                  string
 	gateway               []string
+	askToEnforce          bool
+	approved              []string
 	yes, dryRun, rollback bool
 }
 
@@ -32,7 +36,7 @@ what the proposed one would refuse beyond that. Then the proposed version is enf
 
 Where the proposed version refuses more than refuse_above of a tenant's events that the current one accepts, or requests take longer than latency_growth allows, the cell goes back to
 the version that it had, and the rollout ends. Where that cannot be told, because a gateway's metrics cannot be read or there is no traffic, the rollout stops where it is: the same command
-goes on. Before each further cell it asks (--yes: does not ask).
+goes on. Before each further cell it asks, and with --ask-to-enforce also before a cell enforces the version (--yes: does not ask).
 
 A cell is begun only if no change of the version is breaking ("pulsegrid schema diff"), or a rehearsal in this cell has passed ("pulsegrid job run rehearsal --json", named in the plan).
 
@@ -51,6 +55,8 @@ Exit codes: 0 the version is in force in all cells; 1 it was rolled back, is pau
 	f.StringVar(&o.plan, "plan", "", "the plan, docs/runbooks/rollout.md (required)")
 	f.StringArrayVar(&o.gateway, "gateway", nil, gatewayHelp)
 	f.BoolVar(&o.yes, "yes", false, "go on to the next cell without asking")
+	f.BoolVar(&o.askToEnforce, "ask-to-enforce", false, "ask before a cell enforces the version, too")
+	f.StringArrayVar(&o.approved, "approved", nil, "a step that is approved, as the error of one that waits for it says; may be repeated")
 	f.BoolVar(&o.dryRun, "dry-run", false, "say where each cell is and whether it could begin; change nothing")
 	f.BoolVar(&o.rollback, "rollback", false, "put the version before in force again, in each cell that has the proposed one or is on the way to it")
 	return cmd
@@ -78,7 +84,10 @@ func runRollout(cmd *cobra.Command, o rolloutOptions) error {
 	}
 	c := rollout.Config{
 		Plan: plan, Proposed: proposed, Limits: validation.Limits, Scrape: cell.Scrape, Open: fileset.OpenTree,
-		Approve: func(cell string) bool { return o.yes || ask(cmd, "go on with cell "+oneLine(cell)+"?") },
+		AskToEnforce: o.askToEnforce,
+		Approve: func(s rollout.Step) bool {
+			return o.yes || slices.Contains(o.approved, s.String()) || ask(cmd, "go on: "+oneLine(s.String())+"?")
+		},
 		Say: func(format string, args ...any) {
 			_, _ = fmt.Fprintln(cmd.OutOrStdout(), oneLine(fmt.Sprintf(format, args...))) // nobody may be listening
 		},
@@ -89,10 +98,19 @@ func runRollout(cmd *cobra.Command, o rolloutOptions) error {
 	} else if o.dryRun {
 		do = rollout.Check
 	}
-	if err := do(ctx, c); err != nil {
-		return errors.New(oneLine(err.Error())) // it quotes metrics
+	err = do(ctx, c)
+	if err == nil {
+		return nil
 	}
-	return nil
+	said := errors.New(oneLine(err.Error())) // it quotes metrics
+	if waits, ok := errors.AsType[*rollout.WaitsError](err); ok {
+		step := waits.Step.String()
+		return endError{error: fmt.Errorf("%w (--approved %q)", said, oneLine(step)), state: orchestration.StateWaitingForApproval, step: step}
+	}
+	if _, ok := errors.AsType[rollout.Ended](err); ok {
+		return endError{error: said, state: orchestration.StateRejected}
+	}
+	return said
 }
 
 // ask asks whoever sits at the terminal. Where nobody does, the answer is no.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/audit/stored"
 	"github.com/pulsegrid/pulsegrid/internal/columns"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"github.com/pulsegrid/pulsegrid/orchestration"
 )
 
 const (
@@ -45,7 +47,7 @@ step: a query sees the old partition or the new one. Days whose rows may be dele
 Events go on coming in meanwhile, but not into a partition that is exchanged. So one that is not over, as today's and this month's, is exchanged only while the aggregators are
 stopped: events wait in Kafka for as long. The job says which partitions wait for that.
 
-Killed at any moment it can be run again. Run one at a time.
+Killed at any moment it can be run again. Run one at a time: where two run, the one that began first fails and exchanges nothing more.
 
 Exit codes: 0 the rollups are equal to the rows; 1 some are not, or the job failed: the text says why; 2 wrong command line; 3 no cell is running.`,
 		Example: `  pulsegrid job run rollups --dry-run
@@ -113,7 +115,7 @@ func runRollups(cmd *cobra.Command, o rollupsOptions) (err error) {
 	case columns.Replicated(hot.exporter.Engine):
 		return fmt.Errorf("exporters: engine %s: rollups of replicated tables are not supported: inserts by way of another replica would not be seen", hot.exporter.Engine)
 	}
-	r := &rollups{database: hot.exporter.Database, dryRun: o.dryRun, tell: teller(cmd, o.quiet)}
+	r := &rollups{database: hot.exporter.Database, suffix: rebuiltSuffix + "_" + rand.Text()[:rebuiltRandom], dryRun: o.dryRun, tell: teller(cmd, o.quiet)}
 	if r.clickHouse, err = questionTo(&hot.exporter); err != nil {
 		return err
 	}
@@ -148,7 +150,7 @@ func runRollups(cmd *cobra.Command, o rollupsOptions) (err error) {
 	case err != nil:
 		return err
 	case left > 0:
-		return fmt.Errorf("%d partitions of rollups differ from the rows", left)
+		return endError{error: fmt.Errorf("%d partitions of rollups differ from the rows", left), state: orchestration.StateIncomplete}
 	}
 	return nil
 }
@@ -214,6 +216,7 @@ type rollups struct {
 	clickHouse question
 	recount    *stored.ClickHouse // compares by expressions of its own, not by those that make the rollups
 	database   string
+	suffix     string // of the tables beside
 	group      *liveGroup
 	watermark  func(context.Context, signal.Signal) (time.Time, error)
 	dryRun     bool
@@ -228,7 +231,10 @@ func (r *rollups) table(ctx context.Context, t *columns.Table, first, end time.T
 		return err
 	}
 	for _, rollup := range t.Rollups() {
-		if err := r.drop(ctx, rollup); err != nil { // of a job that was killed
+		if r.dryRun {
+			break
+		}
+		if err := r.dropBefore(ctx, rollup); err != nil {
 			return err
 		}
 	}

@@ -12,8 +12,9 @@ import (
 )
 
 const (
-	// rebuiltSuffix makes the name of the table that a partition of a rollup is built in.
+	// rebuiltSuffix makes the name of the table that a partition of a rollup is built in, with rebuiltRandom characters that each run chooses for itself.
 	rebuiltSuffix = "_rebuilt"
+	rebuiltRandom = 8
 	// rebuildTries is how often a partition is counted again since rows have come meanwhile.
 	rebuildTries = 5
 	// rebuildPause is the time until the next try: an aggregator that has inserted a block's rows writes the ledger's entry next.
@@ -164,7 +165,21 @@ func (r *rollups) unchanged(ctx context.Context, t *columns.Table, before map[st
 
 // names are the rollup's table, and the one beside.
 func (r *rollups) names(rollup columns.Rollup) (name, beside string) {
-	return quoted(r.database) + "." + quoted(rollup.Name), quoted(r.database) + "." + quoted(rollup.Name+rebuiltSuffix)
+	return quoted(r.database) + "." + quoted(rollup.Name), quoted(r.database) + "." + quoted(rollup.Name+r.suffix)
+}
+
+// dropBefore drops what other runs have built: of those that were killed, and of one that was taken for dead and still runs. That one cannot exchange a partition then.
+func (r *rollups) dropBefore(ctx context.Context, rollup columns.Rollup) error {
+	before, err := r.clickHouse.texts(ctx, "SELECT name FROM system.tables WHERE database = "+literal(r.database)+" AND startsWith(name, "+literal(rollup.Name+rebuiltSuffix)+")")
+	if err != nil {
+		return err
+	}
+	for _, name := range before {
+		if err := r.clickHouse.exec(ctx, "DROP TABLE IF EXISTS "+quoted(r.database)+"."+quoted(name)+" SYNC"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (r *rollups) drop(ctx context.Context, rollup columns.Rollup) error {

@@ -56,11 +56,11 @@ func unordered(answer string) string {
 	return strings.Join(lines, "\n")
 }
 
-// Scenario: rows of yesterday are deleted by hand, so rollups say too much, and partitions of rollups are dropped, so they say too little. They are built anew while events
-// of today are stored, and a dashboard runs the documented queries; then by commands that are killed between any two steps; then while events of yesterday come late,
-// between the recount and the exchange and right before the exchange.
-// Guarantees: each answer is the one of before or the one of after; the rollups are then what a recount says, to the last group; today's events are not lost; a month that is not over
-// waits for the aggregators to stop; a late event counts once; a day whose rows are all gone has no rollups.
+// Scenario: rows of yesterday are deleted by hand, so rollups say too much, and partitions of rollups are dropped, so they say too little. They are built anew while events of
+// today are stored, and a dashboard runs the documented queries; then by commands that are killed between any two steps; then while events of yesterday come late, between the
+// recount and the exchange and right before the exchange.
+// Guarantees: each answer is the one of before or the one of after; the rollups are then what a recount says, to the last group; today's events are not lost; a month that is
+// not over waits for the aggregators to stop; a late event counts once; a day whose rows are all gone has no rollups; a run that was taken for dead exchanges nothing more.
 func TestRollupsAreBuiltAnewBesideLiveInserts(t *testing.T) {
 	y := newYesterday()
 	a := storeAll(t, y.records()...)
@@ -178,6 +178,14 @@ func TestRollupsAreBuiltAnewBesideLiveInserts(t *testing.T) {
 		require.Contains(t, rollups(0, "--dry-run"), equal, point)
 	}
 	aggregator()
+
+	// A run is taken for dead just before an exchange, and another one does its work.
+	a.hot.Exec("ALTER TABLE pulsegrid.logs_10s DROP PARTITION '" + day + "'")
+	_, told, err := continuedAfter(t, "rollups-exchanging", func() { rollups(0) }, args...)
+	require.Error(t, err)
+	require.Contains(t, told, "logs_10s"+rebuiltSuffix+"_", "its table is gone")
+	require.Equal(t, count("logs"), count("logs_10s"))
+	require.Contains(t, rollups(0, "--dry-run"), equal)
 
 	a.hot.Exec("DELETE FROM pulsegrid.spans WHERE toDate(ingest_time) = '" + day + "'")
 	rollups(0)

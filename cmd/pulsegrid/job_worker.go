@@ -15,7 +15,9 @@ import (
 type workerOptions struct {
 	temporalOptions
 	stores       storesOptions
+	gateway      []string
 	certificates string
+	reports      string
 	metrics      string
 	hosts        []string
 	schedule     bool
@@ -38,13 +40,16 @@ It serves metrics for Prometheus: how old the last success of each standing job 
 
 ` + jobExitCodes,
 		Example: `  pulsegrid job worker                              # of the local cell
-  TEMPORAL_ADDRESS=temporal.internal:7233 TEMPORAL_NAMESPACE=cell-eu pulsegrid job worker --config aggregator.yaml --metrics 0.0.0.0:8890 --certificates /var/lib/pulsegrid/certificates`,
+  TEMPORAL_ADDRESS=temporal.internal:7233 TEMPORAL_NAMESPACE=cell-eu pulsegrid job worker --config aggregator.yaml --gateway gateway.yaml --metrics 0.0.0.0:8890 \
+    --certificates /var/lib/pulsegrid/certificates --reports /var/lib/pulsegrid/reports`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runWorker(cmd, o) },
 	}
 	o.flags(cmd)
 	f := cmd.Flags()
 	f.StringArrayVar(&o.stores.config, "config", nil, configHelp)
+	f.StringArrayVar(&o.gateway, "gateway", nil, "configuration of the gateways, for rehearsals, rollouts and checks of the spill; may be repeated, as for the Collector")
+	f.StringVar(&o.reports, "reports", "", "directory to which rehearsals write their reports (default: they keep none)")
 	f.StringVar(&o.certificates, "certificates", "", "directory to which audits add their certificates (default: they keep none)")
 	f.StringVar(&o.metrics, "metrics", "127.0.0.1:0", "HOST:PORT on which metrics are served, at /metrics; port 0: a free one")
 	f.StringSliceVar(&o.hosts, "metrics-host", nil, "name by which programs reach the metrics, beside localhost and IP addresses; may be repeated")
@@ -54,7 +59,7 @@ It serves metrics for Prometheus: how old the last success of each standing job 
 
 func runWorker(cmd *cobra.Command, o workerOptions) error {
 	o.stores.data = o.data
-	w := &jobRunner{stores: o.stores, certificates: o.certificates, log: jobLogger(cmd)}
+	w := &jobRunner{stores: o.stores, gateway: o.gateway, certificates: o.certificates, reports: o.reports, log: jobLogger(cmd)}
 	if _, err := w.stores.pipelines(cmd); err != nil { // say so now, not in a job
 		return err
 	}

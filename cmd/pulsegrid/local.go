@@ -29,7 +29,7 @@ What a client has been told is accepted is on disk. Ctrl-C stops everything in o
 with the same --data goes on where this one was. Ports given as 0 are chosen at the first start and kept.
 
 With --orchestration a Temporal server with its UI, on 127.0.0.1 only, and a worker run too, for ` + "`pulsegrid job start`" + ` and the
-standing jobs (` + "`pulsegrid job schedule list`" + `): aggregates every 10 minutes, upkeep and an audit every hour. What Temporal knows is in the data directory, and so are the audits' certificates.`,
+standing jobs (` + "`pulsegrid job schedule list`" + `): aggregates every 10 minutes, upkeep, an audit and a check of the spill every hour, expiry of the lake's quarantine. What Temporal knows is in the data directory, and so are the audits' certificates.`,
 		Example: `  pulsegrid local
   pulsegrid local --data /var/lib/pulsegrid --grpc 0.0.0.0:4317 --http 0.0.0.0:4318
   pulsegrid local --cors http://localhost:3000

@@ -3,7 +3,6 @@ package backfill_test
 import (
 	"encoding/json"
 	"errors"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,7 +13,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pulsegrid/pulsegrid/integration/rig"
-	"github.com/pulsegrid/pulsegrid/internal/cell"
 	"github.com/pulsegrid/pulsegrid/orchestration"
 )
 
@@ -25,6 +23,7 @@ const sayEvery = 20 * time.Second
 type temporal struct {
 	*bench
 	address        string
+	spill          string // directory of the gateways' spill
 	metrics        string // of the worker
 	server, worker *rig.Process
 	every          time.Duration // between two looks at a job
@@ -33,19 +32,14 @@ type temporal struct {
 
 func startTemporal(b *bench) *temporal {
 	b.t.Helper()
-	server, err := cell.FindDevServer()
+	server, address, err := rig.NewTemporal(filepath.Join(b.dir, "temporal.db"))
 	require.NoError(b.t, err)
-	t := &temporal{bench: b, address: rig.FreeAddr(), every: 200 * time.Millisecond, within: 2 * patience}
-	ui := rig.FreeAddr()
-	_, port, _ := net.SplitHostPort(t.address)
-	_, uiPort, _ := net.SplitHostPort(ui)
-	argv := []string{server, "-port", port, "-ui-port", uiPort, "-db", filepath.Join(b.dir, "temporal.db")}
-	for _, name := range orchestration.SearchAttributes() {
-		argv = append(argv, "-keyword", name)
-	}
-	t.server = rig.NewProcess(nil, []string{t.address, ui}, argv...)
+	t := &temporal{bench: b, server: server, address: address, spill: filepath.Join(b.dir, "spill"), every: 200 * time.Millisecond, within: 2 * patience}
+	gateway := filepath.Join(b.dir, "gateway.yaml")
+	require.NoError(b.t, os.MkdirAll(t.spill, 0o700))
+	require.NoError(b.t, os.WriteFile(gateway, []byte("processors: {schema_validation: {}}\nexporters: {msk: {brokers: [127.0.0.1:9092], spill: {url: \"file://"+t.spill+"\"}}}\n"), 0o600))
 	t.metrics = rig.FreeAddr()
-	t.worker = rig.NewProcess(b.stores, []string{t.metrics}, program, "job", "worker", "--config", b.config, "--temporal-address", t.address, "--metrics", t.metrics)
+	t.worker = rig.NewProcess(b.stores, []string{t.metrics}, program, "job", "worker", "--config", b.config, "--gateway", gateway, "--temporal-address", t.address, "--metrics", t.metrics)
 	require.NoError(b.t, t.server.Start(localStarts))
 	require.NoError(b.t, t.worker.Start(localStarts))
 	b.t.Cleanup(func() {

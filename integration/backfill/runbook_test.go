@@ -34,7 +34,8 @@ func commandsOf(t *testing.T, page string) []string {
 	return out
 }
 
-// Scenario: the commands of the runbooks of backfill, upkeep, replay, rollups, aggregates and erasure, one after the other, against `pulsegrid local` while this host's metrics flow through it.
+// Scenario: the commands of the runbooks of backfill, upkeep, replay, rollups, expiry, spill check, rehearsal (those of Temporal), aggregates and erasure, one after the
+// other, against `pulsegrid local` while this host's metrics flow through it.
 // Guarantees: each does what the runbook says; the stores have the generator's events beside the live ones; the audit of what came by Kafka stays equal, rollups included.
 func TestTheRunbooksBesideLiveTraffic(t *testing.T) {
 	home := t.TempDir()
@@ -80,7 +81,7 @@ func TestTheRunbooksBesideLiveTraffic(t *testing.T) {
 	}
 	// Standing jobs would do what the commands below are to do. They are scheduled once the worker is there.
 	require.Eventually(t, func() bool {
-		_, err := shell("pulsegrid job schedule pause aggregates upkeep audit")
+		_, err := shell("pulsegrid job schedule pause aggregates upkeep audit quarantine spill")
 		return err == nil
 	}, patience, time.Second, "the default schedules")
 	for _, command := range commandsOf(t, "standing-jobs.md") {
@@ -88,7 +89,7 @@ func TestTheRunbooksBesideLiveTraffic(t *testing.T) {
 		t.Logf("%s\n%s", command, out)
 		require.NoError(t, err, command)
 		if strings.HasPrefix(command, "pulsegrid job schedule apply") {
-			require.Equal(t, 3, strings.Count(out, "unchanged"), "the local cell has them already")
+			require.Equal(t, 5, strings.Count(out, "unchanged"), "the local cell has them already")
 		}
 	}
 	out, err := shell("pulsegrid job schedule pause aggregates")
@@ -152,7 +153,7 @@ func TestTheRunbooksBesideLiveTraffic(t *testing.T) {
 		if err == nil && strings.HasPrefix(command, "pulsegrid job start ") {
 			id, _, _ = strings.Cut(strings.TrimPrefix(out, "job "), ":")
 			state := "done"
-			if strings.Contains(command, " erasure ") {
+			if strings.Contains(command, " erasure ") || strings.HasSuffix(command, " expiry") {
 				state = "waits_for_approval"
 			}
 			until(state)
@@ -234,10 +235,40 @@ func TestTheRunbooksBesideLiveTraffic(t *testing.T) {
 	said, err = shell("pulsegrid audit --rollups --quiet")
 	require.NoError(t, err, said)
 	for _, command := range commandsOf(t, "rollups.md") {
-		out, err := shell(command)
-		t.Logf("%s\n%s", command, out)
+		out, err := step(command)
 		require.NoError(t, err, command)
-		require.Contains(t, out, "the rollups are equal to the rows")
+		if !strings.Contains(command, " start ") {
+			require.Contains(t, out, "the rollups are equal to the rows")
+		}
+	}
+	for _, command := range commandsOf(t, "expiry.md") {
+		out, err := step(command)
+		require.NoError(t, err, command)
+		if !strings.Contains(command, " start ") && !strings.Contains(command, " approve ") {
+			require.Regexp(t, `(?m)^quarantine_pii +0 +0 +0$`, out, "all of it is young")
+		}
+	}
+	until("done")
+	for _, command := range commandsOf(t, "spill-check.md") {
+		out, err := step(command)
+		require.NoError(t, err, command)
+		if !strings.Contains(command, " start ") {
+			require.Contains(t, out, "the local cell does not spill")
+		}
+	}
+	for _, dir := range []string{"schemas", "proposed"} {
+		require.NoError(t, os.Mkdir(filepath.Join(home, dir), 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(home, dir, "none.yaml"), []byte("groups: []\n"), 0o600))
+	}
+	for _, command := range commandsOf(t, "rehearsal.md") {
+		if strings.Contains(command, " job run ") || !strings.Contains(command, " job ") {
+			continue // cmd/pulsegrid, TestARehearsalCountsWhatTheGeneratorCounts
+		}
+		out, err := step(strings.NewReplacer(" schemas/", " "+home+"/schemas/", " proposed/", " "+home+"/proposed/").Replace(command)) // the worker is at home elsewhere
+		require.NoError(t, err, command)
+		if strings.Contains(command, " show ") {
+			require.Regexp(t, `(?m)^[1-9]\d* events received from `, out)
+		}
 	}
 
 	// Live spans are of an hour that is not over. Copies of them, of the day before, are of hours that are.

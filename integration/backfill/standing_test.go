@@ -81,26 +81,32 @@ func (t *temporal) standing() {
 	write := func(jobs ...string) {
 		require.NoError(t.t, os.WriteFile(file, []byte("format: 1\njobs: ["+strings.Join(jobs, ", ")+"]\n"), 0o600))
 	}
-	write(upkeep, "{name: audit, kind: audit, cron: 0 4 * * *, late_after: 20h, owner: platform}")
+	write(upkeep, "{name: audit, kind: audit, cron: 0 4 * * *, late_after: 20h, owner: platform}", "{name: spill, kind: spill-check, every: 10s, late_after: 11s, owner: gateways}",
+		"{name: quarantine, kind: expiry, flags: {keep: 720h}, every: 10s, late_after: 11s, owner: platform}")
 	require.Contains(t.t, t.schedule(0, "apply", "--file", file, "--dry-run"), "create     audit")
 	require.Empty(t.t, t.listed())
 	require.Contains(t.t, t.schedule(0, "apply", "--file", file), "create     audit")
 	require.NotRegexp(t.t, "create|update|delete", t.schedule(0, "apply", "--file", file))
 
-	require.Eventually(t.t, func() bool { return !t.listed()["upkeep"].LastSuccess.IsZero() }, patience, 500*time.Millisecond, "the schedule fires")
+	for _, name := range []string{"upkeep", "spill", "quarantine"} {
+		require.Eventually(t.t, func() bool { return !t.listed()[name].LastSuccess.IsZero() }, patience, 500*time.Millisecond, "the schedule of %s fires", name)
+	}
 	require.Zero(t.t, t.listed()["audit"].LastRun)
 	out, _, code := t.ask("list", "--standing", "--json")
 	require.Zero(t.t, code)
 	var runs []orchestration.Summary
 	require.NoError(t.t, json.Unmarshal(out, &runs))
 	require.NotEmpty(t.t, runs)
-	require.Contains(t.t, runs[len(runs)-1].ID, "standing.upkeep-")
+	require.Contains(t.t, runs[len(runs)-1].ID, "standing.")
 
 	require.Contains(t.t, t.schedule(0, "pause", "upkeep", "--by", "anna"), "paused by anna")
 	require.Contains(t.t, t.schedule(1, "pause", "nothing"), "no such standing job")
 	metrics := t.scrape()
 	require.Contains(t.t, metrics, `pulsegrid_standing_job_late_after_seconds{job="audit",kind="audit",owner="platform"} 72000`)
-	require.Contains(t.t, metrics, `pulsegrid_job_attempts_total{kind="upkeep",result="done"} `)
+	for _, kind := range []string{"upkeep", "spill-check", "expiry"} {
+		require.Contains(t.t, metrics, `pulsegrid_job_attempts_total{kind="`+kind+`",result="done"} `)
+	}
+	require.Contains(t.t, metrics, `pulsegrid_standing_job_last_success_age_seconds{job="spill",kind="spill-check",owner="gateways"} `)
 
 	write(strings.Replace(upkeep, "[logs, spans]", "logs", 1))
 	said := t.schedule(0, "apply", "--file", file)
@@ -126,8 +132,10 @@ func (t *temporal) scrape() string {
 	return string(text)
 }
 
-// Scenario: each kind of job that is one command is started once by Temporal; the worker is killed in the middle of an erasure.
-// Guarantees: each comes to its end, with what its command printed; nothing is erased before an approval, and all is after it, by another attempt; nothing is declared too early.
+// Scenario: each kind of job that is one command, but for a rollout (integration/rollout), is started once by Temporal; something lies in the gateways' spill; the worker is
+// killed in the middle of an erasure.
+// Guarantees: each comes to its end, with what its command printed, in the state that says what it found; nothing is erased before an approval, and all is after it, by
+// another attempt; nothing is declared too early; an expiry waits for an approval too, and takes nothing that is young.
 func (t *temporal) otherKinds() {
 	t.t.Helper()
 	begin := func(args ...string) (id string) {
@@ -138,27 +146,47 @@ func (t *temporal) otherKinds() {
 		require.NoError(t.t, json.Unmarshal(out, &r))
 		return r.ID
 	}
+	schemas := filepath.Join(t.dir, "schemas")
+	require.NoError(t.t, os.MkdirAll(schemas, 0o700))
+	require.NoError(t.t, os.WriteFile(filepath.Join(schemas, "none.yaml"), []byte("groups: []\n"), 0o600))
+	require.NoError(t.t, os.MkdirAll(filepath.Join(t.spill, "bad"), 0o700))
+	require.NoError(t.t, os.WriteFile(filepath.Join(t.spill, "bad", "x"), nil, 0o600))
+	before := t.hot()
 	for kind, c := range map[string]struct {
-		args   []string
-		prints string
+		args          []string
+		state, prints string
 	}{
-		"upkeep":    {[]string{"--keep", "48h"}, `(?m)^logs +\d`},
-		"aggregate": {[]string{"--complete-through", "1h", "--model", "error_budget_1h"}, `(?m)^error_budget_1h `},
-		"audit":     {nil, "equal: each event is in each store once"},
-		"replay":    {nil, "0 events were missing in ClickHouse"},
+		"upkeep":      {[]string{"--keep", "48h"}, orchestration.StateDone, `(?m)^logs +\d`},
+		"aggregate":   {[]string{"--complete-through", "1h", "--model", "error_budget_1h"}, orchestration.StateDone, `(?m)^error_budget_1h `},
+		"audit":       {nil, orchestration.StateDone, "equal: each event is in each store once"},
+		"replay":      {nil, orchestration.StateDone, "0 events were missing in ClickHouse"},
+		"rollups":     {nil, orchestration.StateDone, "the rollups are equal to the rows"},
+		"rehearsal":   {[]string{"--current", schemas, "--proposed", schemas}, orchestration.StateIncomplete, `(?s)rows of backfills were left out.*nothing was rehearsed`},
+		"spill-check": {nil, orchestration.StateDiffers, `set aside: bad/x\n1 objects lie under bad/`},
 	} {
 		j := t.ended(begin(append([]string{kind}, c.args...)...))
-		require.Equal(t.t, orchestration.StateDone, j.State, "%s: %s %v", kind, j.LastError, j.Detail.Outcome)
+		require.Equal(t.t, c.state, j.State, "%s: %s %v", kind, j.LastError, j.Detail.Outcome)
 		require.Regexp(t.t, c.prints, j.Detail.Outcome.Text)
 	}
 
-	before := t.hot()
-	declarations := filepath.Join(t.dir, "erasures.yaml")
-	id := begin("erasure", "--tenant", "acme", "--id", "1", "--by", "anna", "--reason", "asked", "--declare", declarations, "--wait", "1s")
+	lake := t.lake()
+	id := begin("expiry")
 	waits := t.until(id, "waits", func(j orchestration.Job) bool { return j.State == orchestration.StateWaitingForApproval })
+	require.Regexp(t.t, `(?m)^quarantine_pii +0 +0 +0$`, waits.Detail.DryRun.Text)
+	_, said, code := t.ask("approve", id, "--by", "anna")
+	require.Zero(t.t, code, said)
+	expired := t.ended(id)
+	require.Equal(t.t, orchestration.StateDone, expired.State, expired.LastError)
+	require.Regexp(t.t, `(?m)^quarantine_pii +0 +0 +0$`, expired.Detail.Outcome.Text)
+	require.Equal(t.t, lake, t.lake(), "all of it is young")
+	require.Equal(t.t, before, t.hot())
+
+	declarations := filepath.Join(t.dir, "erasures.yaml")
+	id = begin("erasure", "--tenant", "acme", "--id", "1", "--by", "anna", "--reason", "asked", "--declare", declarations, "--wait", "1s")
+	waits = t.until(id, "waits", func(j orchestration.Job) bool { return j.State == orchestration.StateWaitingForApproval })
 	require.Regexp(t.t, `(?m)^ClickHouse +metrics +[1-9]`, waits.Detail.DryRun.Text)
 	require.Equal(t.t, before, t.hot())
-	_, said, code := t.ask("approve", id, "--by", "ben")
+	_, said, code = t.ask("approve", id, "--by", "ben")
 	require.Zero(t.t, code, said)
 	t.until(id, "runs", func(j orchestration.Job) bool { return j.State == orchestration.StateRunning && j.Running })
 	t.worker.Kill()

@@ -244,10 +244,11 @@ rules:
   - {name: the rollout was rolled back, when: {tenant: acme, schema: event.order}}
 `
 
-// Scenario: a version that asks orders for an amount. The rehearsal saw none without; then some begin to lack it, once while the version warns, once while it is enforced. A third
-// rollout finds all orders as they must be, and is rolled back after its end.
-// Guarantees: the first two are rolled back, and name tenant, code and figures. Warning quarantines nothing; what enforcing has quarantined is repaired, once. The third goes through both
-// cells; then the version is enforced, and after the rollback it is not. At each moment a gateway enforces one version or the other, as the answers to its senders show.
+// Scenario: a version that asks orders for an amount. The rehearsal saw none without; then some begin to lack it, once while the version warns, once while it is enforced. A
+// third rollout finds all orders as they must be, and is rolled back after its end.
+// Guarantees: the first two are rolled back, and name tenant, code and figures. Warning quarantines nothing; what enforcing has quarantined is repaired, once. The third goes
+// through both cells; then the version is enforced, and after the rollback it is not. At each moment a gateway enforces one version or the other, as the answers to its
+// senders show. What byTemporal says.
 func TestARolloutGoesThroughCellsAndBack(t *testing.T) {
 	c := newCells(t)
 	first := c.senders[0]
@@ -314,6 +315,53 @@ func TestARolloutGoesThroughCellsAndBack(t *testing.T) {
 	_, errs, code = c.runbook("job run rollout --plan plan.yaml --rollback")
 	require.Zero(t, code, errs)
 	c.lack(false, "it is rolled back")
+	c.byTemporal()
+}
+
+// byTemporal: a rollout of one cell is handed to Temporal. To enforce the version is approved; then orders begin to lack an amount. The version warns, and no more, until
+// somebody has approved what the stage has seen; then it is enforced, and rolled back by its budget. The job ends as rejected with the figures, and does not begin anew.
+func (c *cells) byTemporal() {
+	t := c.t
+	t.Helper()
+	server, address, err := rig.NewTemporal(c.path("temporal.db"))
+	require.NoError(t, err)
+	metrics := rig.FreeAddr()
+	worker := rig.NewProcess(nil, []string{metrics}, filepath.Join(rig.Root(), "_build", "pulsegrid"), "job", "worker", "--temporal-address", address, "--metrics", metrics,
+		"--config", filepath.Join(rig.Root(), "distributions", "local", "aggregator.yaml"))
+	require.NoError(t, server.Start(patience))
+	require.NoError(t, worker.Start(patience))
+	t.Cleanup(func() {
+		worker.Stop(patience)
+		server.Stop(patience)
+		if t.Failed() {
+			t.Logf("worker:\n%s", worker.Log())
+		}
+	})
+	// The worker is at home elsewhere.
+	c.write("one.yaml", fmt.Sprintf("proposed: %q\nwarn_for: 2s\nenforce_for: 2s\nlatency_growth: 2s\nmin_events: 200\ncells: [{name: cell0, registry: %q, gateways: [%q], rehearsed: %q}]\n",
+		c.path("proposed"), c.path("cell0"), c.Gateways[0].MetricsURL(), c.path("rehearsed.json")))
+	at := []string{"--temporal-address", address}
+	_, errs, code := c.runbook("job start rollout --plan plan.yaml", append(at, "--plan", c.path("one.yaml"))...)
+	require.Zero(t, code, errs)
+	until := func(state string) (out string) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			out, _, code = c.runbook("job show rollout", at...)
+			return code == 0 && strings.HasPrefix(out, "job rollout: "+state+"\n")
+		}, patience, 200*time.Millisecond, state)
+		return out
+	}
+	require.Regexp(t, `cell cell0: stage warn has passed: (?s:.*)to enforce the version waits for an approval`, until("waits_for_approval"))
+	require.Equal(t, schema.StageWarn, c.state(0).Stage)
+	wait := c.when(0, schema.StageEnforce, func() { c.senders[0].lacking.Store(true) })
+	_, errs, code = c.runbook("job approve rollout", append(at, "--by", "anna")...)
+	require.Zero(t, code, errs)
+	out := until("rejected")
+	wait()
+	c.senders[0].lacking.Store(false)
+	require.Regexp(t, `cell cell0: rolled back from stage enforce: version `+c.proposed+` refuses \d+ of \d+ events of tenant acme `, out)
+	require.Contains(t, out, "approved by anna")
+	require.Equal(t, schema.Rollout{Current: c.current}, c.state(0))
 }
 
 // lack has both senders leave amounts out until the gateways reject, or take, what lacks one.

@@ -52,6 +52,9 @@ func (s State) Aggregator() (config string, variables map[string]string) {
 	return layout(s.DataDir).config("aggregator"), s.Endpoints.stores()
 }
 
+// Gateway is the configuration of the cell's gateway.
+func (s State) Gateway() (config string) { return layout(s.DataDir).config("gateway") }
+
 // localHosts are the names by which programs may ask for OTLP/HTTP, beside IP addresses.
 func (c *Cell) localHosts() []string {
 	names := append([]string{"localhost"}, c.options.Hosts...)

@@ -52,7 +52,7 @@ func (r *registry) found() schema.Rollout {
 }
 
 // errChanged tells that somebody else works on the same cell.
-var errChanged = errors.New("somebody has changed the registry meanwhile")
+var errChanged = Ended{errors.New("somebody has changed the registry meanwhile")}
 
 // unchanged fails where the registry is no longer as this program has read or written it last.
 func (r *registry) unchanged(ctx context.Context) error {

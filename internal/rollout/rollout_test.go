@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -83,7 +84,7 @@ func newWorld(t *testing.T) *world {
 	require.NoError(t, plan.validate())
 	w.config = Config{
 		Plan: plan, Proposed: w.proposed, Limits: schema.DefaultLimits(), Scrape: w.scrape, Open: w.open,
-		Approve: func(cell string) bool { w.approved = append(w.approved, cell); return true },
+		Approve: func(s Step) bool { w.approved = append(w.approved, s.String()); return true },
 		Say:     func(format string, args ...any) { w.said = append(w.said, fmt.Sprintf(format, args...)) },
 	}
 	w.rehearsed(func(*rehearsal.Report) {})
@@ -216,15 +217,15 @@ func TestAGoodVersionGoesCellByCell(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		began := time.Now()
-		w.config.Approve = func(cell string) bool {
-			require.Equal(t, "two", cell)
+		w.config.Approve = func(s Step) bool {
+			require.Equal(t, Step{Cell: "two", Stage: schema.StageWarn}, s)
 			require.Equal(t, schema.StageDone, w.state(0).Stage)
 			require.Equal(t, schema.Rollout{Current: w.current.Version()}, w.state(1), "nothing has begun there")
-			w.approved = append(w.approved, cell)
+			w.approved = append(w.approved, s.String())
 			return true
 		}
 		require.NoError(t, Run(t.Context(), w.config))
-		require.Equal(t, []string{"two"}, w.approved)
+		require.Equal(t, []string{"warn in cell two"}, w.approved)
 		took := time.Since(began)
 		require.GreaterOrEqual(t, took, 2*(time.Minute+10*time.Minute+20*time.Minute))
 		require.Less(t, took, 2*(time.Minute+10*time.Minute+20*time.Minute)+4*maxEvery)
@@ -294,6 +295,7 @@ func TestABudgetThatIsExceededRollsTheCellBack(t *testing.T) {
 				err := Run(t.Context(), w.config)
 				require.Error(t, err)
 				require.Regexp(t, c.want, err.Error())
+				require.ErrorAs(t, err, new(Ended))
 				require.Equal(t, schema.Rollout{Current: w.current.Version()}, w.state(0))
 				require.Equal(t, schema.Rollout{Current: w.current.Version()}, w.state(1))
 				require.Empty(t, w.approved)
@@ -462,11 +464,45 @@ func TestAStageGoesOnWhereItWas(t *testing.T) {
 		time.Sleep(24 * time.Hour) // nobody watches
 		w.each(func(g *gatewayDouble) { g.last = time.Time{} })
 		began := time.Now()
-		w.config.Approve = func(string) bool { return false }
+		w.config.Approve = func(Step) bool { return false }
 		require.ErrorContains(t, Run(t.Context(), w.config), "cell two: waits for an approval")
 		require.GreaterOrEqual(t, time.Since(began), window)
 		require.Equal(t, schema.StageDone, w.state(0).Stage)
 		require.Equal(t, schema.Rollout{Current: w.current.Version()}, w.state(1))
+	})
+}
+
+// Scenario: to enforce the version wants an approval. It is given for the attempt at hand; the cell is rolled back and begun once more; then it is given for that one, a day
+// late.
+// Guarantees: nothing is enforced without the approval of this very attempt, and not before somebody has watched again; the error says which step waits.
+func TestToEnforceTheVersionWantsAnApproval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.config.Plan.Cells = w.config.Plan.Cells[:1]
+		w.config.AskToEnforce = true
+		var given []string
+		w.config.Approve = func(s Step) bool { return slices.Contains(given, s.String()) }
+		waits := func() string {
+			t.Helper()
+			var waiting *WaitsError
+			err := Run(t.Context(), w.config)
+			require.ErrorAs(t, err, &waiting)
+			require.ErrorContains(t, err, "cell one: stage warn has passed, and to enforce the version waits for an approval")
+			require.NotErrorAs(t, err, new(Ended))
+			require.Equal(t, schema.StageWarn, w.state(0).Stage)
+			return waiting.Step.String()
+		}
+		given = []string{waits()}
+		require.NoError(t, Rollback(t.Context(), w.config))
+		second := waits()
+		require.NotContains(t, given, second)
+		time.Sleep(24 * time.Hour) // nobody watches
+		w.each(func(g *gatewayDouble) { g.last = time.Time{} })
+		given = append(given, second)
+		began := time.Now()
+		require.NoError(t, Run(t.Context(), w.config))
+		require.GreaterOrEqual(t, time.Since(began), window+20*time.Minute)
+		require.Equal(t, schema.StageDone, w.state(0).Stage)
 	})
 }
 

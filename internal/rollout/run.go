@@ -27,13 +27,46 @@ type Config struct {
 	Scrape   Scrape
 	// Open opens a cell's registry; fileset.OpenTree does.
 	Open func(ctx context.Context, location string) (fileset.Tree, error)
-	// Approve is asked before each cell but the first.
-	Approve func(cell string) bool
+	// Approve is asked before each cell but the first, and before each cell's stage enforce if AskToEnforce.
+	Approve      func(Step) bool
+	AskToEnforce bool
 	// Say tells what is being done.
 	Say func(format string, args ...any)
 }
 
-// Run brings the proposed version into all cells, from where they are. After an error the same call goes on.
+// Step is what a rollout does next in a cell.
+type Step struct {
+	Cell  string
+	Stage schema.Stage // that the cell is to have
+	Since time.Time    // when the stage warn before it began: an approval is of that attempt; zero where Stage is warn
+}
+
+// String names the step.
+func (s Step) String() string {
+	text := string(s.Stage) + " in cell " + s.Cell
+	if !s.Since.IsZero() {
+		text += " after warn since " + s.Since.Format(time.RFC3339)
+	}
+	return text
+}
+
+// WaitsError says that a step was not approved. The same call goes on once it is.
+type WaitsError struct{ Step Step }
+
+func (e *WaitsError) Error() string {
+	if e.Step.Stage == schema.StageWarn {
+		return "waits for an approval; the cells before it have the version: run it again, with --yes where nobody can be asked"
+	}
+	return "stage warn has passed, and to enforce the version waits for an approval: the same command goes on, --rollback undoes"
+}
+
+// Ended is an error after which the same call would not go on: the version is refused, it was rolled back, or somebody else works on the cell.
+type Ended struct{ error }
+
+// Unwrap is the error itself.
+func (e Ended) Unwrap() error { return e.error }
+
+// Run brings the proposed version into all cells, from where they are. After an error that is not Ended the same call goes on.
 func Run(ctx context.Context, c Config) error {
 	for i, cell := range c.Plan.Cells {
 		if err := c.cell(ctx, cell, i > 0); err != nil {
@@ -80,7 +113,7 @@ func (c *Config) begun(r *registry) (bool, error) {
 		return s.InForce() == c.Proposed.Version(), nil
 	}
 	if s.Proposed != c.Proposed.Version() {
-		return false, fmt.Errorf("another rollout is under way: %s; end it, or roll it back, with its own plan", describe(s))
+		return false, Ended{fmt.Errorf("another rollout is under way: %s; end it, or roll it back, with its own plan", describe(s))}
 	}
 	return true, nil
 }
@@ -88,10 +121,10 @@ func (c *Config) begun(r *registry) (bool, error) {
 // begin writes the stage warn.
 func (c *Config) begin(ctx context.Context, cell Cell, r *registry, approve bool) error {
 	if err := c.verdict(cell, r); err != nil {
-		return err
+		return Ended{err}
 	}
-	if approve && !c.Approve(cell.Name) {
-		return errors.New("waits for an approval; the cells before it have the version: run it again, with --yes where nobody can be asked")
+	if step := (Step{Cell: cell.Name, Stage: schema.StageWarn}); approve && !c.Approve(step) {
+		return &WaitsError{step}
 	}
 	before, err := c.latency(ctx, cell)
 	if err != nil {
@@ -192,6 +225,9 @@ func (c *Config) stage(ctx context.Context, cell Cell, r *registry, next schema.
 		return fmt.Errorf("stopped in stage %s: %w; the same command goes on, --rollback undoes", s.Stage, err)
 	}
 	c.Say("cell %s: stage %s has passed: %s", cell.Name, s.Stage, seen)
+	if step := (Step{cell.Name, next, s.Since}); c.AskToEnforce && next == schema.StageEnforce && !c.Approve(step) {
+		return &WaitsError{step}
+	}
 	s.Stage = next
 	return r.write(ctx, s)
 }
@@ -215,9 +251,9 @@ func (c *Config) back(ctx context.Context, cell Cell, r *registry, why overBudge
 		c.Say("cell %s: these gateways have not followed yet: %s", cell.Name, strings.Join(behind, ", "))
 	}
 	if stage == schema.StageEnforce {
-		return fmt.Errorf("rolled back from stage %s: %w; what was quarantined meanwhile can be repaired (docs/formats/repair.md)", stage, why)
+		return Ended{fmt.Errorf("rolled back from stage %s: %w; what was quarantined meanwhile can be repaired (docs/formats/repair.md)", stage, why)}
 	}
-	return fmt.Errorf("rolled back from stage %s: %w; nothing was quarantined by it", stage, why)
+	return Ended{fmt.Errorf("rolled back from stage %s: %w; nothing was quarantined by it", stage, why)}
 }
 
 // behind waits until no gateway tries the version any more, and returns those that do, or cannot be asked.

@@ -32,4 +32,5 @@
 //	sweep.go    objects -> produce
 //	probe.go    the oldest record of each blocked lane -> produce
 //	adopt.go    leases; objects of gateways that are gone
+//	survey.go   what lies in the store, for an operator
 package spill

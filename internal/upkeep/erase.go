@@ -45,12 +45,14 @@ type Match struct {
 	// Rows tells of each row of a batch whether it is erased; of rows outside of Within it must not be. nil: all within are. In a dry run the batches have Columns.
 	Rows    func(arrow.RecordBatch) ([]bool, error)
 	Columns []string
+	// History leaves the snapshots of before as they are: the rows stay in these until upkeep expires them.
+	History bool
 	// Clean are paths of files that are known to have no such row. A dry run adds to it, unless it is nil.
 	Clean map[string]bool
 }
 
 // Erase takes the rows that match out of a table: files that have any are written anew without them, and then all snapshots but the newest are expired, with the
-// files that only they name. What it did before an error counts. It can be run again at any time.
+// files that only they name, unless match.History. What it did before an error counts. It can be run again at any time.
 func Erase(ctx context.Context, cat catalog.Catalog, id table.Identifier, match Match, o Options) (Erased, error) {
 	began := time.Now()
 	o.Keep, o.RetainLast = 0, 1
@@ -91,6 +93,9 @@ func (e *eraser) run(ctx context.Context) error {
 		e.report.Left = rows
 		if e.DryRun {
 			e.report.Rows, e.report.Files = rows, len(found)
+			return nil
+		}
+		if len(found) == 0 && e.match.History {
 			return nil
 		}
 		if len(found) == 0 {
