@@ -170,6 +170,99 @@ func BenchmarkIndexes(b *testing.B) {
 	}
 }
 
+// BenchmarkMerges tells what merge_selector_base of rollups and ledger saves, and what other settings would: inserts at a live pace go in turn into two engines whose tables
+// hold 45 minutes of 10 s buckets already. Without: ClickHouse's own settings. CPU is the engine's, merges and events included; parts are those of logs_10s, and read is a dashboard's
+// query of 15 minutes of it, both while inserts go on.
+//
+//	go test -run - -bench Merges -benchtime 100x ./exporter/clickhouseexporter
+func BenchmarkMerges(b *testing.B) {
+	for _, load := range []mergeLoad{{100, 5, 20, 50 * time.Millisecond}, {5000, 50, 40, 200 * time.Millisecond}} {
+		for _, settings := range []string{"merge_selector_base = 16", "min_parts_to_merge_at_once = 16", "merge_selector_base = 16, min_parts_to_merge_at_once = 16"} {
+			b.Run(fmt.Sprintf("rows=%d/%s", load.rows, strings.ReplaceAll(settings, " ", "")), func(b *testing.B) {
+				begun := time.Now().UTC()
+				without, with := load.side(b, begun, "merge_selector_base = 5, min_parts_to_merge_at_once = 0"), load.side(b, begun, settings)
+				sides := []*mergeSide{without, with}
+				next := time.Now()
+				for i := 0; b.Loop(); i++ {
+					at := begun.Add(time.Duration(i) * load.pace)
+					for _, side := range sides {
+						load.insert(side, load.rows, 1, 1_000_000+i, at)
+						if i%20 == 19 { // and once at the end
+							side.look(at)
+						}
+					}
+					next = next.Add(load.pace)
+					time.Sleep(time.Until(next))
+				}
+				var cpu [2]float64
+				for i, name := range []string{"without", "with"} {
+					side, inserted := sides[i], float64(b.N*load.rows)
+					side.look(begun.Add(time.Duration(b.N) * load.pace))
+					cpu[i] = side.cpu(b).Seconds()
+					b.ReportMetric(float64(side.merged()-side.before)/inserted, name+"-merged/row")
+					b.ReportMetric(cpu[i]*1e6/inserted, name+"-us/row")
+					b.ReportMetric(float64(side.parts)/float64(side.looks), name+"-parts")
+					b.ReportMetric(float64(side.read.Microseconds())/1000/float64(side.looks), name+"-read-ms")
+				}
+				b.ReportMetric(cpu[1]/cpu[0], "ratio")
+			})
+		}
+	}
+}
+
+// mergeLoad is a load of inserts, each with rows of all tenants' services.
+type mergeLoad struct {
+	rows, tenants, services int
+	pace                    time.Duration // between two inserts
+}
+
+// mergeSide is an engine under such a load.
+type mergeSide struct {
+	*benchSide
+	before       int64 // rows that were merged before the load
+	looks, parts int   // parts add up over the looks
+	read         time.Duration
+}
+
+// side starts an engine whose rollups and ledger have the settings, and one part with the rows of 270 buckets of 10 s before the time.
+func (l mergeLoad) side(b *testing.B, begun time.Time, settings string) *mergeSide {
+	const buckets = 270
+	side := &mergeSide{benchSide: newBenchSide(b, signal.Logs, func(c *Config) { c.Fsync = false }, true)}
+	l.insert(side, buckets*l.tenants*l.services, buckets*100, 0, begun)
+	for _, t := range side.e.schema.tables {
+		if t.name != side.e.table.Name {
+			side.ch.Exec("ALTER TABLE pulsegrid." + t.name + " MODIFY SETTING " + settings)
+			side.ch.Exec("OPTIMIZE TABLE pulsegrid." + t.name + " FINAL")
+		}
+	}
+	side.client, side.server, side.before = 0, processCPU(b, side.ch.PID()), side.merged()
+	return side
+}
+
+// insert stores rows, the first of each tenant and service at the time and each further one 10 s earlier, and entries of the ledger from an offset on.
+func (l mergeLoad) insert(side *mergeSide, rows, entries, offset int, at time.Time) {
+	side.ch.Exec(fmt.Sprintf(`INSERT INTO pulsegrid.logs (tenant_id, service_name, time, ingest_time, severity_number, body)
+SELECT concat('tenant-', toString(number %% %[1]d)), concat('service-', toString(intDiv(number, %[1]d) %% %[2]d)),
+    addSeconds(toDateTime64('%[3]s', 9, 'UTC'), -toInt64(intDiv(number, %[1]d * %[2]d)) * 10), now64(9), 9, 'request handled'
+FROM numbers(%[4]d) SETTINGS insert_deduplicate = 0, materialize_skip_indexes_on_insert = 0`, l.tenants, l.services, at.Format("2006-01-02 15:04:05.000"), rows))
+	side.ch.Exec(fmt.Sprintf(`INSERT INTO pulsegrid.ledger (kafka_topic, kafka_partition, first_offset, last_offset, signal, events, rows, written_time)
+SELECT 't', number %% 8, %[1]d + number, %[1]d + number, 'logs', 1, 1, now64(3) FROM numbers(%[2]d)`, offset, entries))
+}
+
+// merged is the number of rows that all merges so far have read.
+func (s *mergeSide) merged() int64 {
+	return s.ch.QueryInt("SELECT sum(value) FROM system.events WHERE event = 'MergedRows'")
+}
+
+// look counts the parts of logs_10s, and reads 15 minutes of it as a dashboard does.
+func (s *mergeSide) look(at time.Time) {
+	s.looks++
+	s.parts += int(s.ch.QueryInt("SELECT count() FROM system.parts WHERE active AND table = 'logs_10s'"))
+	begun := time.Now()
+	s.ch.Exec("SELECT time, service_name, sum(count) FROM pulsegrid.logs_10s WHERE tenant_id = 'tenant-1' AND time > toDateTime('" + at.Format(time.DateTime) + "', 'UTC') - 900 GROUP BY ALL")
+	s.read += time.Since(begun)
+}
+
 // benchSide is an exporter and its engine.
 type benchSide struct {
 	e      *chExporter

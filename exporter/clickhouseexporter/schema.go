@@ -247,7 +247,7 @@ type tableRow struct {
 	Full   string `json:"engine_full"`
 }
 
-// checkEngine looks at what a table needs besides columns: that it recognises blocks sent again, and its retention.
+// checkEngine looks at what a table needs besides columns: that it recognises blocks sent again, its retention, and how it is merged.
 func (s *schema) checkEngine(ctx context.Context, t wantedTable) error {
 	found, err := rows[tableRow](ctx, s.client, "SELECT engine, engine_full FROM system.tables WHERE database = {database:String} AND name = {table:String}", s.key(t.name))
 	if err != nil {
@@ -264,7 +264,29 @@ func (s *schema) checkEngine(ctx context.Context, t wantedTable) error {
 			return err
 		}
 	}
-	return s.checkTTL(ctx, t, found[0])
+	if err := s.checkTTL(ctx, t, found[0]); err != nil {
+		return err
+	}
+	return s.checkMerges(ctx, t, found[0])
+}
+
+// checkMerges gives an older table the setting columns.FewerMerges. A value that somebody has set is left. No row depends on it, so with schema: verify a table without it is a
+// warning.
+func (s *schema) checkMerges(ctx context.Context, t wantedTable, row tableRow) error {
+	if name, _, _ := strings.Cut(columns.FewerMerges, " = "); strings.Contains(row.Full, name) {
+		return nil
+	}
+	const change = "MODIFY SETTING " + columns.FewerMerges
+	if s.cfg.Schema != SchemaCreate {
+		s.logger.Warn("the table lacks a setting, and ClickHouse merges its parts more often than it must", zap.String("table", s.name(t.name)),
+			zap.String("mend", "ALTER TABLE "+s.name(t.name)+" "+change+", or set schema: create"))
+		return nil
+	}
+	if err := s.alter(ctx, t, change); err != nil {
+		return fmt.Errorf("%s: %w", change, err)
+	}
+	s.logger.Info("changed a setting of the table", zap.String("table", s.name(t.name)), zap.String("setting", columns.FewerMerges))
+	return nil
 }
 
 // tableSetting is a table's setting that what is promised rests on.

@@ -89,6 +89,29 @@ func TestAnOlderTableGetsTheIndexesItLacks(t *testing.T) {
 	require.EqualValues(t, 20, ch.QueryInt("SELECT count() FROM pulsegrid.logs WHERE hasToken(lower(body), 'declined')"), "of parts with the index and without")
 }
 
+func TestAnOlderTableIsMergedLessOften(t *testing.T) {
+	ch := clickhousetest.Start(t)
+	tables := []string{"logs", "logs_10s", "logs_1m", "logs_1h", "ledger"}
+	start(t, signal.Logs, config(ch.URL))
+	for _, table := range tables {
+		require.Contains(t, engineOf(ch, table), "merge_selector_base = 16", table)
+		ch.Exec("ALTER TABLE pulsegrid." + table + " RESET SETTING merge_selector_base")
+	}
+	ch.Exec("ALTER TABLE pulsegrid.logs_1h MODIFY SETTING merge_selector_base = 7")
+
+	require.NoError(t, start(t, signal.Logs, config(ch.URL, mode(SchemaVerify))).schema.last, "no row depends on it")
+	require.NotContains(t, engineOf(ch, "ledger"), "merge_selector_base")
+
+	require.NoError(t, start(t, signal.Logs, config(ch.URL)).schema.last)
+	for _, table := range tables {
+		want := "merge_selector_base = 16"
+		if table == "logs_1h" {
+			want = "merge_selector_base = 7" // somebody's own
+		}
+		require.Contains(t, engineOf(ch, table), want, table)
+	}
+}
+
 func TestAColumnOfAnotherTypeIsNamedWithBothTypesUntilItIsMended(t *testing.T) {
 	ch := clickhousetest.Start(t)
 	start(t, signal.Traces, config(ch.URL))

@@ -37,6 +37,11 @@ const (
 	DefaultDedupSeconds = 7 * 24 * 3600
 )
 
+// FewerMerges is the setting of each table that gets a part with each insert: fewer, larger merges. To ClickHouse all parts below 5 MiB are equally cheap to merge. So with its own
+// base, 5, a part of some 10,000 rows is merged again with every five inserts, however small they are; with this one, with about fifteen. A partition that gets no more inserts is
+// still merged into few parts: the base falls with age (min_parts_to_merge_at_once does not).
+const FewerMerges = "merge_selector_base = 16"
+
 // InsertSettings are the query settings that every insert of a block carries, with the block's deduplication token.
 // Skip indexes are then built by merges, and a rollup's materialized view does not double a repeated block.
 func InsertSettings(token string) map[string]string {
@@ -75,8 +80,7 @@ func (t *Table) ClickHouseDDL(o DDLOptions) []string {
 		fmt.Fprintf(&b, "TTL toDateTime(ingest_time) + INTERVAL %d DAY\n", o.TTLDays)
 	}
 	// min_level_for_wide_part: fresh parts are compact, so an insert writes few files.
-	// merge_selector_base: fewer, larger merges.
-	fmt.Fprintf(&b, "SETTINGS ttl_only_drop_parts = 1, min_level_for_wide_part = 1, merge_selector_base = 16, %s", o.promises())
+	fmt.Fprintf(&b, "SETTINGS ttl_only_drop_parts = 1, min_level_for_wide_part = 1, %s, %s", FewerMerges, o.promises())
 	return append(stmts, b.String())
 }
 

@@ -272,7 +272,7 @@ func (r Rollup) TableDDL(o DDLOptions) string {
 	if o.TTLDays > 0 {
 		fmt.Fprintf(&b, "TTL ingest_date + INTERVAL %d DAY\n", o.TTLDays)
 	}
-	fmt.Fprintf(&b, "SETTINGS ttl_only_drop_parts = 1, %s", o.promises())
+	fmt.Fprintf(&b, "SETTINGS ttl_only_drop_parts = 1, %s, %s", FewerMerges, o.promises())
 	return b.String()
 }
 

@@ -185,6 +185,7 @@ func ClickHouseDDL(name string, o columns.DDLOptions) string {
 	if o.TTLDays > 0 {
 		fmt.Fprintf(&b, "\nTTL toDateTime(written_time) + INTERVAL %d DAY", o.TTLDays)
 	}
+	b.WriteString("\nSETTINGS " + columns.FewerMerges)
 	return b.String()
 }
 

@@ -81,7 +81,7 @@ func TestClickHouseDDLReplacesEntriesWrittenTwice(t *testing.T) {
 	ddl := ledger.ClickHouseDDL(ledger.Name, columns.DDLOptions{Database: "pulsegrid", Engine: "ReplicatedMergeTree('/t/{table}', '{replica}')", Cluster: "c", TTLDays: 30})
 	require.Contains(t, ddl, "CREATE TABLE IF NOT EXISTS `pulsegrid`.`ledger` ON CLUSTER `c`")
 	require.Contains(t, ddl, "ENGINE = ReplicatedReplacingMergeTree('/t/{table}', '{replica}', written_time)")
-	require.Contains(t, ddl, "TTL toDateTime(written_time) + INTERVAL 30 DAY")
+	require.Contains(t, ddl, "TTL toDateTime(written_time) + INTERVAL 30 DAY\nSETTINGS merge_selector_base = 16")
 	require.Contains(t, ddl, "ORDER BY (kafka_topic, kafka_partition, first_offset, last_offset, topic_id)", "entries of two topics of one name are not one")
 }
 

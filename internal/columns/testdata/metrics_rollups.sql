@@ -35,7 +35,7 @@ PARTITION BY ingest_date
 PRIMARY KEY (tenant_id, service_name, time)
 ORDER BY (tenant_id, service_name, time, metric_name, metric_type, metric_unit, temporality, is_monotonic, attr_http_request_method, attr_http_response_status_code, attr_http_route, attr_error_type, attr_db_system_name, attr_db_operation_name, attr_rpc_service, attr_rpc_method, attr_messaging_system, attr_server_address, attr_state, attr_system_device, attr_network_io_direction, ingest_date)
 TTL ingest_date + INTERVAL 60 DAY
-SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 100000;
+SETTINGS ttl_only_drop_parts = 1, merge_selector_base = 16, non_replicated_deduplication_window = 100000;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS `pulsegrid`.`metrics_10s_mv` TO `pulsegrid`.`metrics_10s`
 AS SELECT
@@ -130,7 +130,7 @@ PARTITION BY ingest_date
 PRIMARY KEY (tenant_id, service_name, time)
 ORDER BY (tenant_id, service_name, time, metric_name, metric_type, metric_unit, temporality, is_monotonic, attr_http_request_method, attr_http_response_status_code, attr_http_route, attr_error_type, attr_db_system_name, attr_db_operation_name, attr_rpc_service, attr_rpc_method, attr_messaging_system, attr_server_address, attr_state, attr_system_device, attr_network_io_direction, ingest_date)
 TTL ingest_date + INTERVAL 60 DAY
-SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 100000;
+SETTINGS ttl_only_drop_parts = 1, merge_selector_base = 16, non_replicated_deduplication_window = 100000;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS `pulsegrid`.`metrics_1m_mv` TO `pulsegrid`.`metrics_1m`
 AS SELECT
@@ -225,7 +225,7 @@ PARTITION BY toYYYYMM(ingest_date)
 PRIMARY KEY (tenant_id, service_name, time)
 ORDER BY (tenant_id, service_name, time, metric_name, metric_type, metric_unit, temporality, is_monotonic, attr_http_request_method, attr_http_response_status_code, attr_http_route, attr_error_type, attr_db_system_name, attr_db_operation_name, attr_rpc_service, attr_rpc_method, attr_messaging_system, attr_server_address, attr_state, attr_system_device, attr_network_io_direction, ingest_date)
 TTL ingest_date + INTERVAL 60 DAY
-SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 100000;
+SETTINGS ttl_only_drop_parts = 1, merge_selector_base = 16, non_replicated_deduplication_window = 100000;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS `pulsegrid`.`metrics_1h_mv` TO `pulsegrid`.`metrics_1h`
 AS SELECT

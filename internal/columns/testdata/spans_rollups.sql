@@ -18,7 +18,7 @@ PARTITION BY ingest_date
 PRIMARY KEY (tenant_id, service_name, time)
 ORDER BY (tenant_id, service_name, time, name, kind, ingest_date)
 TTL ingest_date + INTERVAL 60 DAY
-SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 100000;
+SETTINGS ttl_only_drop_parts = 1, merge_selector_base = 16, non_replicated_deduplication_window = 100000;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS `pulsegrid`.`spans_10s_mv` TO `pulsegrid`.`spans_10s`
 AS SELECT
@@ -63,7 +63,7 @@ PARTITION BY ingest_date
 PRIMARY KEY (tenant_id, service_name, time)
 ORDER BY (tenant_id, service_name, time, name, kind, ingest_date)
 TTL ingest_date + INTERVAL 60 DAY
-SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 100000;
+SETTINGS ttl_only_drop_parts = 1, merge_selector_base = 16, non_replicated_deduplication_window = 100000;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS `pulsegrid`.`spans_1m_mv` TO `pulsegrid`.`spans_1m`
 AS SELECT
@@ -108,7 +108,7 @@ PARTITION BY toYYYYMM(ingest_date)
 PRIMARY KEY (tenant_id, service_name, time)
 ORDER BY (tenant_id, service_name, time, name, kind, ingest_date)
 TTL ingest_date + INTERVAL 60 DAY
-SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 100000;
+SETTINGS ttl_only_drop_parts = 1, merge_selector_base = 16, non_replicated_deduplication_window = 100000;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS `pulsegrid`.`spans_1h_mv` TO `pulsegrid`.`spans_1h`
 AS SELECT
