@@ -129,13 +129,21 @@ func TestAggregatesByDuckDBAreThoseByClickHouse(t *testing.T) {
 
 	program := filepath.Join(t.TempDir(), "duckdb")
 	runs := program + ".runs"
-	for dies := 1; dies <= 5; dies++ { // two to look at the query, one to count, and then the partitions
-		require.NoError(t, os.WriteFile(program, fmt.Appendf(nil, "#!/bin/sh\necho >>'%[1]s'\n[ $(wc -l <'%[1]s') != %d ] || kill -9 $$\nexec '%s' \"$@\"\n", runs, dies, real), 0o700))
+	fails := func(at int, how, text string) {
+		t.Helper()
+		require.NoError(t, os.WriteFile(program, fmt.Appendf(nil, "#!/bin/sh\necho >>'%[1]s'\n[ $(wc -l <'%[1]s') != %[2]d ] || %[3]s\nexec '%[4]s' \"$@\"\n", runs, at, how, real), 0o700))
 		require.NoError(t, os.RemoveAll(runs))
 		t.Setenv(duckDBVariable, program)
-		require.Contains(t, build(1, "--engine", "duckdb", "--model", "error_budget_1h", "--again"), "signal: killed", "run %d", dies)
+		require.Contains(t, build(1, "--engine", "duckdb", "--model", "error_budget_1h", "--again"), text, "run %d", at)
 		require.Equal(t, want, tables())
 	}
+	for at := 1; at <= 5; at++ { // two to look at the query, one to count, and then the partitions
+		fails(at, "kill -9 $$", "signal: killed")
+	}
+	cut := "{ '" + real + "' \"$@\" | head -c 60; exit 0; }"
+	fails(1, cut, "query: the answer of DuckDB: ")
+	fails(3, cut, "count the rows of spans in the lake: the answer of DuckDB: unexpected EOF")
+	fails(5, cut, "the answer of DuckDB is not whole: 60 bytes")
 	t.Setenv(duckDBVariable, real)
 	shipped(0, "--engine", "duckdb")
 	require.Equal(t, want, tables())

@@ -26,6 +26,7 @@ const (
 	// duckStopping bounds how long the pipes of a DuckDB that was ended may stay open.
 	duckStopping = 5 * time.Second
 	fileScheme   = "file://"
+	parquetMark  = "PAR1" // at the begin and the end of a file
 )
 
 // DuckDBConfig says how DuckDB is run, over which lake, and how much of the machine it may use.
@@ -147,6 +148,9 @@ func (d *DuckDB) Stage(ctx context.Context, m *Model, at time.Time) (Count, erro
 	rows, err := d.run(ctx, query, "parquet")
 	if err != nil {
 		return Count{}, err
+	}
+	if !bytes.HasPrefix(rows, []byte(parquetMark)) || !bytes.HasSuffix(rows, []byte(parquetMark)) {
+		return Count{}, fmt.Errorf("the answer of DuckDB is not whole: %d bytes", len(rows))
 	}
 	return d.stage(ctx, m, "FORMAT Parquet\n"+string(rows), d.settings("input_format_null_as_default", "0", "input_format_parquet_allow_missing_columns", "0"))
 }
