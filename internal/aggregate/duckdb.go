@@ -152,7 +152,7 @@ func (d *DuckDB) Stage(ctx context.Context, m *Model, at time.Time) (Count, erro
 	if !bytes.HasPrefix(rows, []byte(parquetMark)) || !bytes.HasSuffix(rows, []byte(parquetMark)) {
 		return Count{}, fmt.Errorf("the answer of DuckDB is not whole: %d bytes", len(rows))
 	}
-	return d.stage(ctx, m, "FORMAT Parquet\n"+string(rows), d.settings("input_format_null_as_default", "0", "input_format_parquet_allow_missing_columns", "0"))
+	return d.stage(ctx, m, "FORMAT Parquet\n"+string(rows), d.settings("async_insert", "0", "input_format_null_as_default", "0", "input_format_parquet_allow_missing_columns", "0"))
 }
 
 // partition is the model's query over its sources as far as the partition sees them, in the types of the target and in one order.
