@@ -25,10 +25,12 @@ INTEGRATION_P ?= 3
 TEST_TIMEOUT ?= 30m#  a package
 SCALE    ?= 1#  of test-fault, test-guards and rehearse: how long that lasts which lasts minutes
 FAULT    ?= .#  of test-fault: regular expression
-PROBE    ?=#  of test-fault: not empty: a probe measures beside the agents, and is held against the rig's own count
+PROBE    ?=#  of test-fault: not empty: a probe measures beside the agents, and is held against the rig's own count; docs/faults.md has ten faults for it
 GUARD    ?= .#  of test-guards: regular expression
 REHEARSAL ?= .#  of rehearse: regular expression
 SHORTEN  ?= 1#  of rehearse: durations of the rules are divided by this
+ALERT_RATE ?= 10000#  of test-alerts: live events a second
+ALERT_SAMPLES ?= 200#  of test-alerts: events whose alert is timed
 SEED     ?= 0#  of these and of test-backfill: of every random choice; 0: a new one
 SIZE_GIB ?= 5#  of test-backfill: JSON that is loaded, before compression
 LIVE_RATE ?= 0#  of test-backfill: live events a second; 0: half of what this machine can do, which is measured first
@@ -121,6 +123,14 @@ test-backfill: tools build ## A backfill of SIZE_GIB beside live load, killed ag
 .PHONY: backfill-table
 backfill-table: ## Write the outcomes of test-backfill into docs/backfill.md
 	go run ./integration/fault/faulttable -backfill
+
+.PHONY: test-alerts
+test-alerts: tools build ## Alerts on what is stored, timed from event to webhook beside ALERT_RATE events a second: docs/alerts.md (ALERT_SAMPLES=n SEED=n); the outcome goes to _build/alerts.jsonl
+	go test ./integration/observability -run TestFromEventToAlertBesideLiveLoad -count 1 -timeout 2h -v -args -seed $(SEED) -samples $(ALERT_SAMPLES) -rate $(ALERT_RATE) -calm 2m -results $(CURDIR)/_build/alerts.jsonl
+
+.PHONY: alerts-table
+alerts-table: ## Write the outcome of test-alerts into docs/alerts.md
+	go run ./integration/fault/faulttable -alerts
 
 .PHONY: check
 check: ## gofmt and go vet

@@ -90,6 +90,52 @@ func (b *boards) tenants() Dashboard {
 		GROUP BY time, tenant ORDER BY time, p99 DESC LIMIT 20 BY time`),
 				},
 			}},
+			{"Alerts on what is stored", []Panel{
+				{
+					Title: "Groups that are behind, rules that fail", As: Number, Unit: units.Short, Limits: []Limit{{Value: aboveZero}}, Alerts: []string{"AlertsNotEvaluated"},
+					Says: "Above zero the evaluator that is furthest behind does not know whether these fire, and leaves their alerts as they are.",
+					Queries: lines(
+						`max by (cell) (pulsegrid_alerts_stale_groups{`+of+`})`, "{{cell}} groups behind",
+						`max by (cell) (pulsegrid_alerts_failing_rules{`+of+`})`, "{{cell}} rules fail",
+					),
+				},
+				{
+					Title: "Rules", As: Number, Unit: units.Short, Page: "docs/alerts.md",
+					Says:    "Another number than the files have is an evaluator that was not started anew.",
+					Queries: lines(`max by (cell) (pulsegrid_alerts_rules{`+of+`})`, "{{cell}}"),
+				},
+				{
+					Title: "Evaluations of rules", As: Lines, Unit: units.CountsPerSecond, Alerts: []string{"AlertsNotEvaluated"},
+					Says:    "What is not ok leaves a rule's alerts as they are, and nothing at all is an evaluator that stands still.",
+					Queries: lines(`sum by (result) (rate(pulsegrid_alerts_evaluations_total{`+of+`}[$__rate_interval]))`, "{{result}}"),
+				},
+				{
+					Title: "From a bucket's end to its evaluation", As: Lines, Unit: units.Seconds, Alerts: []string{"AlertsNotEvaluated"},
+					Says: "Beyond freshness and the store's lag it is rules that take too long, by which every alert is later.",
+					Queries: lines(
+						quantile(0.5, "", "pulsegrid_alerts_lateness_seconds", of), "P50",
+						quantile(0.99, "", "pulsegrid_alerts_lateness_seconds", of), "P99",
+					),
+				},
+				{
+					Title: "Time of a rule's query, P99", As: Lines, Unit: units.Seconds, Page: "docs/alerts.md",
+					Says:    "Seconds are rules over rows, or a ClickHouse that is busy.",
+					Queries: lines(quantile(0.99, "", "pulsegrid_alerts_evaluation_seconds", of), "P99"),
+				},
+				{
+					Title: "Alerts sent", As: Lines, Unit: units.CountsPerSecond, Alerts: []string{"AlertsNotDelivered"},
+					Says:    "What is refused or dropped nobody is told of.",
+					Queries: lines(`sum by (outcome) (rate(pulsegrid_alerts_sent_total{`+of+`}[$__rate_interval]))`, "{{outcome}}"),
+				},
+				{
+					Title: "Alerts that wait, requests that fail", As: Lines, Unit: units.Short, Alerts: []string{"AlertsNotDelivered"},
+					Says: "A line that rises is an Alertmanager that does not take alerts; they wait for it.",
+					Queries: lines(
+						`sum by (cell) (pulsegrid_alerts_waiting{`+of+`})`, "{{cell}} waiting",
+						`sum by (reason) (increase(pulsegrid_alerts_send_failures_total{`+of+`}[$__rate_interval]))`, "{{reason}}",
+					),
+				},
+			}},
 		},
 	}
 }

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"time"
 
+	dto "github.com/prometheus/client_model/go"
 	"github.com/spf13/cobra"
 
 	"github.com/pulsegrid/pulsegrid/internal/alerting"
 	"github.com/pulsegrid/pulsegrid/internal/clickhouse"
+	"github.com/pulsegrid/pulsegrid/internal/metricserver"
 )
 
 const (
@@ -185,8 +187,8 @@ func (o *alertStore) checkQueries(cmd *cobra.Command, groups []*alerting.Group) 
 func newAlertsRun() *cobra.Command {
 	var o alertStore
 	var a alerting.Authentication
-	var urls []string
-	var state string
+	var urls, hosts []string
+	var state, metrics string
 	var workers int
 	var resend time.Duration
 	cmd := &cobra.Command{
@@ -198,7 +200,7 @@ before. Alerts go to each Alertmanager; what one does not take waits for it.
 Two of these with the same rules are one: their alerts have the same labels, and begin at the same time. Give each a state file of its own.
 
 While ClickHouse is not complete, or does not answer, no alert ends; after a group's stale_after the alert ` + alerting.StaleAlert + ` fires for it. ` + alerting.FailedAlert + ` fires for a rule whose
-query fails, or costs more than it may, for so long.
+query fails, or costs more than it may, for so long. Metrics say the same, and how late evaluations are, how long queries take and what Alertmanagers take (docs/metrics.md).
 
 ` + alertsRulesHelp + `
 
@@ -246,7 +248,14 @@ query fails, or costs more than it may, for so long.
 			if err != nil {
 				return err
 			}
-			if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%d rules of %d groups are evaluated; states are in %s\n", countRules(groups), len(groups), state); err != nil {
+			m, err := metricserver.Serve(metrics, hosts, func(ctx context.Context) []*dto.MetricFamily {
+				return append(evaluator.Gather(ctx), notifier.Gather(ctx)...)
+			})
+			if err != nil {
+				return fmt.Errorf("--metrics: %w", err)
+			}
+			defer func() { err = errors.Join(err, m.Close()) }()
+			if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%d rules of %d groups are evaluated; states are in %s; metrics: %s\n", countRules(groups), len(groups), state, m.URL()); err != nil {
 				return err
 			}
 			return runAlerts(cmd.Context(), evaluator, notifier)
@@ -265,6 +274,8 @@ query fails, or costs more than it may, for so long.
 	f.StringVar(&state, "state", alertsStateByName, "file that keeps the states of alerts over a restart")
 	f.IntVar(&workers, "workers", 2, "queries that run at a time; each uses one thread of ClickHouse")
 	f.DurationVar(&resend, "resend", time.Minute, "how often a firing alert is sent again")
+	f.StringVar(&metrics, "metrics", "127.0.0.1:0", "HOST:PORT on which metrics are served, at /metrics; port 0: a free one")
+	f.StringSliceVar(&hosts, "metrics-host", nil, "name by which programs reach the metrics, beside localhost and IP addresses; may be repeated")
 	return cmd
 }
 

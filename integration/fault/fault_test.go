@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -80,6 +81,7 @@ type kind struct {
 	lanes                []lane
 	catalog              rig.CatalogKind
 	alone                bool // one of each part, no proxies between them, and disks as they are: for what measures times
+	roomy                bool // disks as they are: for what goes on for hours
 }
 
 const testdata = "integration/fault/testdata/"
@@ -120,13 +122,15 @@ func rigFor(t *testing.T, k *kind) *rig.Rig {
 			t.Fatal(err)
 		}
 		shared.dir, shared.kind = dir, k
-		var env map[string]string
+		env := map[string]string{"PULSEGRID_SCHEMAS": filepath.Join(rig.Root(), testdata, "schemas")}
 		if k.env != nil {
-			if env, err = k.env(dir); err != nil {
+			further, err := k.env(dir)
+			if err != nil {
 				t.Fatal(err)
 			}
+			maps.Copy(env, further)
 		}
-		o := rig.Options{KafkaNodes: 3, Gateways: 2, Aggregators: 2, Spares: 1, Faulty: true, SmallDisks: os.Geteuid() == 0}
+		o := rig.Options{KafkaNodes: 3, Gateways: 2, Aggregators: 2, Spares: 1, Faulty: true, SmallDisks: os.Geteuid() == 0 && !k.roomy}
 		if k.alone {
 			o = rig.Options{}
 		}

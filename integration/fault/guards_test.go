@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/pulsegrid/pulsegrid/integration/fault/outcome"
-	"github.com/pulsegrid/pulsegrid/integration/rig"
 	"github.com/pulsegrid/pulsegrid/integration/rig/agents"
 	"github.com/pulsegrid/pulsegrid/internal/tenant"
 )
@@ -94,7 +93,7 @@ func quietTenant(i int) string { return fmt.Sprintf("quiet-%02d", i) }
 // the answer to the first was lost, is a further event by design.
 func plainTenant(i int) string { return fmt.Sprintf("plain-%02d", i) }
 
-// writeTenants makes the registry, in which a quiet tenant has the quota of a gateway, and says where gateways find it and the schemas.
+// writeTenants makes the registry, in which a quiet tenant has the quota of a gateway, and says where gateways find it, and that schemas are enforced.
 func writeTenants(dir string, quiet int) (map[string]string, error) {
 	var b strings.Builder
 	add := func(id string, quota, bytes int) { // of logs, a second; 0: no limit
@@ -124,7 +123,6 @@ func writeTenants(dir string, quiet int) (map[string]string, error) {
 	}
 	return map[string]string{
 		"PULSEGRID_TENANTS":     tenants,
-		"PULSEGRID_SCHEMAS":     filepath.Join(rig.Root(), testdata, "schemas"),
 		"PULSEGRID_SCHEMA_MODE": "enforce",
 	}, os.WriteFile(filepath.Join(tenants, "tenants.yaml"), []byte(b.String()), 0o600)
 }

@@ -11,6 +11,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,9 +27,10 @@ type rehearsal struct {
 	ticket bool          // the alert is a ticket; false: a page
 	also   []string      // further pages that the fault sets off in time
 	within time.Duration // from the fault to the notification, with the rules as they are
-	shows  string        // what the runbook's commands show of the fault
+	over   time.Duration // from the end of the fault to the notification that the alert is over, with the rules as they are; 0: overWithin
+	shows  string        // what the runbook's commands show of the fault, and of nothing else
 	short  bool          // also part of `make test`, with shortened rules
-	kind   *kind         // of its rig; nil: plain
+	kind   *kind         // of its rig; nil: calm, in `make test` plain
 	inject func(*rehearsed) error
 	mend   func(*rehearsed) error
 }
@@ -37,13 +39,11 @@ type rehearsal struct {
 var (
 	late      = []string{"FreshnessClickHouseP95Burn", "FreshnessClickHouseP99Burn"}
 	lateStuck = append([]string{"PartitionStuck"}, late...)
+	lateInAll = append([]string{"FreshnessLakeBurn"}, late...)
 )
 
+// Those that share a rig follow one another; whoever is last leaves much behind.
 var rehearsals = []rehearsal{
-	{
-		name: "deploys", does: "none: gateways and aggregators are restarted one after the other, and a further aggregator joins and leaves, again and again",
-		inject: (*rehearsed).deploys, mend: (*rehearsed).nothing,
-	},
 	{
 		name: "gateways-dead", does: "SIGKILL of all gateways", alert: "NoGateway", within: 3 * time.Minute, shows: `unhealthy: .*gateway: `, short: true,
 		inject: func(r *rehearsed) error { return r.kill(r.Gateways) }, mend: func(r *rehearsed) error { return r.start(r.Gateways) },
@@ -53,36 +53,49 @@ var rehearsals = []rehearsal{
 		inject: func(r *rehearsed) error { return r.kill(r.Aggregators[:2]) }, mend: func(r *rehearsed) error { return r.start(r.Aggregators[:2]) },
 	},
 	{
-		name: "kafka-and-objects-away", does: "no gateway reaches Kafka, nor the object store", alert: "IngestionAvailabilityBurn", within: 4 * time.Minute, shows: `downstream_retry`,
+		name: "kafka-and-objects-away", does: "no gateway reaches Kafka, nor the object store", alert: "IngestionAvailabilityBurn", within: 4 * time.Minute, over: burnOver,
+		shows:  `gateway errors: .*downstream_retry [\d,]+ \(`,
 		inject: func(r *rehearsed) error { return r.refuse("gateway", "kafka", "objects") }, mend: (*rehearsed).heal,
 	},
 	{
-		name: "certificate-ending", does: "the gateways' certificate ends within a day", alert: "CertificateEnding", within: 3 * time.Minute, shows: `gateway\.yaml: valid`, kind: withTLS,
+		name: "deploys", does: "none: gateways and aggregators are restarted one after the other, and a further aggregator joins and leaves, again and again",
+		inject: (*rehearsed).deploys, mend: (*rehearsed).nothing,
+	},
+	{
+		name: "certificate-ending", does: "the gateways' certificate ends within a day", alert: "CertificateEnding", within: 3 * time.Minute, kind: withTLS,
+		shows:  `certificate: the gateway's ends in 19h`,
 		inject: func(r *rehearsed) error { return writeCertificate(certificateDir, 20*time.Hour) },
 		mend:   func(r *rehearsed) error { return writeCertificate(certificateDir, certificateFor) },
 	},
 	{
-		name: "rows-deleted", does: "rows are deleted from ClickHouse by hand; the hourly audit runs", alert: "AuditDifferent", within: 2 * time.Minute, shows: `"verdict": ?"different"`,
-		inject: (*rehearsed).deleteRows, mend: (*rehearsed).replay,
+		name: "rows-deleted", does: "rows are deleted from ClickHouse by hand; times count from the next hourly audit's end", alert: "AuditDifferent", within: 2 * time.Minute,
+		shows: `"verdict": ?"different"`, inject: (*rehearsed).deleteRows, mend: (*rehearsed).replay,
 	},
 	{
 		name: "clickhouse-down", does: "ClickHouse is down", alert: "StoreStalled", within: 13 * time.Minute, shows: `unhealthy: .*clickhouse: `, also: lateStuck,
 		inject: func(r *rehearsed) error { r.ClickHouse.Kill(); return nil }, mend: func(r *rehearsed) error { return r.StartClickHouse() },
 	},
 	{
-		name: "objects-away", does: "no aggregator reaches the object store", alert: "StoreStalled", within: 13 * time.Minute, shows: `(?m)^lake .*[1-9]`, also: []string{"PartitionStuck", "FreshnessLakeBurn"},
+		name: "objects-away", does: "no aggregator reaches the object store", alert: "StoreStalled", within: 13 * time.Minute, also: []string{"PartitionStuck", "FreshnessLakeBurn"},
+		shows:  `(?m)^lake: [1-9]\d* partitions offer the same block`,
 		inject: func(r *rehearsed) error { return r.refuse("aggregator", "objects") }, mend: (*rehearsed).heal,
 	},
 	{
-		name: "kafka-away", does: "no gateway reaches Kafka; requests go to the object store", alert: "KafkaSpilling", ticket: true, within: 13 * time.Minute, shows: `kafka`, also: late,
+		name: "kafka-away", does: "no gateway reaches Kafka; requests go to the object store", alert: "KafkaSpilling", ticket: true, within: 13 * time.Minute, also: lateInAll,
+		shows:  `(?m)^spill: requests for [1-9]\d* partitions go to the object store`,
 		inject: func(r *rehearsed) error { return r.refuse("gateway", "kafka") }, mend: (*rehearsed).heal,
 	},
 }
 
-const deploysFor = time.Hour // at -scale 1
+const (
+	deploysFor    = time.Hour        // at -scale 1
+	deploySettles = 20 * time.Second // at least, before the next process is restarted: a deploy waits for the health of what it has started
+	burnOver      = 45 * time.Minute // of a burn rate that pages: its windows of 6 hours and 30 minutes end last, then Alertmanager's group
+)
 
 // deploys restarts each gateway and each aggregator as a rolling deploy does, and has a further aggregator join and leave.
 func (r *rehearsed) deploys() error {
+	settle := func() { time.Sleep(max(scaled(time.Minute), deploySettles)) }
 	for until := time.Now().Add(scaled(deploysFor)); time.Now().Before(until); {
 		for _, tier := range append(append([]*rig.Tier{}, r.Gateways...), r.Aggregators[:2]...) {
 			if !tier.Stop(stopGrace) {
@@ -91,17 +104,17 @@ func (r *rehearsed) deploys() error {
 			if err := tier.Start(startTimeout); err != nil {
 				return err
 			}
-			time.Sleep(scaled(time.Minute)) // as a deploy waits for the health of what it has started
+			settle()
 		}
 		spare := r.Aggregators[2]
 		if err := spare.Start(startTimeout); err != nil {
 			return err
 		}
-		time.Sleep(scaled(time.Minute))
+		settle()
 		if !spare.Stop(stopGrace) {
 			return fmt.Errorf("%s did not leave within %v:\n%s", spare.Name, stopGrace, spare.Log())
 		}
-		time.Sleep(scaled(time.Minute))
+		settle()
 	}
 	return nil
 }
@@ -132,7 +145,7 @@ func (r *rehearsed) refuse(from string, to ...string) error {
 
 func (r *rehearsed) heal() error { return r.Links.Heal() }
 
-// deleteRows deletes every third row of logs that is not of the last seconds, whose blocks may be under way.
+// deleteRows deletes every third row of logs that is not of the last seconds, whose blocks may be under way, and runs the hourly audit: from then on the fault is known.
 func (r *rehearsed) deleteRows() error {
 	where := fmt.Sprintf("FROM logs WHERE service_name = '%s' AND ingest_time < now64() - INTERVAL 10 SECOND AND event_index %% 3 = 1", r.service)
 	n, err := r.Query("SELECT count() " + where)
@@ -148,6 +161,7 @@ func (r *rehearsed) deleteRows() error {
 	if out, err := r.shell.Run(r.hourlyAudit()); err == nil {
 		return fmt.Errorf("the audit did not see that rows are missing:\n%s", out)
 	}
+	r.began = time.Now()
 	return nil
 }
 
@@ -190,9 +204,14 @@ func (r *rehearsed) auditEqual() error {
 	return nil
 }
 
+// calm is for rehearsals, which last for up to an hour each: it has commits of the lake as far apart as in production, and room for them.
+var calm = &kind{
+	name: "calm", gateway: plain.gateway, aggregators: append(slices.Clone(plain.aggregators), testdata+"calm-aggregator.yaml"), lanes: plain.lanes, roomy: true,
+}
+
 // withTLS has gateways with a certificate on gRPC, which the rehearsal replaces; agents come by HTTP as before.
 var withTLS = &kind{
-	name: "tls", gateway: append([]string{testdata + "tls-gateway.yaml"}, plain.gateway...), aggregators: plain.aggregators, lanes: plain.lanes,
+	name: "tls", gateway: append([]string{testdata + "tls-gateway.yaml"}, plain.gateway...), aggregators: calm.aggregators, lanes: plain.lanes, roomy: true,
 	env: func(dir string) (map[string]string, error) {
 		certificateDir = dir
 		return map[string]string{"PULSEGRID_TLS_CERT": filepath.Join(dir, "tls.crt"), "PULSEGRID_TLS_KEY": filepath.Join(dir, "tls.key")}, writeCertificate(dir, certificateFor)

@@ -117,7 +117,7 @@ func inject(t *testing.T, f fault) {
 	r.fault = f
 	r.judged(outcome.Run{Fault: f.name, Does: f.does}, func(out *outcome.Run) {
 		var p *prober
-		if *probed {
+		if *probed && !f.unprobed {
 			p = r.startProbe()
 		}
 		requests, err := r.underLoad(out)

@@ -28,7 +28,13 @@ type delivered struct {
 	came     time.Time
 }
 
-// receiver takes alerts as Alertmanager does.
+// Paths of a receiver.
+const (
+	alertsPath = "/api/v2/alerts" // Alertmanager's API
+	hookPath   = "/hook"          // where Alertmanager's webhook goes
+)
+
+// receiver takes alerts as Alertmanager does, and from Alertmanager as whoever is told by it.
 type receiver struct {
 	*httptest.Server
 	mu  sync.Mutex
@@ -38,14 +44,17 @@ type receiver struct {
 func receive(t *testing.T) *receiver {
 	r := &receiver{}
 	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		var alerts []delivered
-		if err := json.NewDecoder(req.Body).Decode(&alerts); err != nil || req.URL.Path != "/api/v2/alerts" {
+		var hook struct {
+			Alerts []delivered `json:"alerts"`
+		}
+		into := map[string]any{alertsPath: &hook.Alerts, hookPath: &hook}[req.URL.Path]
+		if into == nil || json.NewDecoder(req.Body).Decode(into) != nil {
 			http.Error(w, "no", http.StatusBadRequest)
 			return
 		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		for _, a := range alerts {
+		for _, a := range hook.Alerts {
 			a.came = time.Now()
 			r.got = append(r.got, a)
 		}
@@ -61,6 +70,44 @@ func (r *receiver) of(alert, service string) []delivered {
 	return slices.DeleteFunc(slices.Clone(r.got), func(d delivered) bool { return d.Labels["alertname"] != alert || d.Labels["service"] != service })
 }
 
+// declined is a rule that fires for each service of which an event of the last 10 s says so.
+const declined = `groups:
+  - name: e2e
+    tenant: acme
+    rules:
+      - alert: Declined
+        window: 10s
+        sql: |
+          SELECT service_name AS service, count() AS value FROM logs WHERE hasToken(body, 'declined') GROUP BY service
+`
+
+// decline sends an event that the rule is about, to a gateway's OTLP/HTTP, and tells when.
+func decline(t *testing.T, gateway, service string) time.Time {
+	t.Helper()
+	body := `{"resourceLogs":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"` + service + `"}}]},"scopeLogs":[{"logRecords":[{"severityNumber":17,"body":{"stringValue":"payment declined"}}]}]}]}`
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+gateway+"/v1/logs", strings.NewReader(body))
+	require.NoError(t, err)
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("X-Pulsegrid-Tenant", "acme")
+	sent := time.Now()
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Equal(t, http.StatusOK, resp.StatusCode)
+	return sent
+}
+
+// evaluate runs rules, without any the shipped ones, on the cell whose data directory is in dir, until the test ends. It returns when it evaluates, and where its metrics are.
+func evaluate(t *testing.T, dir, alertmanager, state string, rules ...string) (evaluator *rig.Process, metrics string) {
+	t.Helper()
+	metrics = rig.FreeAddr()
+	argv := append([]string{filepath.Join(rig.Root(), "_build", "pulsegrid"), "alerts", "run"}, rules...)
+	evaluator = rig.NewProcess(nil, []string{metrics}, append(argv, "--data", filepath.Join(dir, "pulsegrid-data"), "--alertmanager", alertmanager, "--state", filepath.Join(dir, state), "--metrics", metrics)...)
+	require.NoError(t, evaluator.Start(starts))
+	stopAfter(t, evaluator)
+	return evaluator, metrics
+}
+
 // Scenario: on a running cell, two evaluators with the same rule; an agent sends events that it is about, 3 times. One evaluator is killed while the alert fires, and started again.
 // Guarantees: each time the alert is delivered within 30 s of the first event; both say the same begin; the one that was killed goes on with it; the alert is resolved when the events end. The
 // commands that check rules and try them on the past say so, too.
@@ -74,15 +121,7 @@ func TestAnAlertOnStoredEventsIsDelivered(t *testing.T) {
 		} `json:"endpoints"`
 	}
 	require.NoError(t, json.Unmarshal([]byte(out), &status))
-	require.NoError(t, os.WriteFile(filepath.Join(c.shell.Dir, "rules.yaml"), []byte(`groups:
-  - name: e2e
-    tenant: acme
-    rules:
-      - alert: Declined
-        window: 10s
-        sql: |
-          SELECT service_name AS service, count() AS value FROM logs WHERE hasToken(body, 'declined') GROUP BY service
-`), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(c.shell.Dir, "rules.yaml"), []byte(declined), 0o600))
 	out, err = c.shell.Run("pulsegrid alerts check rules.yaml")
 	require.NoError(t, err, out)
 	require.Contains(t, out, "1 rules of 1 groups are right")
@@ -92,35 +131,9 @@ func TestAnAlertOnStoredEventsIsDelivered(t *testing.T) {
 	peers := []*receiver{receive(t), receive(t)}
 	evaluators := make([]*rig.Process, 2)
 	for i, peer := range peers {
-		evaluators[i] = rig.NewProcess(nil, nil, filepath.Join(rig.Root(), "_build", "pulsegrid"), "alerts", "run", filepath.Join(c.shell.Dir, "rules.yaml"), "--data", filepath.Join(c.shell.Dir, "pulsegrid-data"),
-			"--alertmanager", peer.URL, "--state", filepath.Join(c.shell.Dir, fmt.Sprintf("states-%d.json", i)))
-		require.NoError(t, evaluators[i].Start(starts))
-		t.Cleanup(func() {
-			evaluators[i].Stop(stopping)
-			if t.Failed() {
-				t.Log(evaluators[i].Log())
-			}
-		})
+		evaluators[i], _ = evaluate(t, c.shell.Dir, peer.URL, fmt.Sprintf("states-%d.json", i), filepath.Join(c.shell.Dir, "rules.yaml"))
 	}
-	require.Eventually(t, func() bool {
-		_, err := os.Stat(filepath.Join(c.shell.Dir, "states-1.json"))
-		return err == nil
-	}, patience, 100*time.Millisecond)
-
-	send := func(service string) time.Time {
-		t.Helper()
-		body := `{"resourceLogs":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"` + service + `"}}]},"scopeLogs":[{"logRecords":[{"severityNumber":17,"body":{"stringValue":"payment declined"}}]}]}]}`
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+status.Endpoints.HTTP+"/v1/logs", strings.NewReader(body))
-		require.NoError(t, err)
-		req.Header.Set("Content-Type", "application/json")
-		req.Header.Set("X-Pulsegrid-Tenant", "acme")
-		sent := time.Now()
-		resp, err := http.DefaultClient.Do(req)
-		require.NoError(t, err)
-		require.NoError(t, resp.Body.Close())
-		require.Equal(t, http.StatusOK, resp.StatusCode)
-		return sent
-	}
+	send := func(service string) time.Time { return decline(t, status.Endpoints.HTTP, service) }
 	var took []time.Duration
 	for n := range 3 {
 		service := fmt.Sprintf("shop%d", n)

@@ -172,6 +172,8 @@ func TestTheAlertsRunbooksOnARunningCell(t *testing.T) {
 	}
 	require.NoError(t, os.Mkdir(filepath.Join(c.shell.Dir, "tenants"), 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(c.shell.Dir, "tenants", "acme.yaml"), []byte("tenants: [{id: acme}]\n"), 0o644))
+	// A backtest runs the query of each bucket.
+	require.NoError(t, os.WriteFile(filepath.Join(c.shell.Dir, "rules.yaml"), []byte("groups: [{name: all, tenant: '*', interval: 10m, stale_after: 1h, rules: [{alert: Any, window: 10m, sql: SELECT count() AS value FROM logs_10s}]}]\n"), 0o644))
 	stored, err := c.shell.Run("pulsegrid query --format TabSeparated \"SELECT concat(kafka_topic, '/', kafka_partition, '/', min(kafka_offset), '-', max(kafka_offset)) FROM metrics GROUP BY kafka_topic, kafka_partition LIMIT 1\"")
 	require.NoError(t, err, stored)
 

@@ -270,7 +270,8 @@ func (s sources) choose(v choice) (values []string, err error) {
 	return values, err
 }
 
-// Scenario: a cell at work: a gateway of `pulsegrid local`, one with TLS, tenants, schemas and a spill, senders good and bad, an audit, and a Prometheus that scrapes all of it and has the rules.
+// Scenario: a cell at work: a gateway of `pulsegrid local`, one with TLS, tenants, schemas and a spill, senders good and bad, a probe, an evaluator of alerts, an audit, and a Prometheus that
+// scrapes all of it and has the rules.
 // Guarantees: each query of each panel, with Grafana's macros and variables written out, is taken by Prometheus or ClickHouse, is of the type that the panel draws, has labels for its legend, and is not empty
 // unless `empty` says why. SQL shows the chosen tenant only, reads no row of days before the time that is chosen, and an answer that would cost more than it may is refused. Each variable has values.
 func TestEachPanelShowsARunningCell(t *testing.T) {
@@ -292,12 +293,14 @@ func TestEachPanelShowsARunningCell(t *testing.T) {
 	probe := rig.NewProcess(nil, []string{seen}, filepath.Join(rig.Root(), "_build", "pulsegrid"), "probe", "--data", filepath.Join(c.shell.Dir, "pulsegrid-data"), "--interval", "2s", "--metrics", seen)
 	require.NoError(t, probe.Start(starts))
 	stopAfter(t, probe)
+	_, evaluated := evaluate(t, c.shell.Dir, receive(t).URL, "states.json")
 	node, err := rig.StartNodeExporter(c.shell.Dir)
 	require.NoError(t, err)
 	stopAfter(t, node.Process)
 	s := sources{
 		prometheus: startPrometheus(t, map[string][]string{
 			"pulsegrid-gateway": {host(t, to.GatewayMetrics), gateway.metrics}, "pulsegrid-aggregator": {host(t, to.AggregatorMetrics)}, "node": {host(t, node.URL)}, "pulsegrid-probe": {seen},
+			"pulsegrid-alerts": {evaluated},
 		}),
 		clickHouse: (&url.URL{Scheme: "http", Host: to.ClickHouseHTTP, User: url.UserPassword(to.ClickHouseUser, to.ClickHousePassword)}).String(),
 		values:     map[string]string{"cell": "local"},

@@ -243,7 +243,7 @@ func (c running) failuresAreCounted(front *rig.Front, endpoints []string) {
 // theProbe goes through a front of its own.
 func (c running) theProbe() {
 	e := c.state().Endpoints
-	front := rig.NewFront([]string{e.HTTP}, []string{e.GRPC})
+	front := rig.NewFront([]string{e.HTTP}, []string{e.GRPC}, nil)
 	defer front.Close()
 	endpoints := []string{"--http", front.URL(), "--grpc", front.URL()}
 	c.aRoundIsExact(front, endpoints)

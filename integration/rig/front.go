@@ -1,8 +1,12 @@
 package rig
 
 import (
+	"bytes"
+	"compress/gzip"
+	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -21,17 +25,24 @@ type Request struct {
 // Front stands before gateways, as a load balancer that takes them in turn and knows nothing of their health does. It counts what it sees.
 type Front struct {
 	server *httptest.Server
+	marker *regexp.Regexp // nil: bodies are not read
 
-	mu         sync.Mutex
-	seen, good map[Request]int
+	mu           sync.Mutex
+	seen, good   map[Request]int // guarded by mu
+	acknowledged map[string]bool // guarded by mu: markers
 }
 
-// NewFront begins to listen before gateways at these addresses of OTLP/HTTP and of OTLP/gRPC.
-func NewFront(httpAddresses, grpcAddresses []string) *Front {
-	f := &Front{seen: map[Request]int{}, good: map[Request]int{}}
+// NewFront begins to listen before gateways at these addresses of OTLP/HTTP and of OTLP/gRPC. The first group of marker, which may be nil, is what tells a request from all others; it is
+// looked for in the body, decompressed.
+func NewFront(httpAddresses, grpcAddresses []string, marker *regexp.Regexp) *Front {
+	f := &Front{marker: marker, seen: map[Request]int{}, good: map[Request]int{}, acknowledged: map[string]bool{}}
 	overHTTP, overGRPC := f.proxy(httpAddresses, false), f.proxy(grpcAddresses, true)
 	f.server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f.count(f.seen, r)
+		r, err := f.read(r)
+		if err != nil { // its sender is gone
+			return
+		}
 		if kindOf(r).Protocol == protocolGRPC {
 			overGRPC.ServeHTTP(w, r)
 		} else {
@@ -58,6 +69,61 @@ func (f *Front) Counts() (good, failed map[Request]int) {
 		good[kind], failed[kind] = f.good[kind], n-f.good[kind]
 	}
 	return good, failed
+}
+
+// Acknowledged are the markers of requests that were acknowledged.
+func (f *Front) Acknowledged() map[string]bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return maps.Clone(f.acknowledged)
+}
+
+type markerKey struct{} // of a request's context
+
+// read finds a request's marker.
+func (f *Front) read(r *http.Request) (*http.Request, error) {
+	if f.marker == nil {
+		return r, nil
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	if m := f.marker.FindSubmatch(decompressed(r, body)); m != nil {
+		r = r.WithContext(context.WithValue(r.Context(), markerKey{}, string(m[1])))
+	}
+	return r, nil
+}
+
+// decompressed is what a request's body holds; nil: it is no gzip, and says that it is.
+func decompressed(r *http.Request, body []byte) []byte {
+	const prefix = 5 // of a gRPC message: whether it is compressed, and its length
+	compressed := r.Header.Get("Content-Encoding") == "gzip"
+	if kindOf(r).Protocol == protocolGRPC && len(body) > prefix {
+		compressed, body = body[0] == 1, body[prefix:]
+	}
+	if !compressed {
+		return body
+	}
+	z, err := gzip.NewReader(bytes.NewReader(body))
+	if err != nil {
+		return nil
+	}
+	out, err := io.ReadAll(z)
+	if err != nil {
+		return nil
+	}
+	return out
+}
+
+func (f *Front) acknowledge(r *http.Request) {
+	f.count(f.good, r)
+	if marker, ok := r.Context().Value(markerKey{}).(string); ok {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.acknowledged[marker] = true
+	}
 }
 
 func (f *Front) count(into map[Request]int, r *http.Request) {
@@ -106,7 +172,7 @@ func (f *Front) proxy(addresses []string, grpc bool) *httputil.ReverseProxy {
 					ok = resp.Trailer.Get("Grpc-Status") == "0"
 				}
 				if ok && resp.Request.Context().Err() == nil {
-					f.count(f.good, resp.Request)
+					f.acknowledge(resp.Request)
 				}
 			}}
 			return nil

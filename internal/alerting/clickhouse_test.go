@@ -544,6 +544,13 @@ func testACostlyRuleIsEndedAndOthersGoOn(t *testing.T, r *rig) {
 		require.Equal(t, r.end.Add(minute), failed.StartsAt)
 	}
 	require.Empty(t, costly.stale.alerts, "the group is evaluated")
+	metrics := e.Gather(t.Context())
+	require.InDelta(t, 3, served(t, metrics, "alerts_rules", ""), 0)
+	require.InDelta(t, 2, served(t, metrics, "alerts_failing_rules", ""), 0)
+	require.GreaterOrEqual(t, served(t, metrics, "alerts_evaluations_total", resultCostly), 2.)
+	require.GreaterOrEqual(t, served(t, metrics, "alerts_evaluations_total", resultOK), 9.)
+	require.Zero(t, served(t, metrics, "alerts_evaluations_total", resultUnanswered))
+	require.Zero(t, served(t, metrics, "alerts_stale_groups", ""))
 }
 
 // Scenario: ClickHouse answers, but not one rule's query, although its time is over; of another rule it does not even answer what the query reads. Another ClickHouse answers nothing.
@@ -708,6 +715,7 @@ func testAStaleStoreNeverResolves(t *testing.T, r *rig) {
 	require.Contains(t, stale.Annotations["summary"], "Kafka is away")
 	firing := told.last("Many", "service", "a")
 	require.True(t, firing.EndsAt.After(r.end.Add(19*Tick)), "it is told as firing")
+	require.InDelta(t, 1, served(t, e.Gather(t.Context()), "alerts_stale_groups", ""), 0)
 
 	e.failing, e.through = nil, time.Time{}
 	store := e.config.Store
@@ -718,11 +726,15 @@ func testAStaleStoreNeverResolves(t *testing.T, r *rig) {
 	e.step(now)
 	require.Equal(t, Firing, e.groups[0].rules[0].only().State)
 	require.Contains(t, e.groups[0].problem, "does not answer")
+	require.InDelta(t, 1, served(t, e.Gather(t.Context()), "alerts_evaluations_total", resultUnanswered), 0)
 	e.config.Store = store
 	e.step(now.Add(time.Second))
 	require.Equal(t, Resolved, e.groups[0].rules[0].only().State)
 	require.Equal(t, r.end.Add(2*Tick), e.groups[0].rules[0].only().ResolvedAt, "the buckets that were missed are made up")
 	require.False(t, told.last(StaleAlert, "group", "g").EndsAt.After(now.Add(time.Second)), "Stale is over")
+	require.Zero(t, served(t, e.Gather(t.Context()), "alerts_stale_groups", ""))
+	require.Positive(t, served(t, e.Gather(t.Context()), "alerts_lateness_seconds", ""))
+	require.Positive(t, served(t, e.Gather(t.Context()), "alerts_evaluation_seconds", ""))
 }
 
 // Scenario: Kafka has appended events after a bucket's end, which agents kept back for as long as `freshness`; the store is complete for the bucket, then for these, too.
@@ -755,6 +767,7 @@ func testAGapDoesNotCountTowardFor(t *testing.T, r *rig) {
 	e.config.Store = r.store(DefaultBounds)
 	e.step(r.end.Add(hour - Tick + 5*time.Second))
 	require.Contains(t, e.groups[0].problem, "does not answer")
+	require.InDelta(t, 1, served(t, e.Gather(t.Context()), "alerts_evaluations_total", resultUnanswered), 0)
 	e.config.Store = store
 	e.step(r.end.Add(hour + 5*time.Second))
 	begins := r.end.Add(hour - (catchUpMost-1)*Tick) // of what is made up

@@ -48,11 +48,12 @@ type Config struct {
 
 // Evaluator evaluates groups of rules, each in its own time.
 type Evaluator struct {
-	config Config
-	groups []*runningGroup
-	turn   chan struct{} // a place for each query; waiting groups get them in the order in which they came
-	saved  []byte        // what the state file holds
-	most   int           // bytes of the state file
+	config  Config
+	metrics *evaluatorMetrics
+	groups  []*runningGroup
+	turn    chan struct{} // a place for each query; waiting groups get them in the order in which they came
+	saved   []byte        // what the state file holds
+	most    int           // bytes of the state file
 }
 
 // runningGroup is a group with its states. One goroutine evaluates it; another tells its alerts while queries run.
@@ -94,6 +95,7 @@ type runningRule struct {
 // New reads the state file. Nothing runs yet.
 func New(c Config) (*Evaluator, error) {
 	e := &Evaluator{config: c, turn: make(chan struct{}, c.Workers), most: stateFileMost}
+	e.metrics = newEvaluatorMetrics(e)
 	for _, g := range c.Groups {
 		r := &runningGroup{Group: g, e: e, begun: time.Now(), stale: newTracker()}
 		for _, rule := range g.Rules {
@@ -208,6 +210,9 @@ func (g *runningGroup) advance(ctx context.Context, clock func() time.Time, due 
 		g.mu.Lock()
 		g.evaluated = ts
 		g.mu.Unlock()
+		if !cold || ts.Equal(through) {
+			g.e.metrics.late.Observe(clock().Sub(ts).Seconds())
+		}
 	}
 	return behind
 }
@@ -294,14 +299,20 @@ func (g *runningGroup) evaluate(ctx context.Context, r *runningRule, clock func(
 	var samples []Sample
 	if r.checked {
 		err := g.asking(ctx, func() (err error) {
+			begun := time.Now()
 			samples, err = g.e.config.Store.Evaluate(ctx, g.Group, r.Rule, ts)
+			g.e.metrics.took.Observe(time.Since(begun).Seconds())
 			return err
 		})
 		var failed bool
 		if failure, failed = errors.AsType[*RuleError](err); err != nil && !failed {
+			if ctx.Err() == nil {
+				g.e.metrics.evaluations.WithLabelValues(resultUnanswered).Inc()
+			}
 			return err
 		}
 	}
+	g.e.metrics.evaluated(failure)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if failure != nil {

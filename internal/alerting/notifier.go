@@ -40,14 +40,16 @@ type Notice struct {
 // Notifier delivers alerts to each of several Alertmanagers. One that is down or slow holds up nobody else: what is to be told it is kept, the newest of each alert, until it takes it.
 type Notifier struct {
 	targets []*target
+	metrics *notifierMetrics
 	log     *zap.Logger
 }
 
 type target struct {
-	url  string
-	http *http.Client
-	log  *zap.Logger
-	wake chan struct{} // capacity 1
+	url     string
+	http    *http.Client
+	metrics *notifierMetrics
+	log     *zap.Logger
+	wake    chan struct{} // capacity 1
 
 	mu      sync.Mutex // guards pending
 	pending map[string]Notice
@@ -57,12 +59,13 @@ type target struct {
 // NewNotifier delivers to the Alertmanagers at these URLs. hc authenticates.
 func NewNotifier(urls []string, hc *http.Client, log *zap.Logger) (*Notifier, error) {
 	n := &Notifier{log: log}
+	n.metrics = newNotifierMetrics(n)
 	for _, text := range urls {
 		u, err := url.Parse(text)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
 			return nil, fmt.Errorf("%q: want http[s]://HOST:PORT and a path, without %s, user or password", text, alertsPath)
 		}
-		n.targets = append(n.targets, &target{url: u.JoinPath(alertsPath).String(), http: hc, log: log, wake: make(chan struct{}, 1), pending: map[string]Notice{}})
+		n.targets = append(n.targets, &target{url: u.JoinPath(alertsPath).String(), http: hc, metrics: n.metrics, log: log, wake: make(chan struct{}, 1), pending: map[string]Notice{}})
 	}
 	return n, nil
 }
@@ -87,6 +90,7 @@ func (t *target) add(notices []Notice, newer bool) {
 				t.log.Error("alerts that Alertmanager does not take are dropped: too many wait", zap.String("alertmanager", t.url), zap.Int("waiting", pendingMost))
 			}
 			t.full = true
+			t.metrics.sent.WithLabelValues(outcomeDropped).Inc()
 		default:
 			t.pending[key] = a
 		}
@@ -162,10 +166,13 @@ func (t *target) deliver(ctx context.Context, batch []Notice) error {
 	status, text, err := t.post(ctx, batch)
 	switch {
 	case err != nil:
+		t.metrics.failures.WithLabelValues(reasonUnreachable).Inc()
 		return err
 	case status/100 == 2:
+		t.metrics.sent.WithLabelValues(outcomeTaken).Add(float64(len(batch)))
 		return nil
 	case status != http.StatusBadRequest && status != http.StatusUnprocessableEntity && status != http.StatusRequestEntityTooLarge:
+		t.metrics.failures.WithLabelValues(reasonStatus).Inc()
 		return fmt.Errorf("status %d: %s", status, text)
 	case len(batch) > 1: // one of them is wrong
 		for i := range batch {
@@ -175,6 +182,7 @@ func (t *target) deliver(ctx context.Context, batch []Notice) error {
 		}
 		return nil
 	}
+	t.metrics.sent.WithLabelValues(outcomeRefused).Inc()
 	t.log.Error("Alertmanager refuses an alert", zap.String("alertmanager", t.url), zap.Any("labels", batch[0].Labels), zap.Int("status", status), zap.String("answer", text))
 	return nil
 }

@@ -127,6 +127,10 @@ func TestAnAlertmanagerThatIsDownGetsTheNewestLater(t *testing.T) {
 	down.set(0)
 	require.Eventually(t, func() bool { return len(down.taken()) == 2 }, soon, time.Millisecond)
 	require.ElementsMatch(t, []Notice{notice("a", 2), notice("b", 9)}, down.taken())
+	require.Eventually(t, func() bool { return served(t, n.Gather(t.Context()), "alerts_sent_total", outcomeTaken) == 6 }, soon, time.Millisecond)
+	require.Greater(t, served(t, n.Gather(t.Context()), "alerts_send_failures_total", reasonStatus), 1.)
+	require.Zero(t, served(t, n.Gather(t.Context()), "alerts_send_failures_total", reasonUnreachable))
+	require.Zero(t, served(t, n.Gather(t.Context()), "alerts_waiting", ""))
 }
 
 // Scenario: an Alertmanager does not answer.
@@ -156,6 +160,7 @@ func TestOneRefusedAlertDoesNotStopTheOthers(t *testing.T) {
 	require.Eventually(t, func() bool { return len(a.taken()) == 2 }, soon, time.Millisecond)
 	n.Notify([]Notice{notice("d", 1)})
 	require.Eventually(t, func() bool { return len(a.taken()) == 3 }, soon, time.Millisecond)
+	require.InDelta(t, 1, served(t, n.Gather(t.Context()), "alerts_sent_total", outcomeRefused), 0)
 }
 
 // Guarantees: what waits for an Alertmanager is bounded.
@@ -166,6 +171,8 @@ func TestWaitingAlertsAreBounded(t *testing.T) {
 		n.Notify([]Notice{notice(strconv.Itoa(i), 1)})
 	}
 	require.Len(t, n.targets[0].pending, pendingMost)
+	require.InDelta(t, pendingMost, served(t, n.Gather(t.Context()), "alerts_waiting", ""), 0)
+	require.InDelta(t, 10, served(t, n.Gather(t.Context()), "alerts_sent_total", outcomeDropped), 0)
 	for _, wrong := range []string{"", "127.0.0.1:9093", "ftp://a", "http://user:password@a"} {
 		_, err := NewNotifier([]string{wrong}, http.DefaultClient, zap.NewNop())
 		require.ErrorContains(t, err, "want http[s]://HOST:PORT")

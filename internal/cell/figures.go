@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	dto "github.com/prometheus/client_model/go"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -31,10 +32,19 @@ const (
 
 // Figures are what looks at a cell, some time apart, tell.
 type Figures struct {
-	Hops     []Hop
-	Topics   []Topic
-	Copies   []certificate.SignalCopies // by signal, since the aggregator started; without examples
-	Problems []string                   // each part that does not answer, with the reason
+	Hops        []Hop
+	Topics      []Topic
+	Copies      []certificate.SignalCopies // by signal, since the aggregator started; without examples
+	Spill       Spill
+	Certificate *time.Duration // until the certificate ends that the gateway serves; nil: it serves none, or does not answer
+	Problems    []string       // each part that does not answer, with the reason
+}
+
+// Spill is what the gateway has put into the object store because Kafka did not take it.
+type Spill struct {
+	Partitions int64         // whose requests go there now
+	Bytes      int64         // that wait there, of all gateways
+	Age        time.Duration // of the oldest of them
 }
 
 // Hop is one station of the data path.
@@ -44,14 +54,16 @@ type Hop struct {
 	Rate      float64       // events a second, over the last looks
 	Errors    float64       // since its process started: events refused for good, or calls that failed and are retried
 	Kinds     []ErrorKind   // of Errors, most first
+	Stuck     int64         // partitions whose block was not taken, and is offered again and again
 	Lag       int64         // records that wait in Kafka for it; -1: not known, or it has none
 	Freshness time.Duration // mean time from the gateway to durable, plus how long nothing has come although records wait; -1: not known
 }
 
 // ErrorKind is how many of a hop's errors have one reason.
 type ErrorKind struct {
-	Reason string // attribute reason or code of the metric
-	Errors float64
+	Reason string  // attribute reason or code of the metric
+	Errors float64 // since the hop's process started
+	Rate   float64 // errors a second, over the last looks
 }
 
 // Topic is one Kafka topic.
@@ -86,16 +98,18 @@ var hops = [...]hopMetrics{
 
 // look is one look at a cell.
 type look struct {
-	at       time.Time
-	hops     []hopLook
-	topics   []Topic
-	copies   []certificate.SignalCopies
-	problems []string
+	at          time.Time
+	hops        []hopLook
+	topics      []Topic
+	copies      []certificate.SignalCopies
+	spill       Spill
+	certificate *time.Duration
+	problems    []string
 }
 
 type hopLook struct {
-	events, errors, count, sum float64
-	kinds                      []ErrorKind
+	events, errors, count, sum, stuck float64
+	kinds                             []ErrorKind
 }
 
 // Observer looks at a running cell again and again.
@@ -192,9 +206,10 @@ func (o *Observer) look(ctx context.Context) look {
 		}
 		hl.kinds = m.errorKinds(h.errors)
 		hl.count, hl.sum = m.histogram(h.latency)
+		hl.stuck = m.sumOf("otelcol_msk_receiver_waiting_partitions", func(series *dto.Metric) bool { return h.group != "" && labelsOf(series)["group"] == h.group })
 		l.hops = append(l.hops, hl)
 	}
-	l.copies = copiesOf(aggregator)
+	l.copies, l.spill, l.certificate = copiesOf(aggregator), spillOf(gateway), certificateOf(gateway)
 	var err error
 	l.topics, err = o.topics(ctx)
 	problem("kafka", err)
@@ -266,10 +281,10 @@ func unwrapURL(err error) error {
 
 // figures compares two looks; before is nil at the first.
 func figures(before *look, now look) Figures {
-	f := Figures{Topics: now.topics, Copies: now.copies, Problems: now.problems}
+	f := Figures{Topics: now.topics, Copies: now.copies, Spill: now.spill, Certificate: now.certificate, Problems: now.problems}
 	for i, h := range hops {
 		n := now.hops[i]
-		hop := Hop{Name: h.name, Events: n.events, Errors: n.errors, Kinds: n.kinds, Lag: -1, Freshness: -1}
+		hop := Hop{Name: h.name, Events: n.events, Errors: n.errors, Kinds: slices.Clone(n.kinds), Stuck: int64(n.stuck), Lag: -1, Freshness: -1}
 		if h.group != "" {
 			for _, t := range now.topics {
 				if lag, ok := t.Lag[h.group]; ok {
@@ -282,9 +297,23 @@ func figures(before *look, now look) Figures {
 			if n.events < b.events { // the process has started anew
 				b = hopLook{}
 			}
-			hop.Rate = (n.events - b.events) / now.at.Sub(before.at).Seconds()
+			seconds := now.at.Sub(before.at).Seconds()
+			hop.Rate = (n.events - b.events) / seconds
+			for k := range hop.Kinds {
+				hop.Kinds[k].Rate = max(0, hop.Kinds[k].Errors-errorsOf(b.kinds, hop.Kinds[k].Reason)) / seconds
+			}
 		}
 		f.Hops = append(f.Hops, hop)
 	}
 	return f
+}
+
+// errorsOf is how many errors have a reason.
+func errorsOf(kinds []ErrorKind, reason string) float64 {
+	for _, k := range kinds {
+		if k.Reason == reason {
+			return k.Errors
+		}
+	}
+	return 0
 }

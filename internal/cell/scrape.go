@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
@@ -64,7 +65,7 @@ func (m metrics) errorKinds(names []string) []ErrorKind {
 	var kinds []ErrorKind
 	for reason, n := range sums {
 		if n > 0 {
-			kinds = append(kinds, ErrorKind{reason, n})
+			kinds = append(kinds, ErrorKind{Reason: reason, Errors: n})
 		}
 	}
 	slices.SortFunc(kinds, func(a, b ErrorKind) int {
@@ -105,4 +106,23 @@ func (m metrics) histogram(name string) (count, sum float64) {
 		sum += series.GetHistogram().GetSampleSum()
 	}
 	return count, sum
+}
+
+// spillOf is what a gateway says of its spill; one that has none says nothing.
+func spillOf(gateway metrics) Spill {
+	return Spill{
+		Partitions: int64(gateway.sum("otelcol_msk_exporter_spilling_partitions")),
+		Bytes:      int64(gateway.sum("otelcol_msk_exporter_spill_backlog_bytes")),
+		Age:        time.Duration(gateway.sum("otelcol_msk_exporter_spill_backlog_age")) * time.Second,
+	}
+}
+
+// certificateOf is when a gateway's certificate ends, of several the first.
+func certificateOf(gateway metrics) (first *time.Duration) {
+	for _, series := range gateway["otelcol_ingest_certificate_expiry"].GetMetric() {
+		if ends := time.Duration(value(series)) * time.Second; first == nil || ends < *first {
+			first = &ends
+		}
+	}
+	return first
 }

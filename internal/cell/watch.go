@@ -104,7 +104,7 @@ func EndpointLines(e Endpoints) []string {
 	return lines
 }
 
-// HopLines are the table of hops, and which kinds of errors they have.
+// HopLines are the table of hops, which kinds of errors they have, what is stuck or waits beside Kafka, and when the certificate ends.
 func HopLines(f Figures) []string {
 	lines := columns([]string{"hop", "events", "events/s", "errors", "lag", "fresh"}, f.Hops, func(h Hop) []string {
 		return []string{h.Name, count(h.Events), count(h.Rate), count(h.Errors), known(h.Lag), age(h.Freshness)}
@@ -113,8 +113,25 @@ func HopLines(f Figures) []string {
 		if len(h.Kinds) > 0 {
 			lines = append(lines, h.Name+" errors: "+kinds(h.Kinds))
 		}
+		if h.Stuck > 0 {
+			lines = append(lines, fmt.Sprintf("%s: %s partitions offer the same block again and again", h.Name, known(h.Stuck)))
+		}
+	}
+	if s := f.Spill; s.Partitions > 0 || s.Bytes > 0 {
+		lines = append(lines, fmt.Sprintf("spill: requests for %s partitions go to the object store; %s bytes wait there, the oldest for %v", known(s.Partitions), known(s.Bytes), s.Age))
+	}
+	if f.Certificate != nil {
+		lines = append(lines, "certificate: the gateway's ends in "+days(*f.Certificate))
 	}
 	return lines
+}
+
+// days writes a time of days in days, and a shorter one in hours and minutes.
+func days(d time.Duration) string {
+	if d < 48*time.Hour {
+		return d.Round(time.Minute).String()
+	}
+	return fmt.Sprintf("%d days", int(d.Hours()/24))
 }
 
 // maxKinds of a hop's errors are named.
@@ -123,7 +140,11 @@ const maxKinds = 6
 func kinds(of []ErrorKind) string {
 	var parts []string
 	for _, k := range of[:min(len(of), maxKinds)] {
-		parts = append(parts, k.Reason+" "+count(k.Errors))
+		part := k.Reason + " " + count(k.Errors)
+		if k.Rate > 0 {
+			part += fmt.Sprintf(" (%.1f/s)", k.Rate)
+		}
+		parts = append(parts, part)
 	}
 	if more := len(of) - maxKinds; more > 0 {
 		parts = append(parts, fmt.Sprintf("and %d more kinds", more))

@@ -161,3 +161,26 @@ func TestAGaugeIsObservedUntilShutdownAndNoLonger(t *testing.T) {
 	require.Equal(t, 1, observed)
 	require.NoError(t, into.Shutdown(context.Background()))
 }
+
+// Guarantees: a command's metrics have the declared names, labels and bounds; one that is not declared so is found when the program starts.
+func TestACommandServesWhatItsFileDeclares(t *testing.T) {
+	m := componentmeta.MustParse([]byte(strings.Replace(strings.Replace(good, "class: exporter", "class: command", 1), "  stability:\n    alpha: [logs, metrics]\n    beta: [traces]\n", "", 1)))
+	r := m.Registry()
+	r.Counter("thing_done").WithLabelValues("a").Inc()
+	r.Observe("thing_waiting", func() float64 { return 7 })
+	r.Histogram("thing_duration").WithLabelValues().Observe(0.5)
+	families, err := r.Gather()
+	require.NoError(t, err)
+	require.Len(t, families, 3)
+	done, took, waiting := families[0], families[1], families[2] // by name
+	require.Equal(t, "pulsegrid_thing_done", done.GetName())
+	require.Equal(t, "Things done.", done.GetHelp())
+	require.Equal(t, "kind", done.GetMetric()[0].GetLabel()[0].GetName())
+	require.InDelta(t, 1, done.GetMetric()[0].GetCounter().GetValue(), 0)
+	require.InDelta(t, 7, waiting.GetMetric()[0].GetGauge().GetValue(), 0)
+	require.Len(t, took.GetMetric()[0].GetHistogram().GetBucket(), 2)
+	require.EqualValues(t, 1, took.GetMetric()[0].GetHistogram().GetBucket()[1].GetCumulativeCount())
+
+	require.PanicsWithValue(t, "metadata.yaml of thing declares no sum thing_waiting", func() { r.Counter("thing_waiting") })
+	require.PanicsWithValue(t, "metadata.yaml of thing declares no gauge thing_lost", func() { r.Gauge("thing_lost") })
+}

@@ -17,7 +17,7 @@ var meta = componentmeta.MustParse(metadataFile)
 
 // metrics are those that metadata.yaml declares. Their labels are in its order.
 type metrics struct {
-	registry  *prometheus.Registry
+	registry  *componentmeta.Registry
 	requests  *prometheus.CounterVec
 	duration  *prometheus.HistogramVec
 	freshness *prometheus.HistogramVec
@@ -29,12 +29,12 @@ type metrics struct {
 
 // newMetrics makes every counter begin at zero, so that Prometheus sees its first step.
 func newMetrics(stores []Store, started time.Time) *metrics {
+	r := meta.Registry()
 	m := &metrics{
-		registry: prometheus.NewRegistry(),
-		requests: counter("probe_requests_total"), duration: histogram("probe_request_duration_seconds"), freshness: histogram("probe_freshness_seconds"),
-		rows: counter("probe_rows_total"), waiting: gauge("probe_waiting_events"), looks: counter("probe_looks_total"), success: gauge("probe_last_success_timestamp_seconds"),
+		registry: r,
+		requests: r.Counter("probe_requests_total"), duration: r.Histogram("probe_request_duration_seconds"), freshness: r.Histogram("probe_freshness_seconds"),
+		rows: r.Counter("probe_rows_total"), waiting: r.Gauge("probe_waiting_events"), looks: r.Counter("probe_looks_total"), success: r.Gauge("probe_last_success_timestamp_seconds"),
 	}
-	m.registry.MustRegister(m.requests, m.duration, m.freshness, m.rows, m.waiting, m.looks, m.success)
 	for _, s := range signal.All {
 		for _, w := range ways {
 			for _, outcome := range meta.Attributes()["outcome"].Enum {
@@ -63,26 +63,3 @@ func newMetrics(stores []Store, started time.Time) *metrics {
 const stageRequests = "requests"
 
 func unix(t time.Time) float64 { return float64(t.UnixMilli()) / 1e3 }
-
-func declared(name string) (componentmeta.Metric, string) {
-	m, ok := meta.Metrics()[name]
-	if !ok {
-		panic("metadata.yaml declares no " + name)
-	}
-	return m, meta.Prefix() + name
-}
-
-func counter(name string) *prometheus.CounterVec {
-	m, exposed := declared(name)
-	return prometheus.NewCounterVec(prometheus.CounterOpts{Name: exposed, Help: m.Description}, m.Attributes)
-}
-
-func gauge(name string) *prometheus.GaugeVec {
-	m, exposed := declared(name)
-	return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: exposed, Help: m.Description}, m.Attributes)
-}
-
-func histogram(name string) *prometheus.HistogramVec {
-	m, exposed := declared(name)
-	return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: exposed, Help: m.Description, Buckets: m.Histogram.Buckets}, m.Attributes)
-}

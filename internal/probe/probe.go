@@ -127,8 +127,34 @@ func (p *Probe) Gather(context.Context) []*dto.MetricFamily {
 	return families
 }
 
-// Run sends a round each interval, until ctx is done.
+// Run sends a round each interval and looks into the stores, until ctx is done.
 func (p *Probe) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { p.Watch(ctx) })
+	p.Send(ctx, nil)
+}
+
+// Send sends a round each interval until enough is closed (nil: it never is), and returns when each request is answered. Requests under way are cut off when ctx is done.
+func (p *Probe) Send(ctx context.Context, enough <-chan struct{}) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	tick := time.NewTicker(p.config.Interval)
+	defer tick.Stop()
+	for {
+		wg.Go(func() { p.round(ctx) })
+		select {
+		case <-ctx.Done():
+			return
+		case <-enough:
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Watch looks into each store again and again, until ctx is done.
+func (p *Probe) Watch(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for i, s := range p.config.Stores {
@@ -137,16 +163,6 @@ func (p *Probe) Run(ctx context.Context) {
 				p.look(ctx, i, false)
 			}
 		})
-	}
-	tick := time.NewTicker(p.config.Interval)
-	defer tick.Stop()
-	for {
-		wg.Go(func() { p.round(ctx) })
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
 	}
 }
 

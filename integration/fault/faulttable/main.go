@@ -1,6 +1,6 @@
 // Command faulttable writes the table of docs/faults.md from what `make test-fault` has put into a file, with -guards that of
-// docs/guards.md from what `make test-guards` has, with -backfill that of docs/backfill.md from what `make test-backfill` has, or with -rehearsals that of
-// docs/rehearsals.md from what `make rehearse` has.
+// docs/guards.md from what `make test-guards` has, with -backfill that of docs/backfill.md from what `make test-backfill` has, with -rehearsals that of
+// docs/rehearsals.md from what `make rehearse` has, or with -alerts that of docs/alerts.md from what `make test-alerts` has.
 package main
 
 import (
@@ -23,6 +23,7 @@ func main() {
 	guards := flag.Bool("guards", false, "of the guards, not of the faults")
 	backfill := flag.Bool("backfill", false, "of backfills, not of the faults")
 	rehearsals := flag.Bool("rehearsals", false, "of rehearsals of alerts, not of the faults")
+	alerts := flag.Bool("alerts", false, "of alerts on what is stored, not of the faults")
 	flag.Parse()
 	err := error(nil)
 	switch {
@@ -30,6 +31,8 @@ func main() {
 		err = run("_build/backfill.jsonl", "docs/backfill.md", fmt.Sprintf(begin, "backfill-table"), outcome.Backfills)
 	case *rehearsals:
 		err = run("_build/rehearsals.jsonl", "docs/rehearsals.md", fmt.Sprintf(begin, "rehearsal-table"), outcome.Rehearsals)
+	case *alerts:
+		err = run("_build/alerts.jsonl", "docs/alerts.md", fmt.Sprintf(begin, "alerts-table"), outcome.AlertLatencies)
 	case *guards:
 		err = run("_build/guards.jsonl", "docs/guards.md", fmt.Sprintf(begin, "guard-table"), outcome.Guards)
 	default:

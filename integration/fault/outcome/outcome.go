@@ -29,7 +29,7 @@ type Run struct {
 	FaultSeconds float64  `json:"fault_seconds"`
 	Seconds      float64  `json:"seconds"`
 	Passed       bool     `json:"passed"`
-	Seen         []string `json:"seen,omitempty"` // of a guard: what else was measured
+	Seen         []string `json:"seen,omitempty"` // of a guard, or by a probe: what else was measured
 }
 
 // Counts are what is wrong in a store. All of them are to be 0.
@@ -69,7 +69,7 @@ func Guards(runs []Run) string {
 	return b.String()
 }
 
-// Markdown is a table with a row for each fault, in the order of its first run, and a last row that adds everything up.
+// Markdown is a table with a row for each fault, in the order of its first run, and a last row that adds everything up; then one with a row for each run that a probe has measured.
 func Markdown(runs []Run) string {
 	var order []string
 	byFault := map[string][]Run{}
@@ -85,6 +85,13 @@ func Markdown(runs []Run) string {
 		row(&b, "`"+name+"`", byFault[name][0].Does, byFault[name])
 	}
 	row(&b, "all", "", runs)
+	header := "\n| fault, seed | seen by the probe |\n|---|---|\n"
+	for _, r := range runs {
+		if len(r.Seen) > 0 {
+			fmt.Fprintf(&b, "%s| `%s`, %d | %s |\n", header, r.Fault, r.Seed, strings.Join(r.Seen, "; "))
+			header = ""
+		}
+	}
 	return b.String()
 }
 

@@ -17,6 +17,9 @@ func TestTableAddsTheRunsOfAFaultAndShowsWhatFailed(t *testing.T) {
 	require.Equal(t, "| `a` | x | 2, **1 failed** | 20 | 19 | 2 | 5 | 3 | 3, 7 | equal in 0 |", table[2])
 	require.Equal(t, "| `b` | y | 1 | 5 | 5 | 0 | 0 | 0 | 0, 0 | equal |", table[3])
 	require.Equal(t, "| all |  | 3, **1 failed** | 25 | 24 | 2 | 5 | 3 | 3, 7 | equal in 1 |", table[4])
+	require.Len(t, table, 6)
+	runs[1].Seen, runs[1].Seed = []string{"x", "y"}, 7
+	require.True(t, strings.HasSuffix(Markdown(runs), " equal in 1 |\n\n| fault, seed | seen by the probe |\n|---|---|\n| `b`, 7 | x; y |\n"))
 	_, err = Read[Run](strings.NewReader("no json\n"))
 	require.ErrorContains(t, err, "line 1")
 }
@@ -59,4 +62,13 @@ func TestABackfillIsAColumn(t *testing.T) {
 	require.Equal(t, "| with ClickHouse's part | 2.2 K |", table[12])
 	require.Equal(t, "| DuckDB | 9.2 K: 3.07 times the worker's |", table[13])
 	require.Equal(t, "| seed | 7 | 8, **failed** |", strings.Split(Backfills(runs), "\n")[2])
+}
+
+func TestAlertLatenciesHaveARowARun(t *testing.T) {
+	table := strings.Split(AlertLatencies([]Alerts{
+		{Seed: 7, Samples: 200, Rules: 12, Asked: 10000, Done: 9990, Took: [4]float64{11.04, 16, 19.96, 21}, Newest: 1.5, Cores: 2, ClickHouse: [2]float64{0.3, 0.34}, Evaluator: 0.012, Passed: true},
+		{Seed: 8},
+	}), "\n")
+	require.Equal(t, "| 9990 of 10000 that were asked for (seed 7) | 12 | 200 | 11.0 s | 16.0 s | 20.0 s | 21.0 s | 1.5 s | 30 %, 34 % of 2 cores | 1.2 % |", table[2])
+	require.Contains(t, table[3], "(seed 8), **failed** |")
 }
