@@ -50,8 +50,8 @@ const (
 
 // Limits of waiting.
 const (
-	startTimeout = 90 * time.Second
-	stopTimeout  = 20 * time.Second
+	startTimeout = 5 * time.Minute // a node serves after seconds; three of them on cores that do much else take minutes
+	stopTimeout  = time.Minute
 	startTries   = 3 // a port that was free may be taken before the node takes it
 )
 

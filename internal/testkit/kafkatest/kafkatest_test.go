@@ -38,7 +38,7 @@ func client(t *testing.T, opts ...kgo.Opt) *kgo.Client {
 
 func TestAKilledNodeKeepsItsDataAndItsPorts(t *testing.T) {
 	k := Start(t, 1)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
 	defer cancel()
 	c := client(t, kgo.SeedBrokers(k.Brokers()...), kgo.DefaultProduceTopic("t"))
 	_, err := kadm.NewClient(c).CreateTopic(ctx, 1, 1, nil, "t")
@@ -67,7 +67,7 @@ func TestSecureListenersRefuseWrongCredentials(t *testing.T) {
 	roots := x509.NewCertPool()
 	require.True(t, roots.AppendCertsFromPEM(ca))
 	dial := kgo.DialTLSConfig(&tls.Config{RootCAs: roots})
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
 	defer cancel()
 	good := client(t, kgo.SeedBrokers(k.ScramBrokers()...), dial, kgo.SASL(scram.Auth{User: Username, Pass: Password}.AsSha512Mechanism()))
 	require.NoError(t, good.Ping(ctx))
@@ -88,7 +88,7 @@ func child() {
 	if err := os.WriteFile(filepath.Join(os.Getenv(childEnv), "pid"), []byte(pid), 0o600); err != nil {
 		panic(err)
 	}
-	time.Sleep(time.Minute)
+	time.Sleep(startTimeout) // longer than the parent takes to kill it
 }
 
 func TestNodesDieWithTheProcessThatStartedThem(t *testing.T) {
@@ -99,19 +99,20 @@ func TestNodesDieWithTheProcessThatStartedThem(t *testing.T) {
 	cmd.Env = append(os.Environ(), childEnv+"="+dir)
 	cmd.Stderr = os.Stderr
 	require.NoError(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Kill() }) // where it is not killed below
 	var pid string
 	require.Eventually(t, func() bool {
 		b, _ := os.ReadFile(filepath.Join(dir, "pid"))
 		pid = string(b)
 		return pid != ""
-	}, time.Minute, 50*time.Millisecond)
+	}, startTimeout, 50*time.Millisecond)
 	require.NoError(t, cmd.Process.Kill())
 	_ = cmd.Wait()
 	require.Eventually(t, func() bool {
 		// Gone, or a zombie that nobody waits for in a container without an init.
 		stat, err := os.ReadFile(filepath.Join("/proc", pid, "stat"))
 		return err != nil || strings.Contains(string(stat), ") Z ")
-	}, 10*time.Second, 50*time.Millisecond)
+	}, stopTimeout, 50*time.Millisecond)
 }
 
 func TestVersionIsTheInstalledOne(t *testing.T) {

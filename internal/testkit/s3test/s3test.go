@@ -33,7 +33,7 @@ const (
 )
 
 // startTimeout bounds the wait for a started server to answer.
-const startTimeout = 20 * time.Second
+const startTimeout = time.Minute
 
 // Server is one running (or killed) object store.
 type Server struct {
