@@ -21,6 +21,7 @@ type Request struct {
 // Front stands before gateways, as a load balancer that takes them in turn and knows nothing of their health does. It counts what it sees.
 type Front struct {
 	server *httptest.Server
+	gate   sync.RWMutex // held by whoever lets no request begin
 
 	mu         sync.Mutex
 	seen, good map[Request]int
@@ -31,7 +32,9 @@ func NewFront(httpAddresses, grpcAddresses []string) *Front {
 	f := &Front{seen: map[Request]int{}, good: map[Request]int{}}
 	overHTTP, overGRPC := f.proxy(httpAddresses, false), f.proxy(grpcAddresses, true)
 	f.server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.gate.RLock()
 		f.count(f.seen, r)
+		f.gate.RUnlock()
 		if kindOf(r).Protocol == protocolGRPC {
 			overGRPC.ServeHTTP(w, r)
 		} else {
@@ -45,6 +48,12 @@ func NewFront(httpAddresses, grpcAddresses []string) *Front {
 
 // URL is where OTLP/HTTP and OTLP/gRPC are taken.
 func (f *Front) URL() string { return f.server.URL }
+
+// Hold lets no request begin, nor be counted, until release is called: those that come wait.
+func (f *Front) Hold() (release func()) {
+	f.gate.Lock()
+	return f.gate.Unlock
+}
 
 // Close stops it, and returns when no request is under way.
 func (f *Front) Close() { f.server.Close() }
