@@ -22,7 +22,7 @@ PKG      ?= ./...#  what `make test`, fuzz and bench take
 TEST_P   ?= 2
 # Of integration tests, which wait more than they compute.
 INTEGRATION_P ?= 3
-TEST_TIMEOUT ?= 30m#  a package
+TEST_TIMEOUT ?= 90m#  a package, on a machine that is busy
 SCALE    ?= 1#  of test-fault, test-guards and rehearse: how long that lasts which lasts minutes
 FAULT    ?= .#  of test-fault: regular expression
 PROBE    ?=#  of test-fault: not empty: a probe measures beside the agents, and is held against the rig's own count; docs/faults.md has ten faults for it

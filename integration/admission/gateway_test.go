@@ -5,7 +5,6 @@ package admission
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -36,13 +35,14 @@ import (
 	"github.com/pulsegrid/pulsegrid/exporter/mskexporter"
 	"github.com/pulsegrid/pulsegrid/extension/tenantauthextension"
 	"github.com/pulsegrid/pulsegrid/internal/tenant"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/freeport"
 	"github.com/pulsegrid/pulsegrid/processor/tenantroutingprocessor"
 	"github.com/pulsegrid/pulsegrid/receiver/ingestreceiver"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 30 * time.Second
+const patience = 3 * time.Minute
 
 // gateway is what distributions/gateway is with its tenants switched on.
 type gateway struct {
@@ -77,7 +77,7 @@ msk:
     metrics: {<<: *topic, name: otlp.metrics.v1}
     traces: {<<: *topic, name: otlp.traces.v1}
   max_wait: 100ms
-  timeout: 1s
+  timeout: 5s
 `
 
 // tenants of the tests; each has a key.
@@ -117,10 +117,9 @@ func (g *gateway) register() {
 
 func free(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := freeport.Addr()
 	require.NoError(t, err)
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
+	return addr
 }
 
 // start runs a gateway whose registry is empty. sink replaces Kafka, if there is one.

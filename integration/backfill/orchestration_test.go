@@ -169,7 +169,7 @@ func TestAJobOfTemporalIsApprovedCancelledAndStartedAgain(t *testing.T) {
 	require.Equal(t, id, again)
 	require.Equal(t, done.Detail.Report, b.ended(id).Detail.Report)
 
-	b.start("--again", "--rate", "700")
+	b.start("--again", "--rate", "100")
 	b.loading(id)
 	_, said, code = b.ask("cancel", id)
 	require.Zero(t, code, said)
@@ -185,13 +185,11 @@ func TestAJobOfTemporalIsApprovedCancelledAndStartedAgain(t *testing.T) {
 	failed := b.ended(nowhere)
 	require.Equal(t, orchestration.StateFailed, failed.State)
 	require.Contains(t, failed.LastError, "/nowhere")
-	out, _, code := b.ask("list", "--json")
-	require.Zero(t, code)
-	var jobs []orchestration.Summary
-	require.NoError(t, json.Unmarshal(out, &jobs))
-	require.Len(t, jobs, 5, "%s", out)
-	require.Equal(t, nowhere, jobs[0].ID)
-	require.Equal(t, orchestration.StateFailed, jobs[0].State)
+	require.Eventually(t, func() bool { // lists lag behind
+		out, _, code := b.ask("list", "--json")
+		var jobs []orchestration.Summary
+		return code == 0 && json.Unmarshal(out, &jobs) == nil && len(jobs) == 5 && jobs[0].ID == nowhere && jobs[0].State == orchestration.StateFailed
+	}, patience, time.Second, "five jobs, the last of which has failed")
 
 	b.standing()
 	b.otherKinds()

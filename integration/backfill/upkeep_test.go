@@ -37,7 +37,7 @@ func TestUpkeepBesideAWriter(t *testing.T) {
 	const retain = 3
 	b, _ := newBench(t, "--objects", "4", "--lines", "800")
 	var out bytes.Buffer
-	writer := b.command("--rate", "250", "--block-lines", "50")
+	writer := b.command("--rate", "150", "--block-lines", "50")
 	writer.Stdout, writer.Stderr = &out, &out
 	require.NoError(t, writer.Start())
 	ended := make(chan error, 1)
@@ -77,7 +77,7 @@ func TestUpkeepBesideAWriter(t *testing.T) {
 		runs++
 	}
 	t.Logf("%d runs beside the job expired %d snapshots", runs, expired)
-	require.Greater(t, runs, 3)
+	require.GreaterOrEqual(t, runs, 3, "the one that was killed is between others")
 	require.Greater(t, expired, 10)
 	hot, lake := b.hot(), b.lake()
 	b.holds("ClickHouse", hot)

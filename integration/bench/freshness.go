@@ -52,7 +52,7 @@ func benchFreshness(ctx context.Context, s settings) error {
 			return err
 		}
 		const service = "probe"
-		hot, lake := load.WatchHot(ctx, r, service), load.NewSightings()
+		hot, lake := load.WatchHot(ctx, r, service, time.Minute), load.NewSightings()
 		stopLake, err := watchLake(ctx, r, service, lake)
 		if err != nil {
 			return err

@@ -18,7 +18,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/pulsegrid/pulsegrid/integration/rig"
 	"github.com/pulsegrid/pulsegrid/internal/chengine"
@@ -78,7 +81,7 @@ func (a address) of(protocol string) string {
 const lostAnswers = 0.1
 
 // patience is how long the stores may take to have the last event.
-const patience = 2 * time.Minute
+const patience = 10 * time.Minute
 
 // Scenario: each client emits records that are equal on purpose; once plainly, once while a tenth of the answers is lost.
 // Guarantees: both stores have as many events of each signal as the client counted.
@@ -147,7 +150,7 @@ func TestEverythingThatAStockClientEmitsIsStoredOnce(t *testing.T) {
 			}
 			least := o.emitted[s] - o.gaveUp[s]
 			if o.singles && s == "logs" {
-				least -= least / 10 // on a slow machine equal requests may come later than the receiver's window: docs/decisions/0030-what-a-copy-is.md
+				least -= int(min(0.5, 0.1*rig.Busy()) * float64(least)) // on a slow machine equal requests may come later than the receiver's window: docs/decisions/0030-what-a-copy-is.md
 			}
 			if o.hot[s] < least || o.hot[s] > o.emitted[s] || o.lake[s] != o.hot[s] {
 				t.Errorf("%s emitted %d %s and gave up %d; ClickHouse has %d, the lake %d; it said (the end): %s",
@@ -156,7 +159,7 @@ func TestEverythingThatAStockClientEmitsIsStoredOnce(t *testing.T) {
 		}
 	}
 	if *only == "" {
-		require.LessOrEqual(t, float64(gaveUp), mostGivenUp*float64(emitted), "the clients gave up too many of their events to prove anything")
+		require.LessOrEqual(t, float64(gaveUp), min(0.1, mostGivenUp*rig.Busy())*float64(emitted), "the clients gave up too many of their events to prove anything")
 	}
 	if *table {
 		writeTable(t, outcomes, answers, lost)
@@ -180,33 +183,26 @@ func (o *outcome) String() string {
 	return b.String()
 }
 
-func (o *outcome) complete() bool {
-	for _, s := range signals {
-		if o.hot[s] < o.emitted[s] || o.lake[s] < o.emitted[s] {
-			return false
-		}
-	}
-	return true
-}
-
-// wait reads both stores until they have all that was emitted, or stay as they are for a while.
+// wait reads both stores when the aggregator has stored everything that is in Kafka, and for some seconds nothing has come.
 func wait(t *testing.T, r *rig.Rig, outcomes []*outcome) {
 	t.Helper()
-	const quiet = 20 * time.Second
-	last, changed := "", time.Now()
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline) && time.Since(changed) < quiet; time.Sleep(time.Second) {
-		hot, lake := hotCounts(t, r), map[string]map[string]int{}
-		pytest.RunJSON(t, &lake, countScript, r.Catalog(), r.Warehouse())
-		all := true
-		for _, o := range outcomes {
-			o.hot, o.lake = hot[o.service], lake[o.service]
-			all = all && o.complete()
+	const quiet = 5 // seconds
+	client, err := kgo.NewClient(kgo.SeedBrokers(r.Kafka.Brokers()...))
+	require.NoError(t, err)
+	defer client.Close()
+	admin, behind, since := kadm.NewClient(client), "", 0
+	stored := assert.Eventually(t, func() bool {
+		since++
+		if behind = rig.Behind(t.Context(), admin); behind != "" {
+			since = 0
 		}
-		if state := fmt.Sprint(hot, lake); state != last {
-			last, changed = state, time.Now()
-		} else if all {
-			return // complete, and a second later still no more than that
-		}
+		return since > quiet
+	}, patience, time.Second)
+	require.True(t, stored, behind)
+	hot, lake := hotCounts(t, r), map[string]map[string]int{}
+	pytest.RunJSON(t, &lake, countScript, r.Catalog(), r.Warehouse())
+	for _, o := range outcomes {
+		o.hot, o.lake = hot[o.service], lake[o.service]
 	}
 }
 
@@ -217,7 +213,7 @@ func hotCounts(t *testing.T, r *rig.Rig) map[string]map[string]int {
 	for _, s := range signals {
 		text, err := r.Query("SELECT service_name, count() FROM " + s + " GROUP BY 1 FORMAT TSV")
 		if err != nil {
-			t.Logf("not yet: %v", err) // tables come with the aggregator's first insert
+			t.Logf("%s: %v", s, err) // no client has sent any: tables come with the first insert
 			continue
 		}
 		for line := range strings.Lines(text) {
@@ -290,7 +286,7 @@ func java(dir, sender, source string) []string {
 }
 
 // clientTimeout bounds a client's run.
-const clientTimeout = 3 * time.Minute
+const clientTimeout = 10 * time.Minute
 
 // counted runs a client that prints what it emitted.
 func counted(t *testing.T, command []string, env ...string) count {
@@ -398,7 +394,7 @@ func telemetrygen(t *testing.T, protocol string, to address, service string) cou
 	tool, err := rig.Tool("telemetrygen")
 	require.NoError(t, err)
 	n := 500 * *scale
-	where := []string{"--otlp-endpoint", to.of(protocol), "--otlp-insecure", "--workers", "1", "--service", service, "--otlp-attributes", `service.name="` + service + `"`}
+	where := []string{"--otlp-endpoint", to.of(protocol), "--otlp-insecure", "--timeout", "1m", "--workers", "1", "--service", service, "--otlp-attributes", `service.name="` + service + `"`}
 	if protocol == "http" {
 		where = append(where, "--otlp-http")
 	}

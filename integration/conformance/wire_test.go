@@ -30,7 +30,7 @@ import (
 const (
 	typeProtobuf = "application/x-protobuf"
 	typeJSON     = "application/json"
-	patience     = 20 * time.Second
+	patience     = 2 * time.Minute
 )
 
 // input is one request, by HTTP/1 or gRPC.

@@ -53,7 +53,7 @@ const (
 	partitions = 2
 	requests   = 10 // of each signal
 	events     = 7  // of a request
-	patience   = 120 * time.Second
+	patience   = 5 * time.Minute
 )
 
 // configured is a factory's default config with keys over it.

@@ -19,10 +19,10 @@ import (
 )
 
 const (
-	startTimeout   = time.Minute
-	stopGrace      = 40 * time.Second
+	startTimeout   = 3 * time.Minute
+	stopGrace      = 2 * time.Minute
 	sessionTimeout = 6 * time.Second // testdata/aggregator.yaml
-	pointTimeout   = time.Minute     // until a failpoint is hit: a commit of the lake comes every two seconds
+	pointTimeout   = 3 * time.Minute // until a failpoint is hit, or a fault hits something: a commit of the lake comes every two seconds, on a busy machine much later
 	zombieFor      = sessionTimeout + 4*time.Second
 )
 
@@ -214,6 +214,7 @@ func objects(how rig.Misbehaviour, share float64, writesOnly bool) func(*run) er
 	return func(r *run) error {
 		r.Objects.Misbehave(how, share, writesOnly)
 		time.Sleep(scaled(badFor))
+		until(func() bool { return r.Objects.Hurt() > 0 }, pointTimeout)
 		if hit := r.Objects.Behave(); hit == 0 {
 			return errors.New("the object store was not asked once: the fault was none")
 		}

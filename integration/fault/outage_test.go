@@ -26,7 +26,7 @@ const (
 	bothDeadFor  = 2 * time.Minute
 	memoryLimit  = 300 << 20        // testdata/outage-gateway.yaml
 	drainTimeout = 20 * time.Minute // a bound, no promise: the machine is shared
-	readTimeout  = 2 * time.Minute
+	readTimeout  = 10 * time.Minute
 )
 
 // Guarantees: while every Kafka node is dead no request is refused, nothing that was acknowledged is lost, and when they are back the
@@ -100,6 +100,7 @@ func (r *run) withoutKafkaAndObjects(out *outcome.Run) []*agents.Request {
 	r.must(r.killKafka())
 	r.t.Log("Kafka and the object store are dead")
 	time.Sleep(scaled(bothDeadFor))
+	until(func() bool { return obedient.SentBack()+insistent.SentBack() > 0 }, pointTimeout) // on a busy machine the first refusal comes late
 	r.must(errors.Join(r.Links.Heal(), r.startKafka()))
 	back := time.Now()
 	r.must(r.waitDrained())

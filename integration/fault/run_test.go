@@ -28,7 +28,7 @@ import (
 const (
 	eventsMin    = 4000
 	settled      = 8 * time.Second // as fresh as that, the cell is itself again
-	freshTimeout = 5 * time.Minute
+	freshTimeout = 10 * time.Minute
 	quietTimeout = 15 * time.Minute // a million events are behind by minutes on a machine that does other work too
 	rest         = 4 * time.Second  // after the last commit, for whoever comes late
 )
@@ -206,6 +206,9 @@ func (r *run) underLoad(out *outcome.Run) ([]*agents.Request, error) {
 	}
 	r.fresh = watchFreshness(r.Rig, r.service)
 	defer r.fresh.stop()
+	if err := r.fresh.begins(freshTimeout); err != nil { // a fault of a cell that does nothing yet is none
+		return r.stop(r.fleets...), err
+	}
 	// A random time, so that faults meet blocks and commits at every stage.
 	time.Sleep(2*time.Second + time.Duration(r.rng.IntN(3000))*time.Millisecond)
 	began := time.Now()
@@ -291,11 +294,12 @@ type freshness struct {
 	quit    chan struct{}
 	done    chan struct{}
 	samples chan time.Duration // the newest one, for wait
+	begun   chan struct{}      // closed: there are rows
 	most    time.Duration      // valid after done
 }
 
 func watchFreshness(r *rig.Rig, service string) *freshness {
-	f := &freshness{rig: r, quit: make(chan struct{}), done: make(chan struct{}), samples: make(chan time.Duration, 1)}
+	f := &freshness{rig: r, quit: make(chan struct{}), done: make(chan struct{}), samples: make(chan time.Duration, 1), begun: make(chan struct{})}
 	f.sql = fmt.Sprintf("SELECT toUnixTimestamp64Milli(min(newest)) FROM (SELECT max(time) AS newest FROM logs WHERE service_name = '%s' GROUP BY kafka_partition)", service)
 	go f.watch()
 	return f
@@ -306,6 +310,7 @@ func (f *freshness) watch() {
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	newest := time.Now() // before the first row: nothing is late yet
+	begin := sync.OnceFunc(func() { close(f.begun) })
 	for {
 		select {
 		case <-f.quit:
@@ -315,6 +320,7 @@ func (f *freshness) watch() {
 		if text, err := f.rig.Query(f.sql); err == nil {
 			if ms, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64); err == nil && ms > 0 {
 				newest = time.UnixMilli(ms)
+				begin()
 			}
 		}
 		age := time.Since(newest)
@@ -324,6 +330,16 @@ func (f *freshness) watch() {
 		default:
 		}
 		f.samples <- age
+	}
+}
+
+// begins returns when the store has the first rows.
+func (f *freshness) begins(timeout time.Duration) error {
+	select {
+	case <-f.begun:
+		return nil
+	case <-time.After(timeout):
+		return fmt.Errorf("ClickHouse has no row %v after the first request", timeout)
 	}
 }
 

@@ -105,6 +105,9 @@ func (r *run) twentyTenants(from int, storm agents.Options) (quiet, own []*agent
 		}))
 	}
 	time.Sleep(length)
+	if storm.Refused == agents.Drop {
+		until(func() bool { return owns[0].SentBack() > 0 }, pointTimeout) // on a busy machine a storm takes longer to be one
+	}
 	quiet = r.stop(fleets...)
 	return quiet, r.stop(owns...)
 }

@@ -166,7 +166,7 @@ func sendHTTP(t *testing.T, r *rig.Rig, sig signal.Signal, seed uint64) *sample 
 	if seed%2 == 0 { // the record holds the client's own zstd frame
 		encoding, sent = "zstd", compressor.EncodeAll(s.body, nil)
 	}
-	if err := post("http://"+r.HTTP+"/v1/"+sig.String(), encoding, sent); err != nil {
+	if err := post(patient, "http://"+r.HTTP+"/v1/"+sig.String(), encoding, sent); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -179,7 +179,7 @@ func sendGRPC(t *testing.T, conn *grpc.ClientConn, sig signal.Signal, seed uint6
 	if s.body, err = s.data.MarshalProto(); err != nil { // the client sends pdata's encoding, not the generator's
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), client.Timeout)
+	ctx, cancel := context.WithTimeout(t.Context(), patient.Timeout)
 	defer cancel()
 	if err := s.data.export(ctx, conn); err != nil {
 		t.Fatal(err)
@@ -194,7 +194,7 @@ func sendJSON(t *testing.T, r *rig.Rig, sig signal.Signal, seed uint64) *sample 
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp, err := client.Post("http://"+r.HTTP+"/v1/"+sig.String(), "application/json", bytes.NewReader(text))
+	resp, err := patient.Post("http://"+r.HTTP+"/v1/"+sig.String(), "application/json", bytes.NewReader(text))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -385,7 +385,7 @@ func hotBatches(t *testing.T, r *rig.Rig, table string) []arrow.RecordBatch {
 	t.Helper()
 	sql := fmt.Sprintf(`SELECT * FROM pulsegrid.%s WHERE startsWith(service_name, '%s')
 		ORDER BY kafka_topic, kafka_partition, kafka_offset, event_index FORMAT ArrowStream`, table, fieldsService)
-	resp, err := client.Post("http://"+r.ClickHouse.HTTPAddr+"/", "text/plain", strings.NewReader(sql))
+	resp, err := patient.Post("http://"+r.ClickHouse.HTTPAddr+"/", "text/plain", strings.NewReader(sql))
 	if err != nil {
 		t.Fatal(err)
 	}

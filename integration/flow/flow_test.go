@@ -127,7 +127,7 @@ func lakeRows(t *testing.T, r *rig.Rig, table, service string, distinct ...strin
 	return c
 }
 
-const visibleTimeout = 90 * time.Second
+const visibleTimeout = 5 * time.Minute
 
 // eventually polls until the condition holds, and fails the test where it does not in time.
 func eventually(t *testing.T, what string, ok func() bool) {

@@ -37,7 +37,7 @@ func TestKillingAnyPartLosesNoAcknowledgedEvent(t *testing.T) {
 		t.Fatal(err)
 	}
 	restart := func(p *rig.Process) func() error {
-		return func() error { return p.Start(time.Minute) }
+		return func() error { return p.Start(visibleTimeout) }
 	}
 	for _, part := range []struct {
 		name  string
@@ -161,7 +161,7 @@ func (d *driver) send(request int64) error {
 	}
 	var last error
 	for deadline := time.Now().Add(visibleTimeout); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-		if last = post(d.url, encoding, body); last == nil {
+		if last = post(client, d.url, encoding, body); last == nil {
 			return nil
 		}
 		d.retries.Add(1)
@@ -172,10 +172,13 @@ func (d *driver) send(request int64) error {
 // compressor's EncodeAll may be called by several goroutines.
 var compressor, _ = zstd.NewWriter(nil) // it fails only for bad options
 
-// client gives up on an answer after a while, as agents do.
-var client = &http.Client{Timeout: 10 * time.Second}
+// client gives up on an answer after a while, as agents do; patient, which sends once, does not.
+var (
+	client  = &http.Client{Timeout: 10 * time.Second}
+	patient = &http.Client{Timeout: visibleTimeout}
+)
 
-func post(url, encoding string, body []byte) error {
+func post(client *http.Client, url, encoding string, body []byte) error {
 	req, err := http.NewRequest(http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {
 		return err

@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	localVisible  = time.Minute      // from start to rows in ClickHouse
-	localStopping = 45 * time.Second // a drain
+	localVisible  = time.Minute     // from start to rows in ClickHouse, where the machine does nothing else
+	localStopping = 2 * time.Minute // a drain
 	webPage       = "http://localhost:3000"
 )
 
@@ -64,8 +64,8 @@ func TestLocalCellShowsThisHostAtOnceAndContinues(t *testing.T) {
 	})
 	const hostMetrics = "startsWith(metric_name, 'system.')"
 	eventually(t, "this host's metrics in ClickHouse", func() bool { return count("metrics", hostMetrics) > 0 })
-	if took := time.Since(began); took > localVisible {
-		t.Errorf("this host's metrics took %v to be seen, more than %v", took, localVisible)
+	if took, most := time.Since(began), time.Duration(rig.Busy()*float64(localVisible)); took > most {
+		t.Errorf("this host's metrics took %v to be seen, more than %v", took, most)
 	}
 	eventually(t, "the cell's own logs in ClickHouse", func() bool { return count("logs", "1") > 0 })
 	state, err := cell.ReadState(data)

@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"os"
 	"os/exec"
 	"strconv"
 	"testing"
@@ -22,12 +23,14 @@ func TestTelemetrygensEventsAreInBothStoresExactlyOnce(t *testing.T) {
 		for signal, args := range map[string][]string{
 			"logs":    {"logs", "--rate", "0", "--logs", strconv.Itoa(n)},
 			"metrics": {"metrics", "--rate", "0", "--metrics", strconv.Itoa(n)},
-			// A trace has a parent and a child. The SDK's span queue drops what it cannot send in time: hence the rate.
+			// A trace has a parent and a child.
 			"spans": {"traces", "--traces", strconv.Itoa(n / 2), "--rate", "4000"},
 		} {
 			service := "telemetrygen-" + signal + "-" + transport.name
-			args = append(append(args, transport.args...), "--otlp-insecure", "--workers", "1", "--service", service, "--otlp-attributes", `service.name="`+service+`"`)
-			if out, err := exec.Command(generate, args...).CombinedOutput(); err != nil {
+			args = append(append(args, transport.args...), "--otlp-insecure", "--timeout", "1m", "--workers", "1", "--service", service, "--otlp-attributes", `service.name="`+service+`"`)
+			cmd := exec.Command(generate, args...)
+			cmd.Env = append(os.Environ(), "OTEL_BSP_MAX_QUEUE_SIZE="+strconv.Itoa(n)) // the SDK drops spans that its queue does not hold
+			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Fatalf("%s: %v\n%s", service, err, out)
 			}
 		}

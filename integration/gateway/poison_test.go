@@ -43,6 +43,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
 	"github.com/pulsegrid/pulsegrid/internal/schema"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/freeport"
 	"github.com/pulsegrid/pulsegrid/processor/quarantineprocessor"
 	"github.com/pulsegrid/pulsegrid/processor/schemavalidationprocessor"
 	"github.com/pulsegrid/pulsegrid/receiver/ingestreceiver"
@@ -183,13 +184,9 @@ func start(t testing.TB, store string) *gateway {
 
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	addr, err := freeport.Addr()
 	require.NoError(t, err)
-	defer func() { _ = syscall.Close(fd) }()
-	require.NoError(t, syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
-	sa, err := syscall.Getsockname(fd)
-	require.NoError(t, err)
-	return "127.0.0.1:" + strconv.Itoa(sa.(*syscall.SockaddrInet4).Port)
+	return addr
 }
 
 func (g *gateway) post(t testing.TB, sig signal.Signal, body []byte, encoding string) (code int, answer []byte) {

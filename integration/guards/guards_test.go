@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 //go:embed testdata/client.py
 var clientScript string
 
-const patience = 90 * time.Second
+const patience = 5 * time.Minute
 
 // cell is a cell of jurisdiction us.
 type cell struct {

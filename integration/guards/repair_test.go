@@ -40,6 +40,7 @@ func TestWhatIsRepairedIsInBothStoresOnceHoweverOftenItIsApplied(t *testing.T) {
 	}
 	got := c.export(t, "http", "acme", sdkTimeout, orders)
 	require.Equal(t, 20, got.Answers[0].Rejected)
+	c.arrives(t, "acme", 20, "quarantine.v1")
 
 	repair := func(args ...string) (report struct {
 		Valid   int            `json:"events_repaired"`

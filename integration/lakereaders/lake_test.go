@@ -32,7 +32,7 @@ import (
 var day = time.Date(2026, 3, 4, 5, 6, 7, 89_123, time.UTC)
 
 const (
-	patience = time.Minute
+	patience = 5 * time.Minute
 	commits  = 2 // of a round: one of three blocks together, one of a block
 )
 

@@ -50,17 +50,23 @@ var (
 // Guarantee: for every column, what a reader returns for a predicate, pushed down to manifests, row groups and pages, is what a full scan
 // finds: pyiceberg, DuckDB on the files and by its Iceberg extension, Iceberg's Java library with its generic reader.
 func TestEveryPredicatePushedDownFindsTheRowsOfAFullScan(t *testing.T) {
+	newLake(t, seeded(t), *blockRows, *rounds).check(t, *predicates)
+}
+
+// seeded is -seed, or a new one for all tests.
+func seeded(t *testing.T) uint64 {
+	t.Helper()
 	if *seed == 0 {
 		*seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("-seed %d", *seed)
-	newLake(t, *seed, *blockRows, *rounds).check(t, *predicates)
+	return *seed
 }
 
 // Scenario: such a lake, after upkeep has put its files together, merged its manifests and expired its snapshots.
 // Guarantees: every table has the same rows by pyiceberg, in fewer files and one snapshot; each reader finds by a predicate what a full scan finds.
 func TestUpkeepLeavesEveryRow(t *testing.T) {
-	l := newLake(t, uint64(time.Now().UnixNano()), 12, 5)
+	l := newLake(t, seeded(t), 12, 5)
 	digests := func() (out map[string]string) {
 		pytest.RunJSON(t, &out, digestScript, l.spec(t))
 		return out
@@ -84,7 +90,7 @@ func TestUpkeepLeavesEveryRow(t *testing.T) {
 		require.Len(t, files, r.Files-r.Compacted+r.Written, name)
 		t.Logf("%s: %d of %d files put together to %d", name, r.Compacted, r.Files, r.Written)
 		if r.Files > 30 { // of fewer, a day may have too few
-			require.Greater(t, r.Compacted, 4*r.Written, name)
+			require.Greater(t, r.Compacted, 3*r.Written, name) // of two days and four tenants' buckets
 		}
 	}
 	require.Equal(t, before, digests())

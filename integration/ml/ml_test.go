@@ -20,8 +20,8 @@ import (
 )
 
 const (
-	localStarts   = 2 * time.Minute
-	localStopping = 45 * time.Second
+	localStarts   = 5 * time.Minute
+	localStopping = 2 * time.Minute
 	// ahead is by how much the model's average precision must pass that of the baselines.
 	ahead = 0.2
 )

@@ -109,20 +109,13 @@ func evaluate(t *testing.T, dir, alertmanager, state string, rules ...string) (e
 }
 
 // Scenario: on a running cell, two evaluators with the same rule; an agent sends events that it is about, 3 times. One evaluator is killed while the alert fires, and started again.
-// Guarantees: each time the alert is delivered within 30 s of the first event; both say the same begin; the one that was killed goes on with it; the alert is resolved when the events end. The
+// Guarantees: each time the alert is delivered within 30 s of the first event, on a machine that does nothing else; both say the same begin; the one that was killed goes on with it; the alert is resolved when the events end. The
 // commands that check rules and try them on the past say so, too.
 func TestAnAlertOnStoredEventsIsDelivered(t *testing.T) {
 	c := start(t)
-	out, err := c.shell.Run("pulsegrid status --json")
-	require.NoError(t, err, out)
-	var status struct {
-		Endpoints struct {
-			HTTP string `json:"otlp_http"`
-		} `json:"endpoints"`
-	}
-	require.NoError(t, json.Unmarshal([]byte(out), &status))
+	gateway := c.state().Endpoints.HTTP
 	require.NoError(t, os.WriteFile(filepath.Join(c.shell.Dir, "rules.yaml"), []byte(declined), 0o600))
-	out, err = c.shell.Run("pulsegrid alerts check rules.yaml")
+	out, err := c.shell.Run("pulsegrid alerts check rules.yaml")
 	require.NoError(t, err, out)
 	require.Contains(t, out, "1 rules of 1 groups are right")
 	out, err = c.shell.Run("pulsegrid alerts check")
@@ -133,7 +126,12 @@ func TestAnAlertOnStoredEventsIsDelivered(t *testing.T) {
 	for i, peer := range peers {
 		evaluators[i], _ = evaluate(t, c.shell.Dir, peer.URL, fmt.Sprintf("states-%d.json", i), filepath.Join(c.shell.Dir, "rules.yaml"))
 	}
-	send := func(service string) time.Time { return decline(t, status.Endpoints.HTTP, service) }
+	require.Eventually(t, func() bool {
+		_, first := os.Stat(filepath.Join(c.shell.Dir, "states-0.json"))
+		_, second := os.Stat(filepath.Join(c.shell.Dir, "states-1.json"))
+		return first == nil && second == nil
+	}, patience, 100*time.Millisecond)
+	send := func(service string) time.Time { return decline(t, gateway, service) }
 	var took []time.Duration
 	for n := range 3 {
 		service := fmt.Sprintf("shop%d", n)
@@ -147,7 +145,7 @@ func TestAnAlertOnStoredEventsIsDelivered(t *testing.T) {
 	}
 	slices.Sort(took)
 	t.Logf("from event to Alertmanager: %v", took)
-	require.Less(t, took[len(took)-1], latencyAim)
+	require.Less(t, took[len(took)-1], time.Duration(rig.Busy()*float64(latencyAim)))
 
 	// The last alert fires still, or has just ended.
 	sent := send("again")

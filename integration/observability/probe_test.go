@@ -111,7 +111,7 @@ func (c running) probe(args ...string) *exec.Cmd {
 // Scenario: one round through the gateway.
 // Guarantees: each of its 18 events, each signal in each protocol and compression, is acknowledged and is one row in both stores, by the command's count and by SQL.
 func (c running) aRoundIsExact(front *rig.Front, endpoints []string) {
-	out, err := c.probe(append(endpoints, "--once", "--deadline", patience.String())...).CombinedOutput()
+	out, err := c.probe(append(endpoints, "--once", "--timeout", "1m", "--deadline", patience.String())...).CombinedOutput()
 	require.NoError(c.t, err, "%s", out)
 	require.Len(c.t, regexp.MustCompile(`(?m)^(logs|metrics|traces) +(http_protobuf|http_json|grpc) +(none|gzip) +ok +\S+s +exact +\S+s +exact +\S+s +\w+$`).FindAll(out, -1), 18, "%s", out)
 	require.Equal(c.t, "6\t6\t6", c.query("SELECT (SELECT count() FROM logs WHERE tenant_id = 'probe'), (SELECT count() FROM spans WHERE tenant_id = 'probe'), "+
@@ -134,7 +134,7 @@ func (c running) whatIsMissingOrDoubledIsFound(endpoints []string) {
 		direct.ServeHTTP(w, r)
 	}))
 	defer store.Close()
-	cmd := c.probe(append(endpoints, "--once", "--json", "--deadline", "15s", "--stores", "clickhouse", "--clickhouse", store.URL, "--clickhouse-user", e.ClickHouseUser)...)
+	cmd := c.probe(append(endpoints, "--once", "--json", "--timeout", "20s", "--deadline", "20s", "--stores", "clickhouse", "--clickhouse", store.URL, "--clickhouse-user", e.ClickHouseUser)...)
 	cmd.Env = append(cmd.Environ(), "PULSEGRID_CLICKHOUSE_PASSWORD="+e.ClickHousePassword)
 	var out, told bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &told
@@ -182,7 +182,7 @@ func (c running) whatIsMissingOrDoubledIsFound(endpoints []string) {
 func (c running) failuresAreCounted(front *rig.Front, endpoints []string) {
 	goodBefore, failedBefore := front.Counts()
 	// The cell starts a gateway again after half a second: a round meets that.
-	probe := rig.NewProcess(nil, nil, append(append(c.command(), endpoints...), "--interval", "500ms", "--deadline", "40s")...)
+	probe := rig.NewProcess(nil, nil, append(append(c.command(), endpoints...), "--interval", "500ms", "--deadline", "90s")...)
 	require.NoError(c.t, probe.Start(starts))
 	defer probe.Stop(stopping)
 	var metrics string
@@ -212,14 +212,20 @@ func (c running) failuresAreCounted(front *rig.Front, endpoints []string) {
 	require.Eventually(c.t, func() bool { good, _ := since(); return sum(good) >= sum(killed)+3*18 }, patience, 100*time.Millisecond, "the gateway is there again")
 
 	var all []sample
-	require.Eventually(c.t, func() bool { // between two rounds
-		good, failed := since()
-		all = samples(c.t, metrics)
-		again, failedAgain := since()
-		probed, probedFailed := measured(all)
-		return sum(good) == sum(again) && sum(failed) == sum(failedAgain) && fmt.Sprint(good, failed) == fmt.Sprint(probed, probedFailed)
-	}, 20*time.Second, 50*time.Millisecond, "the probe's counts and the front's")
-	good, failed := since()
+	var good, failed map[rig.Request]int
+	require.Eventually(c.t, func() bool { // once those that had begun have ended, and before those that wait are given up
+		release := front.Hold()
+		defer release()
+		for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+			all = samples(c.t, metrics)
+			good, failed = since()
+			probed, probedFailed := measured(all)
+			if fmt.Sprint(good, failed) == fmt.Sprint(probed, probedFailed) {
+				return true
+			}
+		}
+		return false
+	}, patience, time.Second, "the probe's counts and the front's")
 	c.t.Logf("acknowledged %v, failed %v", good, failed)
 	require.Equal(c.t, sum(failed), strings.Count(probe.Log(), " requests "), "a line for each failure")
 

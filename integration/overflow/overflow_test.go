@@ -27,7 +27,7 @@ import (
 )
 
 const (
-	patience = 60 * time.Second
+	patience = 3 * time.Minute
 	backlog  = 600 // records of the noisy tenant
 	quiet    = 60  // tenants with one record each
 )

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -37,7 +38,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-const patience = 2 * time.Minute
+const patience = 5 * time.Minute
 
 // bound is what a request may cost a process that has just begun (docs/proportion.md). An event counts as much as ten of its attributes and other parts.
 type bound struct {
@@ -116,7 +117,11 @@ func (o *outcome) judge(t *testing.T) {
 		if most := b.memory + b.perByte*int64(o.bytes) + b.perPart*int64(o.parts()); c.memory > most {
 			t.Errorf("%s grew by %d MiB, more than %d", tier, c.memory>>20, most>>20)
 		}
-		if most := b.cpu + b.byByte*time.Duration(o.bytes) + b.byPart*time.Duration(o.parts()); c.cpu > most {
+		most := b.cpu + b.byByte*time.Duration(o.bytes) + b.byPart*time.Duration(o.parts())
+		if rig.Busy() > 1 { // cores and caches that are shared do less in a second of CPU time
+			most *= 2
+		}
+		if c.cpu > most {
 			t.Errorf("%s took %v of CPU, more than %v", tier, c.cpu, most)
 		}
 	}
@@ -203,32 +208,13 @@ func (m *measuring) post(s signal.Signal, kind string, body []byte) string {
 // quiet waits until every group has committed all that its topics hold.
 func (m *measuring) quiet() {
 	behind := ""
-	require.Eventually(m.t, func() bool { behind = m.behind(); return behind == "" }, patience, 100*time.Millisecond, "%v", &behind)
-}
-
-func (m *measuring) behind() string {
-	ctx, cancel := context.WithTimeout(m.t.Context(), 10*time.Second)
-	defer cancel()
-	groups, err := m.admin.ListGroups(ctx)
-	if err != nil {
-		return err.Error()
-	}
-	lags, err := m.admin.Lag(ctx, groups.Groups()...)
-	if err != nil {
-		return err.Error()
-	}
-	if len(lags) < 6 {
-		return fmt.Sprintf("there are %d groups", len(lags))
-	}
-	for name, group := range lags {
-		if err := group.Error(); err != nil {
-			return err.Error()
-		}
-		if n := group.Lag.Total(); n != 0 || len(group.Members) == 0 {
-			return fmt.Sprintf("group %s: %d records behind, %d members", name, n, len(group.Members))
-		}
-	}
-	return ""
+	stored := assert.Eventually(m.t, func() bool {
+		ctx, cancel := context.WithTimeout(m.t.Context(), 10*time.Second)
+		defer cancel()
+		behind = rig.Behind(ctx, m.admin)
+		return behind == ""
+	}, patience, 100*time.Millisecond)
+	require.True(m.t, stored, behind)
 }
 
 const (

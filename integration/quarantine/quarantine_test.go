@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 
 const (
 	partitions = 3
-	patience   = 90 * time.Second
+	patience   = 5 * time.Minute
 )
 
 // configured is a factory's default config with keys over it.

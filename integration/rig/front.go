@@ -26,6 +26,7 @@ type Request struct {
 type Front struct {
 	server *httptest.Server
 	marker *regexp.Regexp // nil: bodies are not read
+	gate   sync.RWMutex   // held by whoever lets no request begin
 
 	mu           sync.Mutex
 	seen, good   map[Request]int // guarded by mu
@@ -38,7 +39,9 @@ func NewFront(httpAddresses, grpcAddresses []string, marker *regexp.Regexp) *Fro
 	f := &Front{marker: marker, seen: map[Request]int{}, good: map[Request]int{}, acknowledged: map[string]bool{}}
 	overHTTP, overGRPC := f.proxy(httpAddresses, false), f.proxy(grpcAddresses, true)
 	f.server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.gate.RLock()
 		f.count(f.seen, r)
+		f.gate.RUnlock()
 		r, err := f.read(r)
 		if err != nil { // its sender is gone
 			return
@@ -56,6 +59,12 @@ func NewFront(httpAddresses, grpcAddresses []string, marker *regexp.Regexp) *Fro
 
 // URL is where OTLP/HTTP and OTLP/gRPC are taken.
 func (f *Front) URL() string { return f.server.URL }
+
+// Hold lets no request begin, nor be counted, until release is called: those that come wait.
+func (f *Front) Hold() (release func()) {
+	f.gate.Lock()
+	return f.gate.Unlock
+}
 
 // Close stops it, and returns when no request is under way.
 func (f *Front) Close() { f.server.Close() }

@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	startTimeout = 60 * time.Second
-	stopGrace    = 30 * time.Second
+	startTimeout = 3 * time.Minute // of what starts within seconds where the machine does nothing else
+	stopGrace    = 2 * time.Minute
 )
 
 // Options of a rig.

@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	readyWithin = 60 * time.Second // a part that is not up by then has failed
+	readyWithin = 2 * time.Minute // a part that is not up by then has failed; most are within seconds
 	readyEvery  = 100 * time.Millisecond
 )
 

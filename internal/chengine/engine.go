@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	startTimeout = 30 * time.Second // a start takes 0.2 s; a cold disk and a busy machine take longer
+	startTimeout = 2 * time.Minute // a start takes 0.2 s; a cold disk and a busy machine take longer
 	pollInterval = 10 * time.Millisecond
 	tailBytes    = 4 << 10 // of the child's output, for error messages
 )
@@ -78,7 +78,7 @@ func (o *Options) complete() error {
 	return os.MkdirAll(dataPath(o.Dir), 0o755)
 }
 
-// Start starts an engine and returns when it answers; ctx bounds only the start, as do 30 seconds. The calling program must begin
+// Start starts an engine and returns when it answers; ctx bounds only the start, as do two minutes. The calling program must begin
 // with RunChildIfAsked.
 func Start(ctx context.Context, o Options) (*Engine, error) {
 	if err := o.complete(); err != nil {

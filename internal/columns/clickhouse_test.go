@@ -70,7 +70,7 @@ func TestClickHouseHoldsEveryFieldOfEveryEvent(t *testing.T) {
 	forEachSignal(t, func(t *testing.T, s signal.Signal) {
 		table := columns.ForSignal(s)
 		opts := columns.DDLOptions{Database: "pulsegrid", TTLDays: 10_000} // the samples have fixed times
-		for range 2 { // every statement may be run again
+		for range 2 {                                                      // every statement may be run again
 			for _, stmt := range table.ClickHouseDDL(opts) {
 				query(t, e, nil, stmt, nil)
 			}

@@ -110,6 +110,8 @@ type Fleet struct {
 	later   sync.WaitGroup // duplicates under way
 	acked   atomic.Int64   // events
 
+	sentBack atomic.Int64 // answers
+
 	mu       sync.Mutex
 	requests []*Request // guarded by mu, by number
 	err      error      // guarded by mu: the first request that could not be sent at all
@@ -136,6 +138,9 @@ func Start(o Options) *Fleet {
 
 // Acked is how many events are acknowledged by now.
 func (f *Fleet) Acked() int { return int(f.acked.Load()) }
+
+// SentBack is how many answers 429 and 502 to 504 there were by now.
+func (f *Fleet) SentBack() int { return int(f.sentBack.Load()) }
 
 // Pause begins no further request, and returns when each one is acknowledged or deserted and every duplicate is sent. Resume must follow.
 func (f *Fleet) Pause() {
@@ -308,6 +313,7 @@ func (f *Fleet) heard(r *Request, err error) time.Duration {
 		f.record(func() { r.Unanswered = err.Error() })
 		return retryPause
 	}
+	f.sentBack.Add(1)
 	f.record(func() {
 		if l.status == http.StatusTooManyRequests {
 			r.Throttled++

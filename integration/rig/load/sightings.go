@@ -97,11 +97,11 @@ func (h *HotWatch) Stop() {
 	<-h.done
 }
 
-// WatchHot begins to look. A service of few events costs ClickHouse little.
-func WatchHot(ctx context.Context, r *rig.Rig, service string) *HotWatch {
+// WatchHot begins to look. What is later than longest is not seen. A service of few events costs ClickHouse little.
+func WatchHot(ctx context.Context, r *rig.Rig, service string, longest time.Duration) *HotWatch {
 	ctx, cancel := context.WithCancel(ctx)
 	h := &HotWatch{NewSightings(), cancel, make(chan struct{})}
-	sql := fmt.Sprintf("SELECT DISTINCT toUnixTimestamp64Milli(time) FROM logs WHERE service_name = '%s' AND time > now64(9) - INTERVAL 60 SECOND", service)
+	sql := fmt.Sprintf("SELECT DISTINCT toUnixTimestamp64Milli(time) FROM logs WHERE service_name = '%s' AND time > now64(9) - INTERVAL %d SECOND", service, int(longest.Seconds()))
 	go func() {
 		defer close(h.done)
 		tick := time.NewTicker(HotPoll)

@@ -20,7 +20,7 @@ import (
 )
 
 // queryTimeout bounds one query of a test, and a start.
-const queryTimeout = 60 * time.Second
+const queryTimeout = 3 * time.Minute
 
 // Server is one running (or killed) engine.
 type Server struct {

@@ -8,7 +8,7 @@ import (
 )
 
 func TestAProgramSeesItsArgumentsAndTheLibrary(t *testing.T) {
-	require.Equal(t, "a b c x > 1\n", string(Run(t, time.Minute, `
+	require.Equal(t, "a b c x > 1\n", string(Run(t, 5*time.Minute, `
 import org.apache.iceberg.expressions.Expressions;
 public class Scan {
   public static void main(String[] args) {

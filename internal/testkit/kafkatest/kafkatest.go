@@ -50,7 +50,7 @@ const (
 
 // Limits of waiting.
 const (
-	startTimeout = 3 * time.Minute
+	startTimeout = 5 * time.Minute // a node serves after seconds; three of them on cores that do much else take minutes
 	stopTimeout  = time.Minute
 	startTries   = 3 // a port that was free may be taken before the node takes it
 )

@@ -40,7 +40,7 @@ func client(t *testing.T, opts ...kgo.Opt) *kgo.Client {
 
 func TestAKilledNodeKeepsItsDataAndItsPorts(t *testing.T) {
 	k := Start(t, 1)
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
 	defer cancel()
 	c := client(t, kgo.SeedBrokers(k.Brokers()...), kgo.DefaultProduceTopic("t"))
 	_, err := kadm.NewClient(c).CreateTopic(ctx, 1, 1, nil, "t")
@@ -69,7 +69,7 @@ func TestSecureListenersRefuseWrongCredentials(t *testing.T) {
 	roots := x509.NewCertPool()
 	require.True(t, roots.AppendCertsFromPEM(ca))
 	dial := kgo.DialTLSConfig(&tls.Config{RootCAs: roots})
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
 	defer cancel()
 	good := client(t, kgo.SeedBrokers(k.ScramBrokers()...), dial, kgo.SASL(scram.Auth{User: Username, Pass: Password}.AsSha512Mechanism()))
 	require.NoError(t, good.Ping(ctx))
@@ -90,7 +90,7 @@ func child() {
 	if err := os.WriteFile(filepath.Join(os.Getenv(childEnv), "pid"), []byte(pid), 0o600); err != nil {
 		panic(err)
 	}
-	time.Sleep(2 * startTimeout)
+	time.Sleep(startTimeout) // longer than the parent takes to kill it
 }
 
 func TestNodesDieWithTheProcessThatStartedThem(t *testing.T) {
@@ -101,6 +101,7 @@ func TestNodesDieWithTheProcessThatStartedThem(t *testing.T) {
 	cmd.Env = append(os.Environ(), childEnv+"="+dir)
 	cmd.Stderr = os.Stderr
 	require.NoError(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Kill() }) // where it is not killed below
 	var pid string
 	require.Eventually(t, func() bool {
 		b, _ := os.ReadFile(filepath.Join(dir, "pid"))
@@ -113,7 +114,7 @@ func TestNodesDieWithTheProcessThatStartedThem(t *testing.T) {
 		// Gone, or a zombie that nobody waits for in a container without an init.
 		stat, err := os.ReadFile(filepath.Join("/proc", pid, "stat"))
 		return err != nil || strings.Contains(string(stat), ") Z ")
-	}, time.Minute, 50*time.Millisecond)
+	}, stopTimeout, 50*time.Millisecond)
 }
 
 func TestVersionIsTheInstalledOne(t *testing.T) {

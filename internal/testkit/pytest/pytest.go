@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// timeout bounds one script, so that a hanging reader fails its test and not the whole run.
-const timeout = 2 * time.Minute
+// timeout bounds one script, so that a hanging reader fails its test and not the whole run. A script takes seconds, most of them for its imports; a busy machine, ten times as long.
+const timeout = 10 * time.Minute
 
 // Python is the interpreter's path. A missing one fails the test: an independent check that silently does not run is none.
 func Python(t testing.TB) string {
@@ -94,7 +94,7 @@ func installed(name, list string) (string, error) {
 }
 
 // Run runs a script with arguments (sys.argv[1:]) and returns its standard output. A script that exits with another status than
-// 0, or that takes longer than two minutes, fails the test with what it wrote to standard error.
+// 0, or that takes longer than ten minutes, fails the test with what it wrote to standard error.
 func Run(t testing.TB, script string, args ...string) []byte {
 	t.Helper()
 	return RunWithin(t, timeout, script, args...)
