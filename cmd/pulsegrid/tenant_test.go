@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/internal/fileset"
 	"github.com/pulsegrid/pulsegrid/internal/tenant"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/runbook"
 )
 
 // Guarantees: what the command prints for the registry lets the key in that it prints for the tenant, until it expires.
@@ -50,6 +52,52 @@ func TestANewKeyOpensItsTenant(t *testing.T) {
 	_, code, err = run(t, "tenant", "check", filepath.Join(dir, "none"))
 	require.Equal(t, exitFailed, code)
 	require.ErrorContains(t, err, "no such file")
+}
+
+// Scenario: a tenant's key is changed as the runbook says, by its commands.
+// Guarantees: each key that agents may have is taken until its end; when it is over the registry has one key, the new one.
+func TestAKeyIsRotatedAsTheRunbookSays(t *testing.T) {
+	page, err := os.ReadFile("../../docs/runbooks/planned.md")
+	require.NoError(t, err)
+	commands := runbook.Commands(runbook.Section(string(page), "rotate-keys"))
+	require.Equal(t, []string{"pulsegrid tenant key new acme", "pulsegrid tenant check tenants/"}, commands)
+	dir := t.TempDir()
+	made := func() (key, line string) {
+		out, _, err := run(t, strings.Fields(commands[0])[1:]...)
+		require.NoError(t, err)
+		lines := strings.Split(strings.TrimSpace(out), "\n")
+		return lines[1], lines[len(lines)-1]
+	}
+	push := func(lines ...string) *tenant.Snapshot {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "acme.yaml"), []byte("tenants:\n  - id: acme\n    keys:\n"+strings.Join(lines, "\n")+"\n"), 0o600))
+		out, _, err := run(t, strings.Fields(strings.Replace(commands[1], "tenants/", dir, 1))[1:]...)
+		require.NoError(t, err, out)
+		require.Equal(t, fmt.Sprintf("1 tenants, %d keys\n", len(lines)), out)
+		source, err := fileset.Open(t.Context(), dir)
+		require.NoError(t, err)
+		loader := tenant.NewLoader(source)
+		_, err = loader.Reload(t.Context())
+		require.NoError(t, err)
+		return loader.Snapshot()
+	}
+	opens := func(s *tenant.Snapshot, key string, at time.Time) error {
+		_, _, err := s.ByKey(key, at)
+		return err
+	}
+	end := time.Date(2027, 1, 31, 0, 0, 0, 0, time.UTC)
+	old, oldLine := made()
+	fresh, freshLine := made()
+
+	both := push(oldLine, freshLine)
+	require.NoError(t, opens(both, old, end))
+	require.NoError(t, opens(both, fresh, end))
+	ending := push(strings.TrimSuffix(oldLine, "}")+", expires: 2027-01-31T00:00:00Z}", freshLine)
+	require.NoError(t, opens(ending, old, end.Add(-time.Second)))
+	require.ErrorIs(t, opens(ending, old, end), tenant.ErrKeyExpired)
+	require.NoError(t, opens(ending, fresh, end))
+	over := push(freshLine)
+	require.ErrorIs(t, opens(over, old, end.Add(-time.Second)), tenant.ErrKeyUnknown)
+	require.NoError(t, opens(over, fresh, end))
 }
 
 func TestWrongTenantCommandLinesExitWith2(t *testing.T) {

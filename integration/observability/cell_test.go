@@ -29,15 +29,16 @@ const (
 type running struct {
 	t     *testing.T
 	shell rig.Shell
+	local *rig.Process
 }
 
 func start(t *testing.T) running {
 	t.Helper()
-	c := running{t, rig.Shell{Dir: t.TempDir()}}
+	c := running{t: t, shell: rig.Shell{Dir: t.TempDir()}}
 	program := filepath.Join(rig.Root(), "_build", "pulsegrid")
-	local := rig.NewProcess(nil, nil, program, "local", "--data", filepath.Join(c.shell.Dir, "pulsegrid-data"), "--grpc", rig.FreeAddr(), "--http", rig.FreeAddr())
-	require.NoError(t, local.Start(starts))
-	stopAfter(t, local)
+	c.local = rig.NewProcess(nil, nil, program, "local", "--data", filepath.Join(c.shell.Dir, "pulsegrid-data"), "--grpc", rig.FreeAddr(), "--http", rig.FreeAddr())
+	require.NoError(t, c.local.Start(starts))
+	stopAfter(t, c.local)
 	require.Eventually(t, func() bool {
 		out, err := c.shell.Run("pulsegrid query --format TabSeparated 'SELECT min(n) FROM (SELECT count() AS n FROM logs UNION ALL SELECT count() FROM metrics)'")
 		return err == nil && strings.TrimSpace(out) != "0"
@@ -70,8 +71,8 @@ func (c running) scrape() map[string][]map[string]string {
 // One cell is enough for these: they do not look at what the others leave behind.
 func TestARunningCellIsMeasured(t *testing.T) {
 	c := start(t)
-	t.Run("the rules fit", func(t *testing.T) { running{t, c.shell}.theRules() })
-	t.Run("the probe counts", func(t *testing.T) { running{t, c.shell}.theProbe() })
+	t.Run("the rules fit", func(t *testing.T) { running{t, c.shell, c.local}.theRules() })
+	t.Run("the probe counts", func(t *testing.T) { running{t, c.shell, c.local}.theProbe() })
 }
 
 // Scenario: a cell at work is scraped.

@@ -34,3 +34,16 @@ func Commands(text string) (out []string) {
 
 // Parts of a section, in this order.
 var Parts = []string{"How you notice", "What users see", "What to do", "It is over when", "Afterwards"}
+
+// Missing is the first part that a section lacks where it must be, behind the parts before it; empty: it has all.
+func Missing(section string) string {
+	at := 0
+	for _, part := range Parts {
+		i := strings.Index(section[at:], "**"+part+".**")
+		if i < 0 {
+			return part
+		}
+		at += i
+	}
+	return ""
+}
