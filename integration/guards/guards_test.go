@@ -204,9 +204,11 @@ func (c *cell) records(t *testing.T, topics ...string) []*kgo.Record {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(c.Kafka.Brokers()...), kgo.ConsumeTopics(topics...), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	require.NoError(t, err)
 	defer cl.Close()
-	ends, err := kadm.NewClient(cl).ListEndOffsets(ctx, topics...)
-	require.NoError(t, err)
-	require.NoError(t, ends.Error())
+	var ends kadm.ListedOffsets
+	require.Eventually(t, func() bool {
+		ends, err = kadm.NewClient(cl).ListEndOffsets(ctx, topics...)
+		return err == nil && ends.Error() == nil
+	}, patience, 100*time.Millisecond, "topics, which the gateway makes when it starts")
 	want := int64(0)
 	ends.Each(func(o kadm.ListedOffset) { want += o.Offset })
 	var out []*kgo.Record
