@@ -55,6 +55,26 @@ func DuckDBIceberg(t testing.TB) string {
 	return dir
 }
 
+// DuckDB is a program that is DuckDB's command line with the extensions avro and iceberg loaded.
+func DuckDB(t testing.TB) string {
+	t.Helper()
+	dir := DuckDBIceberg(t)
+	load := ""
+	for _, name := range []string{"avro", "iceberg"} {
+		found, err := filepath.Glob(filepath.Join(dir, "duckdb_extension_"+name, "extensions", "v*", name+".duckdb_extension"))
+		if err != nil || len(found) != 1 {
+			t.Fatalf("pytest: DuckDB's extension %s: %v, want one file: run `make tools` (tools/install.sh python): %v", name, found, err)
+		}
+		load += "LOAD '" + found[0] + "'; "
+	}
+	program := filepath.Join(t.TempDir(), "duckdb")
+	script := "#!/bin/sh\nexec '" + filepath.Join(dir, "duckdb_cli", "duckdb") + "' -cmd \"" + load + "\" \"$@\"\n"
+	if err := os.WriteFile(program, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return program
+}
+
 // installed is where tools/install.sh installs the packages of a list of tools/python.
 func installed(name, list string) (string, error) {
 	_, self, _, _ := runtime.Caller(0)
