@@ -14,7 +14,7 @@ FROM
     SELECT
         tenant_id, service_name, severity_number, time AS happened,
         CASE
-            WHEN json_type(resource, '$."device.id"') = 'VARCHAR' AND json_extract_string(resource, '$."device.id"') != '' THEN json_extract_string(resource, '$."device.id"')
+            WHEN json_type(resource, '$."device.id"') IN ('VARCHAR', 'UBIGINT', 'BIGINT') AND json_extract_string(resource, '$."device.id"') != '' THEN json_extract_string(resource, '$."device.id"')
             ELSE coalesce(attributes_string['device.id'], '')
         END AS device
     FROM logs
