@@ -54,6 +54,26 @@ func (b *boards) gateway() Dashboard {
 					Queries: lines(`sum by (class, reason) (rate(otelcol_msk_exporter_failures{`+of+`}[$__rate_interval]))`, "{{class}} {{reason}}"),
 				},
 			}},
+			{"Health of the cell", []Panel{
+				{
+					Title: "Whether DNS is told to send senders", As: Lines, Unit: units.Short, Page: "docs/regions.md",
+					Says: "One instance that differs from the others cannot read the cell's state, or cannot reach Kafka.",
+					Queries: lines(
+						`max by (instance) (otelcol_cell_health_serving{`+of+`})`, "serving {{instance}}",
+						`max by (instance) (otelcol_cell_health_drained{`+of+`})`, "drained {{instance}}",
+					),
+				},
+				{
+					Title: "Changes of that", As: Lines, Unit: units.Short, Page: "docs/regions.md",
+					Says:    "Several failing and serving in an hour are a cell that comes and goes, which the log explains.",
+					Queries: lines(`sum by (to) (increase(otelcol_cell_health_transitions{`+of+`}[$__rate_interval]))`, "{{to}}"),
+				},
+				{
+					Title: "Time since the last request", As: Lines, Unit: units.Seconds, Page: "docs/regions.md",
+					Says:    "In a drained cell a line that stays low is a gateway that somebody sends to by its own name.",
+					Queries: lines(`min by (instance) (otelcol_ingest_idle{`+of+`})`, "{{instance}}"),
+				},
+			}},
 			{"Tenants and schemas", []Panel{
 				{
 					Title: "Wrong credentials", As: Lines, Unit: units.RequestsPerSecond, Limits: b.limits("CredentialsGuessed"), Alerts: []string{"CredentialsGuessed", "KeyExpiring"},

@@ -80,6 +80,8 @@ type tenantView struct {
 	Class        string            `json:"class,omitempty"`
 	Plan         string            `json:"plan,omitempty"`
 	Jurisdiction string            `json:"jurisdiction,omitempty"`
+	Home         string            `json:"home,omitempty"`
+	Cells        []string          `json:"cells,omitempty"` // none: all of its jurisdiction
 	Lane         string            `json:"lane,omitempty"`
 	TopicClass   string            `json:"topic_class,omitempty"`
 	SchemaPolicy string            `json:"schema_policy,omitempty"`
@@ -220,6 +222,7 @@ func (o *tenantShowOptions) registered(ctx context.Context, v *tenantView) (t *t
 	}
 	known := true
 	v.Known, v.Status, v.Class, v.Plan, v.Jurisdiction = &known, string(t.Status), t.Class, t.Plan, t.Jurisdiction
+	v.Home, v.Cells = t.Home, t.Cells
 	v.Lane, v.TopicClass, v.SchemaPolicy = t.Lane, t.TopicClass, string(t.Schema.Mode)
 	return t, nil
 }
@@ -335,6 +338,9 @@ func (v *tenantView) print(w io.Writer, window time.Duration, copiesPercent floa
 	fmt.Fprintf(&b, "tenant %s", v.ID)
 	if v.Known != nil {
 		fmt.Fprintf(&b, ": %s, class %s, plan %s, jurisdiction %s, lane %s, schema policy %s", v.Status, v.Class, cmp.Or(v.Plan, "none"), cmp.Or(v.Jurisdiction, "any"), v.Lane, cmp.Or(v.SchemaPolicy, "the gateway's"))
+		if v.Home != "" {
+			fmt.Fprintf(&b, ", home %s, cells %s", v.Home, cmp.Or(strings.Join(v.Cells, " "), "all of its jurisdiction"))
+		}
 	}
 	b.WriteString("\n\n")
 	tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)

@@ -51,10 +51,13 @@ type client struct {
 	// spillway sends requests around Kafka while it does not take them, and producers of back give them back; nil where there is no spill.
 	spillway *spillway
 	back     []*producer
-	ids      topicIDs
-	alive    context.Context // ends when the client closes; then nothing is waited for
-	kill     context.CancelCauseFunc
-	work     sync.WaitGroup // of prepare
+	// forget has the health check not ask any more; never nil after connect.
+	forget func()
+	recent recent
+	ids    topicIDs
+	alive  context.Context // ends when the client closes; then nothing is waited for
+	kill   context.CancelCauseFunc
+	work   sync.WaitGroup // of prepare
 
 	mu       sync.Mutex
 	holders  int // exporters that were made and not shut down
@@ -108,13 +111,15 @@ func clientOf(set exporter.Settings, cfg *Config) (*client, error) {
 
 // join connects, or waits with the exporter that has, until the topics are verified or startup_timeout is over. That Kafka does
 // not answer, or that a topic is not as it must be, is no error: a gateway that cannot start cannot tell its clients to retry.
-func (c *client) join(ctx context.Context, host component.Host) error {
+func (c *client) join(ctx context.Context, id component.ID, host component.Host) error {
 	c.mu.Lock()
 	c.hosts = append(c.hosts, host)
 	var err error
 	if c.kafka == nil {
 		c.began = time.Now()
-		err = c.connect(ctx)
+		if err = c.connect(ctx); err == nil {
+			c.forget, err = c.watched(id, host)
+		}
 	}
 	began := c.began
 	c.mu.Unlock()
@@ -356,6 +361,7 @@ func (c *client) leave(ctx context.Context) error {
 	if c.kafka == nil {
 		return nil // never started, or not able to
 	}
+	c.forget()
 	done := make(chan struct{})
 	go func() { c.inflight.Wait(); close(done) }()
 	var err error

@@ -42,7 +42,7 @@ func newExporter(set exporter.Settings, cfg *Config) (*mskExporter, error) {
 
 // Start connects, unless another pipeline's exporter of the component has.
 func (e *mskExporter) Start(ctx context.Context, host component.Host) (err error) {
-	e.start.Do(func() { err = e.client.join(ctx, host) })
+	e.start.Do(func() { err = e.client.join(ctx, e.id, host) })
 	return err
 }
 

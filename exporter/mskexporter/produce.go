@@ -75,6 +75,12 @@ func (c *client) tryDeliver(ctx context.Context, envelopes func() ([]envelope.En
 
 // write returns when Kafka holds the records, or the store of the spill does.
 func (c *client) write(ctx context.Context, records []record) error {
+	err := c.tryWrite(ctx, records)
+	c.recent.count(err)
+	return err
+}
+
+func (c *client) tryWrite(ctx context.Context, records []record) error {
 	to, err := c.assign(records)
 	if err != nil {
 		return err

@@ -34,6 +34,9 @@ type Config struct {
 	// Jurisdiction of this cell, `eu` for instance. Tenants that are pinned to another one are refused. Default empty: the cell is in none, and
 	// takes only tenants that are pinned to none.
 	Jurisdiction string `mapstructure:"jurisdiction"`
+	// Cell is this cell's name, as the registry's `cells` have it. Tenants that may not be in it are refused. Default empty: the cell takes only tenants that
+	// may be in all cells of their jurisdictions.
+	Cell string `mapstructure:"cell"`
 	// OIDC issuers whose tokens are taken, at most 16. Default none.
 	OIDC []OIDCConfig `mapstructure:"oidc"`
 	// Guesses bounds how often an address may show wrong credentials.
@@ -97,6 +100,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Jurisdiction != "" && !tenant.ValidName(c.Jurisdiction) {
 		bad("jurisdiction: %q is no name of at most 32 of a-z, 0-9 and -", c.Jurisdiction)
+	}
+	if c.Cell != "" && !tenant.ValidName(c.Cell) {
+		bad("cell: %q is no name of at most 32 of a-z, 0-9 and -", c.Cell)
 	}
 	if len(c.OIDC) > maxIssuers {
 		bad("oidc: has %d issuers, more than %d", len(c.OIDC), maxIssuers)

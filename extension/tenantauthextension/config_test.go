@@ -62,6 +62,7 @@ func TestErrorsNameTheKeyAndTheValue(t *testing.T) {
 		"registry::reload_interval: 1ms":                            func(c *Config) { c.Registry.ReloadInterval = time.Millisecond },
 		"registry::timeout: 1h0m0s":                                 func(c *Config) { c.Registry.Timeout = time.Hour },
 		`jurisdiction: "EU"`:                                        func(c *Config) { c.Jurisdiction = "EU" },
+		`cell: "EU 1"`:                                              func(c *Config) { c.Cell = "EU 1" },
 		`oidc::0::issuer: "x"`:                                      func(c *Config) { c.OIDC = []OIDCConfig{{Issuer: "x"}} },
 		`oidc::0::issuer: "http://a" is not http`:                   func(c *Config) { c.OIDC = []OIDCConfig{{Issuer: "http://a", Audience: "x"}} },
 		"oidc::0::audience: is empty":                               func(c *Config) { c.OIDC = []OIDCConfig{{Issuer: "https://a"}} },

@@ -83,6 +83,24 @@ func (e *authExtension) SchemaPolicy(id string) (schema.Policy, bool) {
 // Jurisdiction implements tenant.Registry.
 func (e *authExtension) Jurisdiction() string { return e.cfg.Jurisdiction }
 
+// Cell implements tenant.Registry.
+func (e *authExtension) Cell() string { return e.cfg.Cell }
+
+// disagreement is in what the registry and this gateway's configuration say of the cell; empty: there is none. Where they differ, tenants are taken that
+// both agree on (tenant.Admit).
+func (e *authExtension) disagreement(s *tenant.Snapshot) string {
+	if e.cfg.Cell == "" || s == nil || s.Cells() == 0 {
+		return ""
+	}
+	switch c, known := s.Cell(e.cfg.Cell); {
+	case !known:
+		return fmt.Sprintf("cell: %q is none of the registry's %d cells", e.cfg.Cell, s.Cells())
+	case c.Jurisdiction != e.cfg.Jurisdiction:
+		return fmt.Sprintf("jurisdiction: %q is this gateway's, and the registry has cell %q in %q", e.cfg.Jurisdiction, c.Name, c.Jurisdiction)
+	}
+	return ""
+}
+
 // Start reads the registry, and then looks for changes until Shutdown. A registry that cannot be read is no error: a gateway that does not start
 // cannot tell its agents to keep their data. It accepts nothing until it can be read.
 func (e *authExtension) Start(ctx context.Context, host component.Host) error {
@@ -136,10 +154,17 @@ func (e *authExtension) reload(ctx context.Context, loader *tenant.Loader) {
 		e.log.Info("registry of tenants is in force", zap.Int("tenants", s.Len()), zap.Int("keys", s.Keys()),
 			zap.Int("refused_files", len(report.Refused)), zap.Duration("took", report.Duration))
 	}
+	disagreement := e.disagreement(loader.Snapshot())
+	if disagreement != "" {
+		wrong = append(wrong, disagreement)
+	}
 	e.watch.Tell(e.host, wrong, func(reason string) {
 		consequence := "what was read last stays in force"
-		if loader.Snapshot() == nil {
+		switch {
+		case loader.Snapshot() == nil:
 			consequence = "nothing is accepted until it can be read (registry::location)"
+		case reason == disagreement:
+			consequence = "it does not fit this gateway's configuration, and only tenants are taken that both allow here"
 		}
 		e.log.Error("registry of tenants: "+consequence, zap.String("reason", reason))
 	}, func(reason string) error { return fmt.Errorf("registry of tenants: %s", reason) })

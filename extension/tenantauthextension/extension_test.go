@@ -599,6 +599,33 @@ func TestAnIssuerThatIsDownIsNotTheSendersFault(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// Scenario: the registry does not know the gateway's cell, then has it in another jurisdiction, then as it is.
+// Guarantees: log and status say so as long as it is so; the registry is in force all the same.
+func TestARegistryThatDoesNotFitTheGatewayIsTold(t *testing.T) {
+	text := func(cells string) string { return "cells: {" + cells + "}\ntenants: [{id: acme}]\n" }
+	const eu1 = "eu-1: {jurisdiction: eu, endpoint: 'https://eu-1.example.com'}"
+	r := start(t, text(eu1), func(c *Config) { c.Cell, c.Jurisdiction = "eu-2", "eu" })
+	require.Equal(t, "eu-2", r.Cell())
+	told := func(reason string) bool {
+		for _, l := range r.logs.FilterLevelExact(zapcore.ErrorLevel).All() {
+			if l.ContextMap()["reason"] == reason {
+				require.Contains(t, l.Message, "it does not fit this gateway's configuration")
+				return true
+			}
+		}
+		return false
+	}
+	require.True(t, told(`cell: "eu-2" is none of the registry's 1 cells`))
+	require.Equal(t, componentstatus.StatusRecoverableError, r.host.Status())
+	require.NotNil(t, r.Snapshot().Tenant("acme"))
+	r.write("tenants.yaml", text(eu1+", eu-2: {jurisdiction: us, endpoint: 'https://eu-2.example.com'}"))
+	r.eventually("the other disagreement", func() bool {
+		return told(`jurisdiction: "eu" is this gateway's, and the registry has cell "eu-2" in "us"`)
+	})
+	r.write("tenants.yaml", text(eu1+", eu-2: {jurisdiction: eu, endpoint: 'https://eu-2.example.com'}"))
+	r.eventually("that it fits", func() bool { return r.host.Status() == componentstatus.StatusOK })
+}
+
 func BenchmarkAuthenticate(b *testing.B) {
 	text, key := withKey("a", "")
 	dir := b.TempDir()

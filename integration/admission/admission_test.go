@@ -131,6 +131,7 @@ func TestEachCheckIsAnsweredAsDocumented(t *testing.T) {
 		{"suspended", func() reply { return g.post("gone", "/v1/logs", good) }, func() error { return g.logs(g.as("gone"), good) }, 403, codes.PermissionDenied, tenant.ReasonSuspended, false},
 		{"signal", func() reply { return g.post("logs", "/v1/metrics", metrics) }, func() error { return sendMetrics("logs") }, 403, codes.PermissionDenied, tenant.ReasonSignal, false},
 		{"jurisdiction", func() reply { return g.post("europe", "/v1/logs", good) }, func() error { return g.logs(g.as("europe"), good) }, 403, codes.PermissionDenied, tenant.ReasonJurisdiction, false},
+		{"cell", func() reply { return g.post("moved", "/v1/logs", good) }, func() error { return g.logs(g.as("moved"), good) }, 503, codes.Unavailable, tenant.ReasonCell, true},
 		{"another tenant's name", func() reply { return g.post("acme", "/v1/logs", good, "X-Pulsegrid-Tenant", "europe") }, func() error {
 			return g.logs(metadata.AppendToOutgoingContext(g.as("acme"), "x-pulsegrid-tenant", "europe"), good)
 		}, 403, codes.PermissionDenied, tenant.ReasonSpoofed, false},
@@ -144,6 +145,9 @@ func TestEachCheckIsAnsweredAsDocumented(t *testing.T) {
 				require.Equal(t, c.retry, retry > 0)
 				if c.reason == tenant.ReasonJurisdiction {
 					require.Equal(t, "https://ingest.eu.example.com", info["endpoint"])
+				}
+				if c.reason == tenant.ReasonCell {
+					require.Equal(t, "https://us-2.example.com", info["endpoint"])
 				}
 			}
 			got := c.http()

@@ -33,6 +33,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/pulsegrid/pulsegrid/exporter/mskexporter"
+	"github.com/pulsegrid/pulsegrid/extension/cellhealthextension"
 	"github.com/pulsegrid/pulsegrid/extension/tenantauthextension"
 	"github.com/pulsegrid/pulsegrid/internal/tenant"
 	"github.com/pulsegrid/pulsegrid/internal/testkit/freeport"
@@ -49,7 +50,9 @@ type gateway struct {
 	t        testing.TB
 	kafka    *kfake.Cluster
 	registry string // its directory
+	state    string // directory of the cell's state
 	http     string
+	health   string // of the cell
 	grpc     *grpc.ClientConn
 	receiver component.Component
 	log      *observer.ObservedLogs // of the receiver
@@ -61,7 +64,15 @@ const gatewayYAML = `
 tenant_auth:
   registry: {location: REGISTRY, reload_interval: 100ms}
   jurisdiction: us
+  cell: us-1
   guesses: {burst: 5, per_second: 0.01}
+cell_health:
+  endpoint: HEALTH
+  cell: us-1
+  state: {location: STATE, reload_interval: 100ms}
+  interval: 100ms
+  timeout: 100ms
+  hold: 500ms
 ingest:
   protocols:
     http: {endpoint: HTTP, auth: {authenticator: tenant_auth}}
@@ -84,6 +95,7 @@ msk:
 var tenants = map[string]string{
 	"acme":   "class: premium, jurisdiction: us",
 	"europe": "jurisdiction: eu",
+	"moved":  "jurisdiction: us, home: us-2, cells: [us-2]",
 	"gone":   "status: suspended",
 	"logs":   "signals: [logs]",
 	"small":  "quotas: {logs: {events_per_second: 100, burst: 2s}}",
@@ -106,7 +118,8 @@ func (g *gateway) write(name, text string) {
 func (g *gateway) register() {
 	g.t.Helper()
 	var b strings.Builder
-	b.WriteString("jurisdictions: {eu: {endpoint: \"https://ingest.eu.example.com\"}}\ntenants:\n")
+	b.WriteString("jurisdictions: {eu: {endpoint: \"https://ingest.eu.example.com\"}}\n" +
+		"cells: {us-1: {jurisdiction: us, endpoint: \"https://us-1.example.com\"}, us-2: {jurisdiction: us, endpoint: \"https://us-2.example.com\"}}\ntenants:\n")
 	for id, rest := range tenants {
 		key, keyID, hash := tenant.NewKey()
 		g.keys[id] = key
@@ -125,7 +138,7 @@ func free(t testing.TB) string {
 // start runs a gateway whose registry is empty. sink replaces Kafka, if there is one.
 func start(t testing.TB, sink consumer.Logs) *gateway {
 	t.Helper()
-	g := &gateway{t: t, registry: t.TempDir(), keys: map[string]string{}}
+	g := &gateway{t: t, registry: t.TempDir(), state: t.TempDir(), keys: map[string]string{}}
 	kafkaAddress := "127.0.0.1:1"
 	if sink == nil {
 		var err error
@@ -134,9 +147,9 @@ func start(t testing.TB, sink consumer.Logs) *gateway {
 		t.Cleanup(g.kafka.Close)
 		kafkaAddress = g.kafka.ListenAddrs()[0]
 	}
-	httpAddress, grpcAddress := free(t), free(t)
-	g.http = "http://" + httpAddress
-	text := strings.NewReplacer("REGISTRY", g.registry, "HTTP", httpAddress, "GRPC", grpcAddress, "KAFKA", kafkaAddress).Replace(gatewayYAML)
+	httpAddress, grpcAddress, healthAddress := free(t), free(t), free(t)
+	g.http, g.health = "http://"+httpAddress, "http://"+healthAddress
+	text := strings.NewReplacer("REGISTRY", g.registry, "STATE", g.state, "HEALTH", healthAddress, "HTTP", httpAddress, "GRPC", grpcAddress, "KAFKA", kafkaAddress).Replace(gatewayYAML)
 	raw := map[string]any{}
 	require.NoError(t, yaml.Unmarshal([]byte(text), &raw))
 	conf := confmap.NewFromStringMap(raw)
@@ -162,6 +175,11 @@ func start(t testing.TB, sink consumer.Logs) *gateway {
 	require.NoError(t, err)
 	run(auth, extensions)
 	extensions[authID] = auth
+	hf := cellhealthextension.NewFactory()
+	health, err := hf.Create(t.Context(), extension.Settings{ID: component.NewID(hf.Type()), TelemetrySettings: componenttest.NewNopTelemetrySettings()}, config("cell_health", hf.CreateDefaultConfig()))
+	require.NoError(t, err)
+	run(health, extensions)
+	extensions[component.NewID(hf.Type())] = health
 	if sink == nil {
 		ef := mskexporter.NewFactory()
 		e, err := ef.CreateLogs(t.Context(), exportertest.NewNopSettings(ef.Type()), config("msk", ef.CreateDefaultConfig()))
@@ -181,6 +199,7 @@ func start(t testing.TB, sink consumer.Logs) *gateway {
 	g.receiver, err = rf.CreateLogs(t.Context(), set, config("ingest", rf.CreateDefaultConfig()), p)
 	require.NoError(t, err)
 	run(g.receiver, extensions)
+	require.NoError(t, health.(interface{ Ready() error }).Ready()) // as the Collector does
 	g.grpc, err = grpc.NewClient("passthrough:///"+grpcAddress, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = g.grpc.Close() })

@@ -83,7 +83,7 @@ func ours(s settings, brokers, topic, httpAddr, grpcAddr string, env map[string]
 	maps.Copy(env, map[string]string{
 		"PULSEGRID_KAFKA_BROKERS": brokers, "PULSEGRID_TOPIC_LOGS": topic, "PULSEGRID_REPLICATION_FACTOR": "1", "PULSEGRID_MIN_INSYNC": "1", "PULSEGRID_PARTITIONS": "4",
 		"PULSEGRID_HTTP_ENDPOINT": httpAddr, "PULSEGRID_GRPC_ENDPOINT": grpcAddr,
-		"PULSEGRID_HEALTH_ENDPOINT": rig.FreeAddr(), "PULSEGRID_METRICS_HOST": "127.0.0.1", "PULSEGRID_METRICS_PORT": metricsPort,
+		"PULSEGRID_HEALTH_ENDPOINT": rig.FreeAddr(), "PULSEGRID_CELL_HEALTH_ENDPOINT": rig.FreeAddr(), "PULSEGRID_METRICS_HOST": "127.0.0.1", "PULSEGRID_METRICS_PORT": metricsPort,
 		"PULSEGRID_EVENT_AGE_MAX": "0", // the events are of one day
 	})
 	return rig.NewProcess(env, []string{httpAddr, grpcAddr}, append([]string{s.collector, "--config", filepath.Join(s.configs, "gateway", "config.yaml")}, args...)...)

@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/collector/confmap/provider/fileprovider"
 
 	"github.com/pulsegrid/pulsegrid/exporter/mskexporter"
+	"github.com/pulsegrid/pulsegrid/extension/cellhealthextension"
 	"github.com/pulsegrid/pulsegrid/extension/schemaregistryextension"
 	"github.com/pulsegrid/pulsegrid/extension/tenantauthextension"
 	"github.com/pulsegrid/pulsegrid/processor/quarantineprocessor"
@@ -61,6 +62,7 @@ func TestTheDistributionsConfigIsUnderstood(t *testing.T) {
 			"processors::schema_validation": schemavalidationprocessor.NewFactory().CreateDefaultConfig(),
 			"processors::quarantine":        quarantineprocessor.NewFactory().CreateDefaultConfig(),
 			"exporters::msk":                mskexporter.NewFactory().CreateDefaultConfig(),
+			"extensions::cell_health":       cellhealthextension.NewFactory().CreateDefaultConfig(),
 			"extensions::schema_registry":   schemaregistryextension.NewFactory().CreateDefaultConfig(),
 			"extensions::tenant_auth":       tenantauthextension.NewFactory().CreateDefaultConfig(),
 		} {

@@ -79,7 +79,7 @@ func startGateway(t *testing.T, kafka string) secured {
 	process := rig.NewProcess(map[string]string{
 		"PULSEGRID_KAFKA_BROKERS": kafka, "PULSEGRID_REPLICATION_FACTOR": "1", "PULSEGRID_MIN_INSYNC": "1", "PULSEGRID_PARTITIONS": "3",
 		"PULSEGRID_GRPC_ENDPOINT": grpc, "PULSEGRID_HTTP_ENDPOINT": web4318, "PULSEGRID_HEALTH_ENDPOINT": health,
-		"PULSEGRID_METRICS_HOST": "127.0.0.1", "PULSEGRID_METRICS_PORT": port,
+		"PULSEGRID_CELL_HEALTH_ENDPOINT": rig.FreeAddr(), "PULSEGRID_METRICS_HOST": "127.0.0.1", "PULSEGRID_METRICS_PORT": port,
 		"PULSEGRID_TLS_CERT": write("tls.crt", encode("CERTIFICATE", certificate.Certificate[0])), "PULSEGRID_TLS_KEY": write("tls.key", encode("PRIVATE KEY", key)),
 		"PULSEGRID_TENANTS": filepath.Join(dir, "tenants"), "PULSEGRID_SCHEMAS": filepath.Join(dir, "schemas"), "PULSEGRID_SCHEMA_MODE": "enforce",
 		"PULSEGRID_SPILL": "file://" + filepath.Join(dir, "spill"), "PULSEGRID_GATEWAY_NAME": "secured",

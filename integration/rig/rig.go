@@ -285,13 +285,14 @@ func (r *Rig) describe(t *Tier, kind string, listens, overlays []string, own map
 		brokers = r.Kafka.BrokersOn(strings.ToUpper(t.Name))
 	}
 	env := map[string]string{
-		"PULSEGRID_KAFKA_BROKERS":      strings.Join(brokers, ","),
-		"PULSEGRID_REPLICATION_FACTOR": strconv.Itoa(min(3, r.opts.KafkaNodes)),
-		"PULSEGRID_MIN_INSYNC":         strconv.Itoa(min(2, r.opts.KafkaNodes)),
-		"PULSEGRID_PARTITIONS":         "4",
-		"PULSEGRID_HEALTH_ENDPOINT":    t.health,
-		"PULSEGRID_METRICS_HOST":       "127.0.0.1",
-		"PULSEGRID_METRICS_PORT":       metricsPort,
+		"PULSEGRID_KAFKA_BROKERS":        strings.Join(brokers, ","),
+		"PULSEGRID_REPLICATION_FACTOR":   strconv.Itoa(min(3, r.opts.KafkaNodes)),
+		"PULSEGRID_MIN_INSYNC":           strconv.Itoa(min(2, r.opts.KafkaNodes)),
+		"PULSEGRID_PARTITIONS":           "4",
+		"PULSEGRID_HEALTH_ENDPOINT":      t.health,
+		"PULSEGRID_CELL_HEALTH_ENDPOINT": FreeAddr(),
+		"PULSEGRID_METRICS_HOST":         "127.0.0.1",
+		"PULSEGRID_METRICS_PORT":         metricsPort,
 	}
 	for _, more := range []map[string]string{own, r.opts.Env} {
 		for k, v := range more {

@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
+	"github.com/pulsegrid/pulsegrid/internal/kafka"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -251,24 +252,11 @@ func (o *Observer) topics(ctx context.Context) ([]Topic, error) {
 		}
 		for i, name := range names {
 			if len(committed[name]) > 0 {
-				topics[i].Lag[group] = lag(starts[name], ends[name], committed[name])
+				topics[i].Lag[group] = kafka.Lag(starts[name], ends[name], committed[name])
 			}
 		}
 	}
 	return topics, nil
-}
-
-// lag counts the records that a group has not committed. A partition without a commit is read from its start.
-func lag(starts, ends map[int32]kadm.ListedOffset, committed map[int32]kadm.OffsetResponse) int64 {
-	var total int64
-	for p, end := range ends {
-		at := starts[p].Offset
-		if c, ok := committed[p]; ok {
-			at = max(at, c.At)
-		}
-		total += max(0, end.Offset-at)
-	}
-	return total
 }
 
 // unwrapURL drops the address that http.Client puts before an error: dialling repeats it.

@@ -1,6 +1,7 @@
 package spill
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -81,6 +82,17 @@ func (s *Spool) full(lane Lane) error {
 		return fmt.Errorf("%w: the oldest object with records of this partition has waited %v, max_age is %v", ErrFull, s.now().Sub(oldest).Round(time.Second), s.cfg.MaxAge)
 	}
 	return nil
+}
+
+// writableName is of an object that holds nothing: it is written to see whether the store takes one.
+const writableName = "writable"
+
+// Writable returns why nothing can be put into the store as a whole; nil: something can be. It writes an object, which is no part of what waits.
+func (s *Spool) Writable(ctx context.Context) error {
+	if b := s.Backlog(); b.Bytes >= s.cfg.MaxBytes {
+		return fmt.Errorf("%w: %d bytes wait in the store, max_bytes is %d", ErrFull, b.Bytes, s.cfg.MaxBytes)
+	}
+	return s.bucket.WriteAll(ctx, s.cfg.Gateway+"/"+writableName, []byte(s.cfg.Gateway), nil)
 }
 
 func (s *Spool) aged(t time.Time) bool { return !t.IsZero() && s.now().Sub(t) >= s.cfg.MaxAge }

@@ -28,7 +28,7 @@
 //	lane.go     lanes, and the names of objects
 //	spool.go    Put: requests -> objects
 //	index.go    what waits in the store, by lane
-//	bounds.go   how much may wait, and how it is shared
+//	bounds.go   how much may wait, and how it is shared; whether anything can be put there at all
 //	sweep.go    objects -> produce
 //	probe.go    the oldest record of each blocked lane -> produce
 //	adopt.go    leases; objects of gateways that are gone

@@ -23,12 +23,17 @@ const (
 	ReasonSuspended    = "TENANT_SUSPENDED"
 	ReasonSignal       = "SIGNAL_NOT_ALLOWED"
 	ReasonJurisdiction = "WRONG_JURISDICTION"
+	ReasonCell         = "WRONG_CELL" // it may be in others of the same jurisdiction: retry, once DNS leads there
 	ReasonSpoofed      = "TENANT_SPOOFED"
 	ReasonQuota        = "QUOTA_EXCEEDED"
 )
 
-// retryUnavailable is when a sender shall come again after the registry could not be read.
-const retryUnavailable = 10 * time.Second
+const (
+	// retryUnavailable is when a sender shall come again after the registry could not be read.
+	retryUnavailable = 10 * time.Second
+	// retryElsewhere is when one shall that came to the wrong cell: it may have been led here by an answer of DNS, which holds for a minute.
+	retryElsewhere = 10 * time.Second
+)
 
 // Refusal is why a tenant's request is not taken. It is an error that carries the status that the sender is told.
 type Refusal struct {
@@ -83,22 +88,38 @@ func Lookup(r Registry, id string) (*Tenant, *Refusal) {
 // Admit decides whether this cell takes a signal of a tenant: nil, or why not. It does so without looking at what is sent; signal 0: before it is known
 // which signals that are.
 func Admit(r Registry, t *Tenant, s signal.Signal) *Refusal {
-	cell := r.Jurisdiction()
 	switch {
 	case t.Status != Active:
 		return Denied(ReasonSuspended, map[string]string{"tenant": t.ID}, "tenant %q is %s", t.ID, t.Status)
-	case t.Jurisdiction != "" && t.Jurisdiction != cell:
-		info := map[string]string{"tenant": t.ID, "jurisdiction": t.Jurisdiction, "cell_jurisdiction": cell}
-		where := "ask your operator for its endpoint"
-		if snapshot := r.Snapshot(); snapshot != nil {
-			if e := snapshot.Endpoint(t.Jurisdiction); e != "" {
-				info["endpoint"] = e
-				where = "send to " + e
-			}
+	case t.Jurisdiction != "" && t.Jurisdiction != r.Jurisdiction():
+		info, where := elsewhere(r, t)
+		info["jurisdiction"], info["cell_jurisdiction"] = t.Jurisdiction, r.Jurisdiction()
+		return Denied(ReasonJurisdiction, info, "data of tenant %q must stay in jurisdiction %q, this cell is in %q; nothing was read: %s", t.ID, t.Jurisdiction, r.Jurisdiction(), where)
+	case !t.MayBeIn(r.Cell()):
+		info, where := elsewhere(r, t)
+		return &Refusal{
+			Reason: ReasonCell, Code: codes.Unavailable, After: retryElsewhere, Info: info,
+			Text: fmt.Sprintf("data of tenant %q may not be in cell %q; nothing was read: %s", t.ID, r.Cell(), where),
 		}
-		return Denied(ReasonJurisdiction, info, "data of tenant %q must stay in jurisdiction %q, this cell is in %q; nothing was read: %s", t.ID, t.Jurisdiction, cell, where)
 	case s != 0 && !t.Takes(s):
 		return Denied(ReasonSignal, map[string]string{"tenant": t.ID, "signal": s.String()}, "tenant %q may not send %s", t.ID, s)
 	}
 	return nil
+}
+
+// elsewhere says for a program and for a person where a tenant is to send instead.
+func elsewhere(r Registry, t *Tenant) (info map[string]string, text string) {
+	info = map[string]string{"tenant": t.ID}
+	for key, value := range map[string]string{"cell": r.Cell(), "home": t.Home} {
+		if value != "" {
+			info[key] = value
+		}
+	}
+	if s := r.Snapshot(); s != nil {
+		if e := s.EndpointOf(t); e != "" {
+			info["endpoint"] = e
+			return info, "send to " + e
+		}
+	}
+	return info, "ask your operator for its endpoint"
 }

@@ -1,4 +1,4 @@
-// Package tenant is the registry of tenants: who may send, how they prove who they are, where their data may go, and how much of it.
+// Package tenant is the registry of tenants: who may send, how they prove who they are, where their data may go, to which cells, and how much of it.
 //
 //	key.go        API keys and what is kept of them
 //	tenant.go     a tenant, compiled

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -21,6 +22,7 @@ import (
 const (
 	maxTenants       = 100_000 // a file
 	maxJurisdictions = 100
+	maxCells         = 100
 	maxKeys          = 16
 	maxSubjects      = 64
 	maxClaims        = 64
@@ -43,6 +45,7 @@ const (
 type file struct {
 	name          string
 	jurisdictions []jurisdiction
+	cells         []located[Cell]
 	share         located[float64] // of fleet quotas; line 0: not said here
 	tenants       []definition
 }
@@ -62,6 +65,7 @@ type jurisdiction struct {
 type definition struct {
 	Tenant
 	line     int
+	cells    []located[string] // of Home, and of Cells
 	keys     []definedKey
 	claims   []located[claim]
 	subjects []located[string]
@@ -89,12 +93,13 @@ type fleetQuota struct {
 func parse(name string, content []byte) (*file, error) {
 	r := newNodes(name)
 	f := &file{name: name}
-	doc, err := r.Document(content, "tenants, jurisdictions or fleet")
+	doc, err := r.Document(content, "tenants, cells, jurisdictions or fleet")
 	if err != nil {
 		return nil, err
 	}
 	r.Object(doc, "", map[string]func(*yaml.Node, string){
 		"jurisdictions": func(n *yaml.Node, field string) { r.jurisdictions(f, n, field) },
+		"cells":         func(n *yaml.Node, field string) { r.cells(f, n, field) },
 		"fleet": func(n *yaml.Node, field string) {
 			f.share.line = n.Line
 			r.Object(n, field, map[string]func(*yaml.Node, string){"share": r.share(&f.share.value)})
@@ -131,22 +136,46 @@ type FieldError = yamlfield.Error
 // pastedKey is an API key, or the beginning of one, at whatever place somebody pasted it: errors go to logs and terminals.
 var pastedKey = regexp.MustCompile(regexp.QuoteMeta(KeyPrefix) + `[0-9A-Za-z_]*`)
 
-func (r *nodes) jurisdictions(f *file, n *yaml.Node, field string) {
+// named calls read for each entry of a mapping of at most most names.
+func (r *nodes) named(n *yaml.Node, field string, most int, read func(key, value *yaml.Node, field string)) {
+	entries := 0
 	r.Mapping(n, field, 0, func(key, value *yaml.Node, _ bool) {
-		j := jurisdiction{name: key.Value, line: key.Line}
-		at := yamlfield.Join(field, key.Value)
 		switch {
-		case !ValidName(j.name):
+		case !ValidName(key.Value):
 			r.Bad(key, field, "want a name of at most %d of a-z, 0-9 and -", maxNameBytes)
-		case len(f.jurisdictions) == maxJurisdictions:
-			r.Bad(key, field, "more than %d", maxJurisdictions)
+		case entries == most:
+			r.Bad(key, field, "more than %d", most)
 		default:
-			r.Object(yamlfield.Resolved(value), at, map[string]func(*yaml.Node, string){
-				"endpoint": r.Text(&j.endpoint, "an address like https://ingest.eu.example.com", validEndpoint),
-			})
-			f.jurisdictions = append(f.jurisdictions, j)
+			entries++
+			read(key, yamlfield.Resolved(value), yamlfield.Join(field, key.Value))
 		}
 	})
+}
+
+func (r *nodes) jurisdictions(f *file, n *yaml.Node, field string) {
+	r.named(n, field, maxJurisdictions, func(key, value *yaml.Node, at string) {
+		j := jurisdiction{name: key.Value, line: key.Line}
+		r.Object(value, at, map[string]func(*yaml.Node, string){"endpoint": r.endpoint(&j.endpoint)})
+		f.jurisdictions = append(f.jurisdictions, j)
+	})
+}
+
+func (r *nodes) cells(f *file, n *yaml.Node, field string) {
+	r.named(n, field, maxCells, func(key, value *yaml.Node, at string) {
+		c := located[Cell]{Cell{Name: key.Value}, key.Line}
+		r.Object(value, at, map[string]func(*yaml.Node, string){
+			"jurisdiction": r.Text(&c.value.Jurisdiction, fmt.Sprintf("a name of at most %d of a-z, 0-9 and -", maxNameBytes), ValidName),
+			"endpoint":     r.endpoint(&c.value.Endpoint),
+		})
+		if value.Kind == yaml.MappingNode && (c.value.Jurisdiction == "" || c.value.Endpoint == "") {
+			r.Bad(value, at, "needs jurisdiction and endpoint")
+		}
+		f.cells = append(f.cells, c)
+	})
+}
+
+func (r *nodes) endpoint(into *string) func(*yaml.Node, string) {
+	return r.Text(into, "an address like https://ingest.eu.example.com", validEndpoint)
 }
 
 func validEndpoint(s string) bool {
@@ -173,6 +202,7 @@ func (r *nodes) tenant(n *yaml.Node, field string) definition {
 	}}
 	name := fmt.Sprintf("a name of at most %d of a-z, 0-9 and -", maxNameBytes)
 	retention, named := 0.0, false
+	var home *yaml.Node // nil: it says none
 	r.Object(n, field, map[string]func(*yaml.Node, string){
 		"id": func(n *yaml.Node, field string) {
 			named = true
@@ -182,6 +212,12 @@ func (r *nodes) tenant(n *yaml.Node, field string) definition {
 		"class":        r.Text(&d.Class, name, ValidName),
 		"plan":         r.Text(&d.Plan, name, ValidName),
 		"jurisdiction": r.Text(&d.Jurisdiction, name, ValidName),
+		"home": func(n *yaml.Node, field string) {
+			r.Text(&d.Home, name, ValidName)(n, field)
+			home = n
+			d.cells = append(d.cells, located[string]{d.Home, n.Line})
+		},
+		"cells":        func(n *yaml.Node, field string) { r.allowed(&d, n, field) },
 		"lane":         yamlfield.OneOf(&r.Reader, &d.Lane, envelope.LaneFast, envelope.LaneOverflow),
 		"topic_class":  r.Text(&d.TopicClass, name+" that is not overflow", func(s string) bool { return ValidName(s) && s != envelope.LaneOverflow }),
 		"id_attribute": r.Text(&d.IDAttribute, fmt.Sprintf("the name of a log attribute, at most %d bytes, not under %s", maxTextBytes, lineage.Prefix), validAttribute),
@@ -210,7 +246,27 @@ func (r *nodes) tenant(n *yaml.Node, field string) definition {
 	if !named && n.Kind == yaml.MappingNode {
 		r.Bad(n, field, "has no id")
 	}
+	switch {
+	case d.Cells != nil && home == nil:
+		r.Bad(n, field, "has cells and no home: say in which of them it lives")
+	case d.Cells != nil && !d.MayBeIn(d.Home):
+		r.Bad(home, field+".home", "is not among cells: %s", strings.Join(d.Cells, ", "))
+	}
 	return d
+}
+
+// allowed reads the cells that may have a tenant's data.
+func (r *nodes) allowed(d *definition, n *yaml.Node, field string) {
+	d.Cells = []string{} // none is not all
+	r.List(n, field, maxCells, func(n *yaml.Node, field string) {
+		c := located[string]{line: n.Line}
+		r.Text(&c.value, "the name of a cell", ValidName)(n, field)
+		if slices.Contains(d.Cells, c.value) {
+			r.Bad(n, field, "is there twice")
+		}
+		d.Cells = append(d.Cells, c.value)
+		d.cells = append(d.cells, c)
+	})
 }
 
 func (r *nodes) signals(d *definition, n *yaml.Node, field string) {

@@ -39,7 +39,7 @@ func FuzzParse(f *testing.F) {
 				t.Fatalf("tenant %+v is out of bounds", d)
 			}
 		}
-		snapshot, conflicts := compile([]*file{parsed})
+		snapshot, conflicts := compile(change{files: []*file{parsed}})
 		if len(conflicts) == 0 && snapshot.Len() != len(parsed.tenants) {
 			t.Fatalf("%d tenants of %d", snapshot.Len(), len(parsed.tenants))
 		}

@@ -14,7 +14,7 @@ import (
 
 // Loader keeps a Snapshot in step with a set of files. Each file stands for itself: one that is bad, or that says what another file
 // says already, stays as it was read last, and the changes of the others are taken. Where two files that have both changed say the same, the one
-// whose name comes later is refused.
+// whose name comes later is refused. A cell that tenants name is not taken out, not even with its file.
 //
 // One goroutine calls Reload; Snapshot may be called by any.
 type Loader struct {
@@ -27,8 +27,12 @@ type Loader struct {
 type fileState struct {
 	good    *file // in the snapshot; nil: nothing of it was ever taken
 	changed *file // well-formed, and not in the snapshot yet
+	removed bool  // it is gone, and good is in the snapshot still
 	err     error // why what is there now is not in the snapshot
 }
+
+// trying tells whether the next snapshot is made with what is there now, and not with what is in force.
+func (st *fileState) trying() bool { return (st.changed != nil || st.removed) && st.err == nil }
 
 // NewLoader returns a loader that has read nothing.
 func NewLoader(source fileset.Source) *Loader {
@@ -78,13 +82,18 @@ func (l *Loader) apply(change *fileset.Change) {
 	for _, f := range change.Files {
 		st := state(f.Name)
 		st.changed, st.err = parse(f.Name, f.Content)
+		st.removed = false
 	}
 	for name, err := range change.Failed {
 		st := state(name)
-		st.changed, st.err = nil, err
+		st.changed, st.removed, st.err = nil, false, err
 	}
 	for _, name := range change.Removed {
-		delete(l.files, name)
+		if st := l.files[name]; st != nil && st.good != nil {
+			st.changed, st.removed, st.err = nil, true, nil
+		} else {
+			delete(l.files, name)
+		}
 	}
 }
 
@@ -93,37 +102,15 @@ func (l *Loader) apply(change *fileset.Change) {
 func (l *Loader) swap() {
 	names := slices.Sorted(maps.Keys(l.files))
 	for _, st := range l.files {
-		if st.changed != nil {
+		if st.changed != nil || st.removed {
 			st.err = nil // clashed with a file that may have changed since
 		}
 	}
 	for {
-		var files []*file
-		incomplete := false
-		// What is in force first, so that it is the newcomer that clashes.
-		for _, inForce := range []bool{true, false} {
-			for _, name := range names {
-				st := l.files[name]
-				trying := st.changed != nil && st.err == nil
-				switch {
-				case trying && !inForce:
-					files = append(files, st.changed)
-				case !trying && inForce && st.good != nil:
-					files = append(files, st.good)
-				case !trying && st.good == nil:
-					incomplete = true
-				}
-			}
-		}
-		next, conflicts := compile(files)
+		c, incomplete := l.next(names)
+		next, conflicts := compile(c)
 		if len(conflicts) == 0 {
-			for _, st := range l.files {
-				if st.changed != nil && st.err == nil {
-					st.good, st.changed = st.changed, nil
-				}
-			}
-			next.incomplete = incomplete
-			l.current.Store(next)
+			l.take(next, incomplete)
 			return
 		}
 		refused := map[*file][]error{}
@@ -136,9 +123,55 @@ func (l *Loader) swap() {
 			}
 		}
 		for f, errs := range refused {
-			if st := l.files[f.name]; st.changed == f {
+			if st := l.files[f.name]; st.changed == f || st.removed && st.good == f {
 				st.err = errors.Join(errs...)
 			}
 		}
 	}
+}
+
+// next is what is to be tried. What is in force comes first, so that it is the newcomer that clashes.
+func (l *Loader) next(names []string) (c change, incomplete bool) {
+	c.dropped = map[string]*file{}
+	for _, name := range names {
+		switch st := l.files[name]; {
+		case !st.trying() && st.good != nil:
+			c.files = append(c.files, st.good)
+		case !st.trying():
+			incomplete = true
+		}
+	}
+	c.inForce = len(c.files)
+	for _, name := range names {
+		st := l.files[name]
+		if !st.trying() {
+			continue
+		}
+		by := st.good
+		if st.changed != nil {
+			by = st.changed
+			c.files = append(c.files, st.changed)
+		}
+		if st.good != nil {
+			for _, cell := range st.good.cells {
+				c.dropped[cell.value.Name] = by // or it is defined still, which comes first
+			}
+		}
+	}
+	return c, incomplete
+}
+
+// take puts a snapshot in force, and with it what was tried.
+func (l *Loader) take(next *Snapshot, incomplete bool) {
+	for name, st := range l.files {
+		switch {
+		case !st.trying():
+		case st.removed:
+			delete(l.files, name)
+		default:
+			st.good, st.changed = st.changed, nil
+		}
+	}
+	next.incomplete = incomplete
+	l.current.Store(next)
 }

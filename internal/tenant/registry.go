@@ -14,6 +14,8 @@ type Registry interface {
 	Snapshot() *Snapshot
 	// Jurisdiction of this cell; empty: it has none, and takes only tenants that have none.
 	Jurisdiction() string
+	// Cell is the name of this cell; empty: it has none, and takes only tenants that may be in all cells of their jurisdictions.
+	Cell() string
 }
 
 // Find returns the registry that a host's extensions offer: that of id, or of the only one that has one where id is nil.

@@ -1,6 +1,7 @@
 package tenant
 
 import (
+	"cmp"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -20,6 +21,7 @@ type Snapshot struct {
 	claims        map[claim]owned[*Tenant]
 	subjects      map[string]owned[*Tenant]
 	jurisdictions map[string]owned[string] // endpoint
+	cells         map[string]owned[Cell]
 	classes       map[string]bool
 	keyless       []time.Time // ascending: when the last API key of a tenant expires, for each whose keys all do
 	share         owned[float64]
@@ -62,6 +64,25 @@ func (s *Snapshot) Tenant(id string) *Tenant { return s.tenants[id].value }
 
 // Endpoint is where the data of a jurisdiction is to be sent; empty where the registry does not say.
 func (s *Snapshot) Endpoint(jurisdiction string) string { return s.jurisdictions[jurisdiction].value }
+
+// Cell returns a cell by its name; false: the registry has none of this name.
+func (s *Snapshot) Cell(name string) (Cell, bool) {
+	c, ok := s.cells[name]
+	return c.value, ok
+}
+
+// Cells is the number of cells.
+func (s *Snapshot) Cells() int { return len(s.cells) }
+
+// EndpointOf is where a tenant's senders are to send; empty where the registry does not say. A jurisdiction's endpoint leads to any of its cells, so it is
+// wrong for a tenant that may be in some of them only.
+func (s *Snapshot) EndpointOf(t *Tenant) string {
+	home := s.cells[t.Home].value.Endpoint
+	if t.Cells != nil {
+		return home
+	}
+	return cmp.Or(s.Endpoint(t.Jurisdiction), home)
+}
 
 // What may be wrong with a credential.
 var (
@@ -131,16 +152,23 @@ type conflict struct {
 	err        error
 }
 
-// compile makes a snapshot of files, in this order. Of two that say the same the second is left out in part, which the conflicts
+// change is what is tried: files that are in force, then those that have changed, and which cells are not defined any more where they were.
+type change struct {
+	files   []*file
+	inForce int              // how many of the files are
+	dropped map[string]*file // cell -> the changed file without it, or the file that is gone
+}
+
+// compile makes a snapshot of files, in their order. Of two that say the same the second is left out in part, which the conflicts
 // tell: a snapshot with conflicts is not to be used.
-func compile(files []*file) (*Snapshot, []conflict) {
-	n := 0
+func compile(c change) (*Snapshot, []conflict) {
+	n, files := 0, c.files
 	for _, f := range files {
 		n += len(f.tenants)
 	}
 	s := &Snapshot{
 		tenants: make(map[string]owned[*Tenant], n), keys: make(map[string]owned[storedKey], n), claims: map[claim]owned[*Tenant]{},
-		subjects: map[string]owned[*Tenant]{}, jurisdictions: map[string]owned[string]{}, classes: map[string]bool{},
+		subjects: map[string]owned[*Tenant]{}, jurisdictions: map[string]owned[string]{}, cells: map[string]owned[Cell]{}, classes: map[string]bool{},
 	}
 	var conflicts []conflict
 	clash := func(f *file, line int, field, value string, with *file, withLine int) {
@@ -160,6 +188,9 @@ func compile(files []*file) (*Snapshot, []conflict) {
 	for _, f := range files {
 		for _, j := range f.jurisdictions {
 			put(s.jurisdictions, j.name, j.endpoint, f, j.line, "jurisdictions", j.name, clash)
+		}
+		for _, c := range f.cells {
+			put(s.cells, c.value.Name, c.value, f, c.line, "cells", c.value.Name, clash)
 		}
 		for i := range f.tenants {
 			d := &f.tenants[i]
@@ -191,7 +222,46 @@ func compile(files []*file) (*Snapshot, []conflict) {
 		}
 	}
 	slices.SortFunc(s.keyless, time.Time.Compare)
-	return s, conflicts
+	return s, append(conflicts, s.misplaced(c)...)
+}
+
+// misplaced are the tenants whose cells are unknown, or of another jurisdiction than theirs. Of the tenant's file and the cell's, the one that has changed
+// last is at fault: what is in force stays so.
+func (s *Snapshot) misplaced(c change) (conflicts []conflict) {
+	order := make(map[*file]int, len(c.files))
+	for i, f := range c.files {
+		order[f] = i
+	}
+	for i, f := range c.files {
+		for j := range f.tenants {
+			d := &f.tenants[j]
+			for _, named := range d.cells {
+				at, known := s.cells[named.value]
+				by := c.dropped[named.value]
+				e, with := &FieldError{File: f.name, Line: named.line, Field: "cells", Value: named.value}, f
+				switch {
+				case known && (d.Jurisdiction == "" || d.Jurisdiction == at.value.Jurisdiction):
+					continue
+				case known && order[at.by] > i:
+					e.File, e.Line = at.by.name, at.line
+					e.Reason = fmt.Sprintf("is in jurisdiction %q, and tenant %q, which may be in it (%s:%d), must stay in %q", at.value.Jurisdiction, d.ID, f.name, named.line, d.Jurisdiction)
+					conflicts = append(conflicts, conflict{at.by, with, e})
+				case known:
+					with = at.by
+					e.Reason = fmt.Sprintf("is in jurisdiction %q (%s:%d), and tenant %q must stay in %q", at.value.Jurisdiction, with.name, at.line, d.ID, d.Jurisdiction)
+					conflicts = append(conflicts, conflict{f, with, e})
+				case i < c.inForce && by != nil:
+					e.File, e.Line = by.name, 0
+					e.Reason = fmt.Sprintf("is taken out, and tenant %q may be in it (%s:%d)", d.ID, f.name, named.line)
+					conflicts = append(conflicts, conflict{by, with, e})
+				default:
+					e.Reason = "is no cell of the registry"
+					conflicts = append(conflicts, conflict{f, with, e})
+				}
+			}
+		}
+	}
+	return conflicts
 }
 
 func put[K comparable, V any](m map[K]owned[V], key K, value V, f *file, line int, field, name string, clash func(f *file, line int, field, value string, with *file, withLine int)) {

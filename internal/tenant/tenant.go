@@ -1,6 +1,7 @@
 package tenant
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +17,13 @@ const (
 	Active    Status = "active"
 	Suspended Status = "suspended" // its credentials are right, and nothing of it is taken
 )
+
+// Cell is one region's gateways, Kafka, aggregators and stores, as the registry has it.
+type Cell struct {
+	Name         string
+	Jurisdiction string // where its data is
+	Endpoint     string // by which senders reach this cell and no other one
+}
 
 // DefaultClass is the class of a tenant of which none is said.
 const DefaultClass = "standard"
@@ -37,6 +45,8 @@ type Tenant struct {
 	Class         string        // metrics are counted by it: there are at most MaxClasses
 	Plan          string        // what it pays for, as its events shall say; empty: nothing
 	Jurisdiction  string        // where its data may be; empty: anywhere
+	Home          string        // cell in which it lives; empty: none is said
+	Cells         []string      // that may have its data, Home among them; nil: all of its jurisdiction
 	Lane          string        // of envelope: the best lane that its requests get
 	TopicClass    string        // of Kafka topics; empty: the common ones
 	IDAttribute   string        // log attribute whose values its senders never use twice; empty: none
@@ -48,6 +58,9 @@ type Tenant struct {
 }
 
 const signals = len(signal.All) + 1 // by signal.Signal; its zero is none
+
+// MayBeIn tells whether a cell may have the tenant's data, as far as that is said by cells: its jurisdiction must be right, too.
+func (t *Tenant) MayBeIn(cell string) bool { return t.Cells == nil || slices.Contains(t.Cells, cell) }
 
 // Takes tells whether the tenant may send a signal.
 func (t *Tenant) Takes(s signal.Signal) bool { return t.signals[s] }

@@ -114,6 +114,12 @@ func TestTheDocumentsExampleIsWhatItSays(t *testing.T) {
 	require.Same(t, acme, s.ByClaim("https://login.example.com", "acme-production"))
 	require.Nil(t, s.ByClaim("https://elsewhere.example.com", "acme-production"), "another issuer's word does not count")
 	require.Equal(t, "https://ingest.eu.example.com", s.Endpoint("eu"))
+	require.Equal(t, "eu-1", acme.Home)
+	require.Equal(t, []string{"eu-1", "eu-2"}, acme.Cells)
+	require.Equal(t, 3, s.Cells())
+	us, known := s.Cell("us-1")
+	require.True(t, known)
+	require.Equal(t, Cell{Name: "us-1", Jurisdiction: "us", Endpoint: "https://us-1.ingest.example.com"}, us)
 	require.Equal(t, Suspended, s.Tenant("other-co").Status)
 	require.Equal(t, s.Tenant("small-co").Quota(signal.Traces), s.Tenant("other-co").Quota(signal.Traces), "merged")
 	require.Equal(t, 200.0, s.Tenant("other-co").Quota(signal.Traces).EventsPerSecond)
@@ -124,7 +130,7 @@ func TestWhatIsWrongWithAFileIsNamed(t *testing.T) {
 	key, id, hash := NewKey()
 	for want, text := range map[string]string{
 		`bad.yaml:2: tenants[0].id: "a b": want at most 128`:                   "tenants:\n  - id: a b\n",
-		`bad.yaml:3: tenants[0].stat: unknown field, want one of class, id`:    "tenants:\n  - id: a\n    stat: active\n",
+		`bad.yaml:3: tenants[0].stat: unknown field, want one of cells, class`: "tenants:\n  - id: a\n    stat: active\n",
 		`bad.yaml:3: tenants[0].status: "gone": want active or suspended`:      "tenants:\n  - id: a\n    status: gone\n",
 		`bad.yaml:2: tenants[0]: has no id`:                                    "tenants:\n  - status: active\n",
 		`bad.yaml:3: tenants[0].id: is there twice`:                            "tenants:\n  - id: a\n    id: b\n",
@@ -143,6 +149,14 @@ func TestWhatIsWrongWithAFileIsNamed(t *testing.T) {
 		`tenants[0].keys[0].id: "short": want the id of a key`:                 "tenants:\n  - {id: a, keys: [{id: short, hash: \"" + hash.String() + "\"}]}\n",
 		`tenants[0].keys[0].expires: "tomorrow": want a time like`:             "tenants:\n  - {id: a, keys: [{id: " + id + ", hash: \"" + hash.String() + "\", expires: tomorrow}]}\n",
 		`jurisdictions.eu.endpoint: "nowhere": want an address`:                "jurisdictions: {eu: {endpoint: nowhere}}\n",
+		`cells: "EU-1": want a name`:                                           "cells: {EU-1: {jurisdiction: eu, endpoint: 'https://x'}}\n",
+		`cells.eu-1: needs jurisdiction and endpoint`:                          "cells: {eu-1: {jurisdiction: eu}}\n",
+		`cells: "c100": more than 100`:                                         manyCells(101),
+		`bad.yaml:3: tenants[0].home: "us-1": is not among cells: eu-1, eu-2`:  "tenants:\n  - id: a\n    home: us-1\n    cells: [eu-1, eu-2]\n",
+		`bad.yaml:2: tenants[0]: has cells and no home`:                        "tenants:\n  - {id: a, cells: [eu-1]}\n",
+		`tenants[0].cells[1]: "eu-1": is there twice`:                          "tenants:\n  - {id: a, home: eu-1, cells: [eu-1, eu-1]}\n",
+		`tenants[0].home: "eu-1": is not among cells`:                          "tenants:\n  - {id: a, home: eu-1, cells: []}\n",
+		`bad.yaml:2: cells: "eu-9": is no cell of the registry`:                "tenants:\n  - {id: a, home: eu-9}\n",
 		`tenants: want a list`:                                                 "tenants: {a: b}\n",
 		`bad.yaml:1: want a mapping`:                                           "- a\n",
 		`bad.yaml: is empty`:                                                   "",
@@ -171,6 +185,15 @@ func manyClasses(n int) string {
 	b.WriteString("tenants:\n")
 	for i := range n {
 		fmt.Fprintf(&b, "  - {id: t%d, class: c%d}\n", i, i)
+	}
+	return b.String()
+}
+
+func manyCells(n int) string {
+	var b strings.Builder
+	b.WriteString("cells:\n")
+	for i := range n {
+		fmt.Fprintf(&b, "  c%d: {jurisdiction: eu, endpoint: \"https://c%d\"}\n", i, i)
 	}
 	return b.String()
 }
@@ -218,6 +241,7 @@ func TestDuplicatesAcrossFilesAreRefusedWithoutHarmToWhatIsInForce(t *testing.T)
 		"claim":        {"tenants:\n  - {id: x, oidc: [{issuer: i, claim: c}]}", "tenants:\n  - {id: y, oidc: [{issuer: i, claim: c}]}", `oidc.claim: "c": is in z.yaml:2 too`},
 		"certificate":  {"tenants:\n  - {id: x, mtls: [dns:a]}", "tenants:\n  - {id: y, mtls: [dns:a]}", `mtls: "dns:a": is in z.yaml:2 too`},
 		"jurisdiction": {"jurisdictions: {eu: {}}\ntenants: [{id: x}]", "jurisdictions: {eu: {}}", `jurisdictions: "eu": is in z.yaml:1 too`},
+		"cell":         {cellsOf("eu-1") + "tenants: [{id: x}]", cellsOf("eu-1"), `cells: "eu-1": is in z.yaml:2 too`},
 		"fleet":        {"fleet: {share: 1}\ntenants: [{id: x}]", "fleet: {share: 0.5}", `fleet: is in z.yaml:1 too`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -403,10 +427,12 @@ type fixed struct {
 	component.ShutdownFunc
 	snapshot     *Snapshot
 	jurisdiction string
+	cell         string
 }
 
 func (f fixed) Snapshot() *Snapshot  { return f.snapshot }
 func (f fixed) Jurisdiction() string { return f.jurisdiction }
+func (f fixed) Cell() string         { return f.cell }
 
 func TestAdmissionNamesTheReasonAndTheRightEndpoint(t *testing.T) {
 	f := newFolder(t, map[string]string{"a.yaml": `
@@ -445,6 +471,131 @@ tenants:
 	_, refusal = Lookup(fixed{}, "free")
 	require.Equal(t, codes.Unavailable, refusal.Code)
 	require.Positive(t, refusal.After)
+}
+
+// cellsOf are cells whose names begin with their jurisdictions.
+func cellsOf(names ...string) string {
+	var b strings.Builder
+	b.WriteString("cells:\n")
+	for _, name := range names {
+		jurisdiction, _, _ := strings.Cut(name, "-")
+		fmt.Fprintf(&b, "  %s: {jurisdiction: %s, endpoint: \"https://%s.example.com\"}\n", name, jurisdiction, name)
+	}
+	return b.String()
+}
+
+// Guarantees: a cell that may not have a tenant's data says so, and names an endpoint that may: for good where the data must not be in its jurisdiction, else as what is to be sent again.
+func TestAdmissionToCells(t *testing.T) {
+	f := newFolder(t, map[string]string{"a.yaml": cellsOf("eu-1", "eu-2", "us-1") + `
+jurisdictions: {eu: {endpoint: "https://eu.example.com"}}
+tenants:
+  - {id: anywhere}
+  - {id: eu, jurisdiction: eu, home: eu-2}
+  - {id: one, jurisdiction: eu, home: eu-2, cells: [eu-2]}
+  - {id: two, home: us-1, cells: [us-1, eu-1]}
+`})
+	require.Equal(t, none, f.reload())
+	s := f.loader.Snapshot()
+	for _, c := range []struct {
+		tenant, cell, reason, endpoint string
+	}{
+		{"anywhere", "eu-1", "", ""}, {"anywhere", "us-1", "", ""}, {"anywhere", "", "", ""},
+		{"eu", "eu-1", "", ""}, {"eu", "eu-2", "", ""}, {"eu", "eu-", "", ""}, // any cell of its jurisdiction
+		{"eu", "us-1", ReasonJurisdiction, "https://eu.example.com"},
+		{"one", "eu-2", "", ""},
+		{"one", "eu-1", ReasonCell, "https://eu-2.example.com"}, // not the jurisdiction's, which leads to eu-1 too
+		{"one", "us-1", ReasonJurisdiction, "https://eu-2.example.com"},
+		{"two", "us-1", "", ""}, {"two", "eu-1", "", ""},
+		{"two", "eu-2", ReasonCell, "https://us-1.example.com"},
+		{"two", "", ReasonCell, "https://us-1.example.com"}, // a cell without a name is none of them
+	} {
+		jurisdiction, _, _ := strings.Cut(c.cell, "-")
+		refusal := Admit(fixed{snapshot: s, jurisdiction: jurisdiction, cell: c.cell}, s.Tenant(c.tenant), signal.Logs)
+		if c.reason == "" {
+			require.Nil(t, refusal, "%s in %s", c.tenant, c.cell)
+			continue
+		}
+		require.NotNil(t, refusal, "%s in %s", c.tenant, c.cell)
+		require.Equal(t, c.reason, refusal.Reason, "%s in %s", c.tenant, c.cell)
+		require.Equal(t, c.endpoint, refusal.Info["endpoint"], "%s in %s", c.tenant, c.cell)
+		require.Equal(t, c.cell, refusal.Info["cell"])
+		require.Contains(t, refusal.Text, "send to "+c.endpoint)
+		require.Equal(t, c.reason == ReasonCell, refusal.After > 0, "%s in %s: whether it is to be sent again", c.tenant, c.cell)
+		require.Equal(t, map[string]codes.Code{ReasonCell: codes.Unavailable, ReasonJurisdiction: codes.PermissionDenied}[c.reason], refusal.Code)
+	}
+}
+
+// Scenario: tenants and cells are in files of their own, and one of them changes.
+// Guarantees: the file that makes the registry inconsistent is refused and named, also where it is gone; what is in force stays so; what follows is taken.
+func TestAnInconsistentChangeIsRefusedWhicheverFileItIsIn(t *testing.T) {
+	const acme = "tenants:\n  - {id: acme, jurisdiction: eu, home: eu-1, cells: [eu-1, eu-2]}\n"
+	inForce := func(f *folder) {
+		t.Helper()
+		require.Equal(t, []string{"eu-1", "eu-2"}, f.loader.Snapshot().Tenant("acme").Cells)
+		for _, name := range []string{"eu-1", "eu-2"} {
+			c, known := f.loader.Snapshot().Cell(name)
+			require.True(t, known, name)
+			require.Equal(t, "eu", c.Jurisdiction)
+		}
+	}
+	for _, names := range [][2]string{{"a-cells.yaml", "b-tenants.yaml"}, {"b-cells.yaml", "a-tenants.yaml"}} { // order must not matter
+		cells, tenantsFile := names[0], names[1]
+		begin := func() *folder {
+			f := newFolder(t, map[string]string{cells: cellsOf("eu-1", "eu-2", "us-1"), tenantsFile: acme})
+			require.Equal(t, none, f.reload())
+			return f
+		}
+		t.Run("a cell is taken out "+cells, func(t *testing.T) {
+			f := begin()
+			f.write(cells, cellsOf("eu-1", "us-1"))
+			require.Contains(t, f.reload(), cells+`: cells: "eu-2": is taken out, and tenant "acme" may be in it (`+tenantsFile+`:2)`)
+			inForce(f)
+			f.write(tenantsFile, "tenants:\n  - {id: acme, jurisdiction: eu, home: eu-1, cells: [eu-1]}\n")
+			require.Equal(t, none, f.reload(), "nobody needs it any more")
+			require.Equal(t, 2, f.loader.Snapshot().Cells())
+		})
+		t.Run("a cell moves to another jurisdiction "+cells, func(t *testing.T) {
+			f := begin()
+			f.write(cells, cellsOf("eu-1")+"  eu-2: {jurisdiction: us, endpoint: \"https://x\"}\n")
+			require.Contains(t, f.reload(), cells+`:3: cells: "eu-2": is in jurisdiction "us", and tenant "acme", which may be in it (`+tenantsFile+`:2), must stay in "eu"`)
+			inForce(f)
+		})
+		t.Run("the cells' file is gone "+cells, func(t *testing.T) {
+			f := begin()
+			f.remove(cells)
+			require.Contains(t, f.reload(), cells+`: cells: "eu-1": is taken out`)
+			inForce(f)
+			require.Contains(t, f.reload(), "is taken out", "it is said as long as it is so")
+			f.write("c.yaml", cellsOf("eu-1", "eu-2"))
+			require.Equal(t, none, f.reload(), "another file has them")
+			inForce(f)
+			f.remove("c.yaml")
+			f.write(cells, cellsOf("eu-1", "eu-2"))
+			require.Equal(t, none, f.reload(), "and back")
+			inForce(f)
+		})
+		t.Run("a tenant is allowed elsewhere "+cells, func(t *testing.T) {
+			f := begin()
+			f.write(tenantsFile, "tenants:\n  - {id: acme, jurisdiction: eu, home: eu-1, cells: [eu-1, us-1]}\n")
+			require.Contains(t, f.reload(), tenantsFile+`:2: cells: "us-1": is in jurisdiction "us" (`+cells+`:4), and tenant "acme" must stay in "eu"`)
+			inForce(f)
+			f.write(tenantsFile, "tenants:\n  - {id: acme, jurisdiction: eu, home: eu-3, cells: [eu-3]}\n")
+			require.Contains(t, f.reload(), tenantsFile+`:2: cells: "eu-3": is no cell of the registry`)
+			inForce(f)
+			f.write(cells, cellsOf("eu-1", "eu-2", "eu-3"))
+			require.Equal(t, none, f.reload(), "both together")
+			require.Equal(t, "eu-3", f.loader.Snapshot().Tenant("acme").Home)
+		})
+		t.Run("all is gone but another tenant "+cells, func(t *testing.T) {
+			f := begin()
+			f.write("c.yaml", tenants("other"))
+			f.remove(cells)
+			f.remove(tenantsFile)
+			require.Equal(t, none, f.reload())
+			f.ids("other")
+			require.Zero(t, f.loader.Snapshot().Cells())
+		})
+	}
 }
 
 type hosting map[component.ID]component.Component

@@ -51,6 +51,8 @@ func newHost() *host {
 
 func (h *host) Jurisdiction() string { return "eu" }
 
+func (h *host) Cell() string { return "" }
+
 func (h *host) Snapshot() *tenant.Snapshot {
 	h.mu.Lock()
 	defer h.mu.Unlock()

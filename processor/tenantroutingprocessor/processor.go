@@ -247,7 +247,7 @@ func (p *routing) tenantOf(ctx context.Context, u use, claimed string) (*tenant.
 
 func (p *routing) refused(ctx context.Context, u use, r *tenant.Refusal, class string) error {
 	d := decidedDenied
-	if r.Code == codes.Unavailable {
+	if r.Reason == tenant.ReasonUnavailable {
 		d = decidedUnavailable
 	}
 	p.telemetry.decided(ctx, d, u, class)

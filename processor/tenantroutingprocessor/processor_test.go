@@ -44,6 +44,7 @@ type registry struct {
 
 func (r *registry) Snapshot() *tenant.Snapshot { return r.snapshot }
 func (r *registry) Jurisdiction() string       { return "eu" }
+func (r *registry) Cell() string               { return "eu-1" }
 func (r *registry) GetExtensions() map[component.ID]component.Component {
 	return map[component.ID]component.Component{component.MustNewID("tenant_auth"): r}
 }
@@ -62,10 +63,12 @@ type rig struct {
 
 const tenantsYAML = `
 jurisdictions: {us: {endpoint: "https://us.example.com"}}
+cells: {eu-2: {jurisdiction: eu, endpoint: "https://eu-2.example.com"}}
 tenants:
   - {id: acme, class: premium, jurisdiction: eu, topic_class: premium, id_attribute: order.id}
   - {id: other}
   - {id: us, jurisdiction: us}
+  - {id: moved, jurisdiction: eu, home: eu-2, cells: [eu-2]}
   - {id: gone, status: suspended}
   - {id: logs, signals: [logs]}
   - {id: late, lane: overflow}
@@ -219,9 +222,12 @@ func TestWhoMayNotSendIsRefusedWhateverTheReceiver(t *testing.T) {
 		requireStatus(t, r.metrics.ConsumeMetrics(r.as(id), req.Metrics()), codes.PermissionDenied, reason)
 	}
 	requireStatus(t, r.logs.ConsumeLogs(context.Background(), request(signal.Metrics, "acme", body, 5)), codes.Unauthenticated, tenant.ReasonUnknown)
+	st := requireStatus(t, r.logs.ConsumeLogs(r.as("moved"), request(signal.Metrics, "moved", body, 5)), codes.Unavailable, tenant.ReasonCell)
+	require.Contains(t, st.Message(), "send to https://eu-2.example.com")
 	require.Empty(t, r.sink.AllLogs())
 	require.Empty(t, r.metricsTo.AllMetrics())
-	require.EqualValues(t, 6, r.count("tenant_routing_requests", "decision=denied"))
+	require.EqualValues(t, 7, r.count("tenant_routing_requests", "decision=denied"))
+	require.Zero(t, r.count("tenant_routing_requests", "decision=unavailable"))
 	require.EqualValues(t, 1, r.count("tenant_routing_requests", "decision=unauthenticated", "class=none"))
 }
 

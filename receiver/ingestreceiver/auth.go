@@ -77,7 +77,19 @@ func (r *ingestReceiver) admit(ctx context.Context, q *request, g gate, held *re
 	}
 	q.transport.in.denied.Add(ctx, 1, q.transport.in.with(
 		attribute.String("class", identity.Tenant.Class), attribute.String("decision", strings.ToLower(refusal.Reason))))
-	return ctx, &denied{refusal.GRPCStatus(), reasonForbidden, refusal.Reason == tenant.ReasonJurisdiction}
+	return ctx, deniedFor(refusal)
+}
+
+// deniedFor is what a refusal of the registry's means to the sender.
+func deniedFor(r *tenant.Refusal) *denied {
+	d := &denied{status: r.GRPCStatus(), reason: reasonForbidden}
+	switch r.Reason {
+	case tenant.ReasonJurisdiction:
+		d.unread = true
+	case tenant.ReasonCell: // and over HTTP the sender comes again by another connection, for which it asks DNS
+		d.reason, d.unread = reasonElsewhere, true
+	}
+	return d
 }
 
 // deniedBy is what an authenticator's error means to the sender: the status that it carries, else 401.

@@ -43,6 +43,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 	"github.com/pulsegrid/pulsegrid/internal/tenant"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/collectortest"
 )
 
 // gatekeeper is an authenticator with a registry: the credential `x-who: ID` is as good as any.
@@ -56,6 +57,7 @@ type gatekeeper struct {
 
 func (g *gatekeeper) Snapshot() *tenant.Snapshot { return g.loader.Snapshot() }
 func (g *gatekeeper) Jurisdiction() string       { return "us" }
+func (g *gatekeeper) Cell() string               { return "us-1" }
 
 func (g *gatekeeper) Authenticate(ctx context.Context, sources map[string][]string) (context.Context, error) {
 	p, _ := peer.FromContext(ctx)
@@ -78,8 +80,10 @@ func newGatekeeper(t testing.TB) *gatekeeper {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "t.yaml"), []byte(`
 jurisdictions: {eu: {endpoint: "https://ingest.eu.example.com"}}
+cells: {us-1: {jurisdiction: us, endpoint: "https://us-1.example.com"}, us-2: {jurisdiction: us, endpoint: "https://us-2.example.com"}}
 tenants:
   - {id: acme, jurisdiction: us}
+  - {id: moved, jurisdiction: us, home: us-2, cells: [us-2]}
   - {id: europe, jurisdiction: eu, class: premium}
   - {id: gone, status: suspended}
   - {id: logs, signals: [logs]}
@@ -221,7 +225,7 @@ func TestATenantThatThisCellDoesNotTakeIsRefusedByItsHeaders(t *testing.T) {
 			require.Equal(t, want, info.Reason, transport)
 			require.Equal(t, who, info.Metadata["tenant"])
 			if want == tenant.ReasonJurisdiction {
-				require.Equal(t, map[string]string{"tenant": "europe", "jurisdiction": "eu", "cell_jurisdiction": "us", "endpoint": "https://ingest.eu.example.com"}, info.Metadata)
+				require.Equal(t, map[string]string{"tenant": "europe", "jurisdiction": "eu", "cell": "us-1", "cell_jurisdiction": "us", "endpoint": "https://ingest.eu.example.com"}, info.Metadata)
 				require.ErrorContains(t, err, "send to https://ingest.eu.example.com")
 			}
 		}
@@ -236,6 +240,39 @@ func TestATenantThatThisCellDoesNotTakeIsRefusedByItsHeaders(t *testing.T) {
 		counts[class.AsString()+" "+decision.AsString()] += p.Value
 	}
 	require.Equal(t, map[string]int64{"premium wrong_jurisdiction": 2, "standard tenant_suspended": 2, "standard signal_not_allowed": 2}, counts)
+}
+
+// Scenario: a tenant that may be in another cell of the same jurisdiction only sends here.
+// Guarantees: it is told where to send and when to come again, over HTTP by another connection; nothing of it goes downstream, and it does not count as the cell's failure.
+func TestATenantOfAnotherCellIsToldToComeAgain(t *testing.T) {
+	s := &sink{}
+	telemetry := componenttest.NewTelemetry()
+	defer func() { require.NoError(t, telemetry.Shutdown(context.Background())) }()
+	set := receivertest.NewNopSettings(metadata.Type())
+	set.TelemetrySettings = telemetry.NewTelemetrySettings()
+	rec, err := NewFactory().CreateLogs(t.Context(), set, guarded(testConfig()), s)
+	require.NoError(t, err)
+	r := started(t, rec.(*ingestReceiver), hostWith{gatekeeperID: newGatekeeper(t)})
+	for transport, err := range both(r, signal.Logs, "x-who", "moved") {
+		st, _ := status.FromError(err)
+		require.Equal(t, codes.Unavailable, st.Code(), transport)
+		require.Equal(t, tenant.ReasonCell, errorReason(st), transport)
+		require.Equal(t, 10*time.Second, retryDelay(st).AsDuration(), transport)
+		require.Contains(t, st.Message(), "send to https://us-2.example.com", transport)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, r.url+"/v1/logs", bytes.NewReader(otlptest.Logs(1, 1)))
+	require.NoError(t, err)
+	req.Header = http.Header{"Content-Type": {typeProtobuf}, "X-Who": {"moved"}}
+	resp, err := r.http.Do(req)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
+	require.Equal(t, "10", resp.Header.Get("Retry-After"))
+	require.True(t, resp.Close, "the connection is not used again")
+	require.Empty(t, s.take())
+	require.EqualValues(t, 3, collectortest.Sum(t, telemetry.Reader, "ingest_denied", "class=standard", "decision=wrong_cell"))
+	require.EqualValues(t, 3, collectortest.Sum(t, telemetry.Reader, "ingest_refused", "reason=elsewhere"))
+	require.EqualValues(t, 3, collectortest.Sum(t, telemetry.Reader, "ingest_refused"))
 }
 
 // Guarantees: an authenticator's own status reaches the sender: what it can do nothing about is to be sent again.

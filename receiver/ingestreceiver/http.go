@@ -62,6 +62,9 @@ func (r *ingestReceiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	defer held.release()
 	answered := false
 	defer func() { q.arrival.end(answered) }()
+	if r.health != nil && r.health.Drained() {
+		w.Header().Set("Connection", "close") // over HTTP/2 it has the connection go, too
+	}
 	err := r.pages.check(req)
 	switch {
 	case err != nil:

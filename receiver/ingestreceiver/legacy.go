@@ -96,7 +96,7 @@ func (r *ingestReceiver) exportLegacy(ctx context.Context, q *request, result le
 		}
 		if id, known := tenant.FromContext(ctx); known && r.httpGate.registry != nil {
 			if refusal := tenant.Admit(r.httpGate.registry, id.Tenant, s); refusal != nil {
-				return &denied{status: refusal.GRPCStatus(), reason: reasonForbidden}
+				return deniedFor(refusal)
 			}
 		}
 		body, err := marshal()

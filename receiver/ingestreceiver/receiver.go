@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
+	"github.com/pulsegrid/pulsegrid/internal/cellhealth"
 	"github.com/pulsegrid/pulsegrid/internal/componentmeta"
 	"github.com/pulsegrid/pulsegrid/internal/legacy"
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire"
@@ -72,6 +73,7 @@ type ingestReceiver struct {
 	startErr error
 
 	host               component.Host
+	health             cellhealth.Board // nil: the cell cannot be drained
 	httpGate, grpcGate gate
 
 	httpServer *http.Server
@@ -111,6 +113,9 @@ func (r *ingestReceiver) Start(ctx context.Context, host component.Host) error {
 	}
 	r.started, r.host = true, host
 	if r.startErr = r.compose(ctx); r.startErr != nil {
+		return r.startErr
+	}
+	if r.health, r.startErr = cellhealth.Find(host); r.startErr != nil {
 		return r.startErr
 	}
 	if r.cfg.Protocols.GRPC.HasValue() {

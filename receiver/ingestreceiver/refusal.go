@@ -68,6 +68,7 @@ var (
 const (
 	reasonUnauthenticated     = "unauthenticated"
 	reasonForbidden           = "forbidden"
+	reasonElsewhere           = "elsewhere"         // the tenant may be in other cells only
 	reasonNotAsked            = "not_authenticated" // not now: the authenticator cannot tell
 	reasonGuesses             = "guesses"           // too many wrong credentials came before it
 	reasonWaste               = "waste"             // the tenant's requests before it
@@ -100,6 +101,8 @@ func answerTo(err error, retryAfter time.Duration) answer {
 	switch {
 	case retryable(a.status) && errorReason(a.status) == tenant.ReasonQuota:
 		a.reason = reasonQuota
+	case errorReason(a.status) == tenant.ReasonCell:
+		a.reason = reasonElsewhere
 	case retryable(a.status):
 		a.reason = reasonDownstreamRetry
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/collector/config/configtls"
@@ -35,11 +36,12 @@ type instruments struct {
 	duration                                                                             componentmeta.Histogram
 	with                                                                                 func(...attribute.KeyValue) componentmeta.Attributes
 	told                                                                                 *refusals.Log
+	last                                                                                 atomic.Int64 // Unix nanoseconds of when the last request was answered, or of the start
 }
 
 func newInstruments(t *componentmeta.Telemetry, told *refusals.Log, used func() int64) *instruments {
 	t.Gauge("ingest_in_flight_bytes", func(record func(int64, ...attribute.KeyValue)) { record(used()) })
-	return &instruments{
+	in := &instruments{
 		requests:     t.Counter("ingest_requests"),
 		events:       t.Counter("ingest_events"),
 		rejected:     t.Counter("ingest_rejected_events"),
@@ -53,6 +55,11 @@ func newInstruments(t *componentmeta.Telemetry, told *refusals.Log, used func() 
 		with:         t.With,
 		told:         told,
 	}
+	in.last.Store(time.Now().UnixNano())
+	t.Gauge("ingest_idle", func(record func(int64, ...attribute.KeyValue)) {
+		record(int64(time.Since(time.Unix(0, in.last.Load())).Seconds()))
+	})
+	return in
 }
 
 // watchCertificate measures when the certificate that a transport serves ends. It loads the server's own settings once more, so that it finds a renewed
@@ -128,6 +135,7 @@ func signalName(s signal.Signal) string {
 
 // done counts a request; a is what its sender was told, nil for OK.
 func (t *transport) done(ctx context.Context, q *request, a *answer) {
+	t.in.last.Store(time.Now().UnixNano())
 	outcome := outcomeAccepted
 	switch {
 	case a == nil && q.events == 0:

@@ -169,6 +169,7 @@ func TestWhoMayNotComeInIsToldInTheLog(t *testing.T) {
 		"guesses":             {fails: guesses, http: "429", code: "ResourceExhausted", reason: "guesses", detail: "TOO_MANY_WRONG_CREDENTIALS"},
 		"suspended":           {headers: []string{"x-who", "gone"}, http: "403", code: "PermissionDenied", reason: "forbidden", detail: tenant.ReasonSuspended, tenant: "gone"},
 		"elsewhere":           {headers: []string{"x-who", "europe"}, http: "403", code: "PermissionDenied", reason: "forbidden", detail: tenant.ReasonJurisdiction, tenant: "europe"},
+		"another cell's":      {headers: []string{"x-who", "moved"}, http: "503", code: "Unavailable", reason: "elsewhere", detail: tenant.ReasonCell, tenant: "moved"},
 		"another's name": {headers: []string{"x-who", "acme", "x-pulsegrid-tenant", "logs"}, http: "403", code: "PermissionDenied", reason: "forbidden", detail: tenant.ReasonSpoofed,
 			tenant: "acme"},
 		"no such name": {headers: []string{"x-who", "acme", "x-pulsegrid-tenant", "hunter2!"}, http: "400", code: "InvalidArgument", reason: "header", tenant: "acme", secret: "hunter2"},

@@ -1,0 +1,162 @@
+package drain
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+
+	"go.opentelemetry.io/collector/confmap"
+	"gopkg.in/yaml.v3"
+
+	"github.com/pulsegrid/pulsegrid/internal/fileset"
+	"github.com/pulsegrid/pulsegrid/internal/kafka"
+	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"github.com/pulsegrid/pulsegrid/internal/tenant"
+)
+
+// Bounds of the list.
+const (
+	maxCells     = 100
+	maxGateways  = 1000
+	maxGroups    = 100
+	fileBytesMax = 4 << 20
+)
+
+// Cell is where the parts of a cell are.
+type Cell struct {
+	// Name as the cell's gateways have it (PULSEGRID_CELL). Required.
+	Name string `mapstructure:"name"`
+	// Jurisdiction as they have it. Required.
+	Jurisdiction string `mapstructure:"jurisdiction"`
+	// State is `state::location` of the gateways' cell_health. Required.
+	State string `mapstructure:"state"`
+	// Gateways are the URLs of all the cell's gateways' metrics. Required.
+	Gateways []string `mapstructure:"gateways"`
+	// Kafka says how to connect to the cell's Kafka. brokers is required.
+	Kafka kafka.ClientConfig `mapstructure:"kafka"`
+	// Groups are the consumer groups that fill the stores, with the topics of each. Default: those of distributions/aggregator.
+	Groups []Group `mapstructure:"groups"`
+}
+
+// Group is a consumer group of one store.
+type Group struct {
+	Name   string   `mapstructure:"name"`
+	Topics []string `mapstructure:"topics"`
+}
+
+// Groups are those of distributions/aggregator, with its overflow.yaml.
+func Groups() []Group {
+	var fast, overflow []string
+	for _, s := range signal.All {
+		fast = append(fast, s.Topic())
+		overflow = append(overflow, s.OverflowTopic())
+	}
+	groups := []Group{{"pulsegrid-hot", fast}, {"pulsegrid-lake", fast}, {"pulsegrid-hot-overflow", overflow}, {"pulsegrid-lake-overflow", overflow}}
+	for _, name := range []string{"pulsegrid-quarantine-hot", "pulsegrid-quarantine-pii-hot", "pulsegrid-quarantine-lake", "pulsegrid-quarantine-pii-lake"} {
+		groups = append(groups, Group{name, []string{signal.QuarantineTopic}})
+	}
+	return groups
+}
+
+// ReadCells reads the list, a YAML file with the key `cells`. Its errors name the key and the value.
+func ReadCells(path string) ([]Cell, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > fileBytesMax {
+		return nil, fmt.Errorf("%s: %d bytes are more than %d", path, info.Size(), fileBytesMax)
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	cells, err := parseCells(content)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return cells, nil
+}
+
+func parseCells(content []byte) ([]Cell, error) {
+	var values map[string]any
+	if err := yaml.Unmarshal(content, &values); err != nil {
+		return nil, err
+	}
+	listed, ok := values["cells"].([]any)
+	if !ok || len(values) != 1 || len(listed) == 0 || len(listed) > maxCells {
+		return nil, fmt.Errorf("want one key `cells`, a list of 1 to %d cells", maxCells)
+	}
+	cells := make([]Cell, len(listed))
+	seen := map[string]bool{}
+	for i, item := range listed {
+		fields, ok := item.(map[string]any)
+		if !ok {
+			return nil, fmt.Errorf("cells: the %d. is no mapping", i+1)
+		}
+		c := &cells[i]
+		c.Kafka = kafka.NewDefaultClientConfig()
+		c.Kafka.Brokers = nil
+		err := confmap.NewFromStringMap(fields).Unmarshal(c)
+		if err == nil {
+			err = c.validate()
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cells: the %d., %q: %w", i+1, c.Name, err)
+		}
+		if c.Groups == nil {
+			c.Groups = Groups()
+		}
+		for _, what := range append([]string{"name " + c.Name, "state " + c.State}, c.Gateways...) {
+			if seen[what] {
+				return nil, fmt.Errorf("cells: the %d., %q: %s: is there twice", i+1, c.Name, what)
+			}
+			seen[what] = true
+		}
+	}
+	return cells, nil
+}
+
+func (c *Cell) validate() error {
+	var errs []error
+	bad := func(wrong bool, format string, args ...any) {
+		if wrong {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	const name = "is no name of at most 32 of a-z, 0-9 and -"
+	bad(!tenant.ValidName(c.Name), "name: %q %s", c.Name, name)
+	bad(!tenant.ValidName(c.Jurisdiction), "jurisdiction: %q %s", c.Jurisdiction, name)
+	if err := fileset.Check(c.State); err != nil {
+		bad(true, "state: %w", err)
+	}
+	bad(len(c.Gateways) == 0 || len(c.Gateways) > maxGateways, "gateways: are %d, want the URLs of 1 to %d gateways' metrics", len(c.Gateways), maxGateways)
+	for _, g := range c.Gateways {
+		u, err := url.Parse(g)
+		bad(err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "", "gateways: %q: want a URL such as http://10.0.0.1:8888/metrics", g)
+	}
+	if err := c.Kafka.Validate(); err != nil {
+		bad(true, "kafka::%w", err)
+	}
+	bad(c.Groups != nil && len(c.Groups) == 0 || len(c.Groups) > maxGroups, "groups: are %d, want 1 to %d", len(c.Groups), maxGroups)
+	for _, g := range c.Groups {
+		bad(g.Name == "" || len(g.Topics) == 0, "groups: %q: needs name and topics", g.Name)
+	}
+	return errors.Join(errs...)
+}
+
+// Find returns the cell of a name.
+func Find(cells []Cell, name string) (*Cell, error) {
+	i := slices.IndexFunc(cells, func(c Cell) bool { return c.Name == name })
+	if i >= 0 {
+		return &cells[i], nil
+	}
+	names := make([]string, 0, len(cells))
+	for _, c := range cells {
+		names = append(names, c.Name)
+	}
+	return nil, fmt.Errorf("%q is none of the cells: %s", name, strings.Join(names, ", "))
+}
