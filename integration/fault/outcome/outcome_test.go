@@ -17,6 +17,9 @@ func TestTableAddsTheRunsOfAFaultAndShowsWhatFailed(t *testing.T) {
 	require.Equal(t, "| `a` | x | 2, **1 failed** | 20 | 19 | 2 | 5 | 3 | 3, 7 | equal in 0 |", table[2])
 	require.Equal(t, "| `b` | y | 1 | 5 | 5 | 0 | 0 | 0 | 0, 0 | equal |", table[3])
 	require.Equal(t, "| all |  | 3, **1 failed** | 25 | 24 | 2 | 5 | 3 | 3, 7 | equal in 1 |", table[4])
+	require.Len(t, table, 6)
+	runs[1].Seen, runs[1].Seed = []string{"x", "y"}, 7
+	require.True(t, strings.HasSuffix(Markdown(runs), " equal in 1 |\n\n| fault, seed | seen by the probe |\n|---|---|\n| `b`, 7 | x; y |\n"))
 	_, err = Read[Run](strings.NewReader("no json\n"))
 	require.ErrorContains(t, err, "line 1")
 }
