@@ -204,17 +204,30 @@ func (r *rehearsed) auditEqual() error {
 	return nil
 }
 
-// calm is for rehearsals, which last for up to an hour each: it has commits of the lake as far apart as in production, and room for them.
+// calm is for rehearsals, which last for up to an hour each: it has commits of the lake as far apart as in production, where rules are, and room for them.
 var calm = &kind{
 	name: "calm", gateway: plain.gateway, aggregators: append(slices.Clone(plain.aggregators), testdata+"calm-aggregator.yaml"), lanes: plain.lanes, roomy: true,
+	env: func(string) (map[string]string, error) { return commitAge(), nil },
 }
+
+// commitAge is calm-aggregator.yaml's.
+func commitAge() map[string]string {
+	return map[string]string{"PULSEGRID_COMMIT_AGE": max(short(productionCommits), fastCommits).String()}
+}
+
+const (
+	productionCommits = 10 * time.Second
+	fastCommits       = 2 * time.Second // aggregator.yaml's
+)
 
 // withTLS has gateways with a certificate on gRPC, which the rehearsal replaces; agents come by HTTP as before.
 var withTLS = &kind{
 	name: "tls", gateway: append([]string{testdata + "tls-gateway.yaml"}, plain.gateway...), aggregators: calm.aggregators, lanes: plain.lanes, roomy: true,
 	env: func(dir string) (map[string]string, error) {
 		certificateDir = dir
-		return map[string]string{"PULSEGRID_TLS_CERT": filepath.Join(dir, "tls.crt"), "PULSEGRID_TLS_KEY": filepath.Join(dir, "tls.key")}, writeCertificate(dir, certificateFor)
+		env := commitAge()
+		env["PULSEGRID_TLS_CERT"], env["PULSEGRID_TLS_KEY"] = filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+		return env, writeCertificate(dir, certificateFor)
 	},
 }
 
