@@ -17,7 +17,6 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/internal/aggregate"
 	"github.com/pulsegrid/pulsegrid/internal/lakefile"
-	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
 const (
@@ -30,6 +29,7 @@ type aggregateOptions struct {
 	stores    storesOptions
 	names     []string
 	models    string
+	engine    string
 	from, to  string
 	watermark string
 	threads   int
@@ -50,7 +50,10 @@ events, a replay or an erasure, is built anew beside the table, tested there, an
 The tables of models that say ` + "`lake: true`" + ` are kept in the lake, too: each published partition replaces that of an Iceberg table of the same name, in one commit. Where
 the configuration has no lake, they are in ClickHouse only.
 
-A partition is built once ClickHouse is complete beyond its end and the model's allowed lateness: once the aggregators' group has stored every event that Kafka appended
+A model says which engines may run its query: the first that this cell has, or --engine. clickhouse reads ClickHouse's tables of events. duckdb reads the lake's, in a directory,
+by DuckDB's command line (duckdb of PATH, or the program that the variable ` + duckDBVariable + ` names). By either the table is in ClickHouse.
+
+A partition is built once the engine's store is complete beyond its end and the model's allowed lateness: once the aggregators' group has stored every event that Kafka appended
 before. Idle partitions of Kafka hold nothing back.
 
 A partition that fails a test, or whose query fails, is not published: the table keeps what it had. Killed at any moment it can be run again: the tables are then the same, to the byte. Run one
@@ -68,10 +71,11 @@ Exit codes: 0 the tables are as their models say; 1 a partition failed, or the b
 	f := cmd.Flags()
 	f.StringArrayVar(&o.names, "model", nil, "only this model; may be repeated (default: all)")
 	f.StringVar(&o.models, "models", "", "directory of models, NAME.yaml and NAME.sql (default: those that come with PulseGrid)")
+	f.StringVar(&o.engine, "engine", "", "only by this engine: clickhouse or duckdb; only models that allow it (default: the first of each model's that this cell has)")
 	f.StringVar(&o.from, "from", "", "build partitions since: 2026-10-01, RFC 3339, or a duration ago such as 48h (default: as far back as the model says)")
 	f.StringVar(&o.to, "to", "", "build partitions before; those that are not complete yet wait (default: all that are complete)")
-	f.StringVar(&o.watermark, "complete-through", "", "take ClickHouse for complete through this time, as --from, instead of asking Kafka: for history that did not come by Kafka")
-	f.IntVar(&o.threads, "threads", 1, "threads of ClickHouse that a build uses, at most")
+	f.StringVar(&o.watermark, "complete-through", "", "take the engine's store for complete through this time, as --from, instead of asking Kafka: for history that did not come by Kafka")
+	f.IntVar(&o.threads, "threads", 1, "threads of the engine that a build uses, at most")
 	f.BoolVar(&o.Again, "again", false, "build partitions that nothing has changed, too")
 	f.BoolVar(&o.Expired, "expired", false, "build partitions again although rows that they were built of may have been deleted for their age: these are lost in the table then, too")
 	f.BoolVar(&o.AcceptRows, "accept-rows", false, "publish partitions whose number of rows has changed by more than the tests allow: after an erasure")
@@ -103,6 +107,20 @@ func (o *aggregateOptions) request(now time.Time) (models []*aggregate.Model, th
 	}
 	if len(o.names) > 0 {
 		models = slices.DeleteFunc(models, func(m *aggregate.Model) bool { return !slices.Contains(o.names, m.Name) })
+	}
+	if o.engine != "" {
+		if err := aggregate.KnowsEngine(o.engine); err != nil {
+			return wrong("engine", err)
+		}
+		for _, m := range models {
+			if !slices.Contains(m.Engines, o.engine) && len(o.names) > 0 {
+				return wrong("engine", fmt.Errorf("model %s allows %s, not %s", m.Name, strings.Join(m.Engines, ", "), o.engine))
+			}
+		}
+		models = slices.DeleteFunc(models, func(m *aggregate.Model) bool { return !slices.Contains(m.Engines, o.engine) })
+		if len(models) == 0 {
+			return wrong("engine", fmt.Errorf("no model allows %s", o.engine))
+		}
 	}
 	if o.From, err = parseDayOrAgo(o.from, now); err != nil {
 		return wrong("from", err)
@@ -150,31 +168,22 @@ func runAggregate(cmd *cobra.Command, o aggregateOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	engine, err := o.engine(ctx, pipes, hot)
+	engines, err := newCellEngines(ctx, pipes, hot, o.threads, through)
 	if err != nil {
 		return errors.Join(err, pipes.stop())
 	}
 	defer func() { err = errors.Join(err, pipes.stop()) }()
+	defer engines.close()
 	if lake := pipes.lake; lake != nil {
 		cat, closeCatalog, err := openCatalog(ctx, lake)
 		if err != nil {
 			return err
 		}
 		defer closeCatalog()
+		engines.catalog = cat
 		o.Lake = &aggregate.Lake{Catalog: cat, Namespace: lake.Namespace, Open: func(ctx context.Context, d lakefile.Definition) (*table.Table, error) {
 			return lake.OpenTable(ctx, cat, d)
 		}}
-	}
-	o.SourceRetention = time.Duration(hot.exporter.RetentionDays) * 24 * time.Hour
-	if !through.IsZero() {
-		o.Watermark = func(context.Context, signal.Signal) (time.Time, error) { return through, nil }
-	} else {
-		group, err := pipes.newGroup(ctx, hot.receiver)
-		if err != nil {
-			return err
-		}
-		defer group.admin.Close()
-		o.Watermark = group.watermarks(hot.receiver)
 	}
 	if !o.quiet {
 		o.Progress = func(m *aggregate.Model, at time.Time, number, of int) {
@@ -185,7 +194,7 @@ func runAggregate(cmd *cobra.Command, o aggregateOptions) (err error) {
 	var errs []error
 	failed := 0
 	for _, m := range models {
-		r, err := aggregate.Build(ctx, engine, m, o.Options)
+		r, err := engines.build(ctx, m, o.engine, o.Options)
 		reports, errs = append(reports, r), append(errs, err)
 		failed += r.Count(aggregate.Failed) + r.Count(aggregate.NotTried)
 		if ctx.Err() != nil {
@@ -206,18 +215,6 @@ func runAggregate(cmd *cobra.Command, o aggregateOptions) (err error) {
 	return nil
 }
 
-// engine speaks to ClickHouse as the exporter does.
-func (o *aggregateOptions) engine(ctx context.Context, p *pipelines, h *hot) (aggregate.Engine, error) {
-	client, err := p.clickHouseClient(ctx, h)
-	if err != nil {
-		return nil, err
-	}
-	return aggregate.NewClickHouse(aggregate.ClickHouseConfig{
-		HTTP: client, Endpoint: h.exporter.ClientConfig.Endpoint, Username: h.exporter.Username, Password: string(h.exporter.Password), Database: h.exporter.Database, Engine: h.exporter.Engine,
-		Threads: o.threads, Longest: aggregateLongest,
-	})
-}
-
 // listedModel is a model as --list has it.
 type listedModel struct {
 	Model       string         `json:"model"`
@@ -229,13 +226,13 @@ type listedModel struct {
 	Lake        bool           `json:"lake"`
 	Owner       string         `json:"owner"`
 	Description string         `json:"description"`
-	Version     string         `json:"version"`
+	Version     string         `json:"version"` // by the first of the engines
 }
 
 func (o *aggregateOptions) printModels(w io.Writer, models []*aggregate.Model) error {
 	list := make([]listedModel, len(models))
 	for i, m := range models {
-		list[i] = listedModel{m.Name, m.Target.Table, m.Partition.Size, nil, m.Engines, m.Schedule.String(), m.Target.Lake, m.Owner, m.Description, m.Version()}
+		list[i] = listedModel{m.Name, m.Target.Table, m.Partition.Size, nil, m.Engines, m.Schedule.String(), m.Target.Lake, m.Owner, m.Description, m.Version(m.Engines[0])}
 		for _, s := range m.Sources {
 			list[i].Sources = append(list[i].Sources, s.Table)
 		}
@@ -244,13 +241,13 @@ func (o *aggregateOptions) printModels(w io.Writer, models []*aggregate.Model) e
 		return printJSON(w, list)
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(tw, "model\ttable\tpartition\tsources\tschedule\tstores\towner\tdescription")
+	_, _ = fmt.Fprintln(tw, "model\ttable\tpartition\tsources\tengines\tschedule\tstores\towner\tdescription")
 	for _, m := range list {
 		stores := "clickhouse"
 		if m.Lake {
 			stores += ",lake"
 		}
-		_, _ = fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Model, m.Table, m.Partition, strings.Join(m.Sources, ","), m.Schedule, stores, printable(m.Owner), printable(m.Description))
+		_, _ = fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Model, m.Table, m.Partition, strings.Join(m.Sources, ","), strings.Join(m.Engines, ","), m.Schedule, stores, printable(m.Owner), printable(m.Description))
 	}
 	return tw.Flush()
 }

@@ -76,6 +76,9 @@ func TestAggregateListsItsModelsAndRefusesWhatItDoesNotKnow(t *testing.T) {
 		`--from: "yesterday": want 2026-10-01, RFC 3339`:        {"--from", "yesterday"},
 		"--to: 2026-10-01 is not after --from":                  {"--from", "2026-10-01", "--to", "2026-10-01"},
 		"--threads: 0: want 1 to 64":                            {"--threads", "0"},
+		`--engine: "oracle": want clickhouse, duckdb or athena`: {"--engine", "oracle"},
+		"--engine: model service_health_1m allows clickhouse":   {"--engine", "duckdb", "--model", "service_health_1m"},
+		"--engine: no model allows athena":                      {"--engine", "athena"},
 		"--complete-through: 2999-01-01 is not yet":             {"--complete-through", "2999-01-01"},
 	} {
 		_, code, err := run(t, append([]string{"job", "run", "aggregate"}, args...)...)

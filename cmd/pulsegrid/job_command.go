@@ -29,7 +29,7 @@ type commandKind struct {
 var commandKinds = map[string]commandKind{
 	orchestration.KindAggregate: {
 		path: []string{"job", "run", "aggregate"}, make: newAggregate,
-		flags:   []string{"model", "models", "from", "to", "complete-through", "threads", "again", "expired", "accept-rows"},
+		flags:   []string{"model", "models", "engine", "from", "to", "complete-through", "threads", "again", "expired", "accept-rows"},
 		example: "--model service_health_1m --from 2026-10-01 --to 2026-10-08",
 	},
 	orchestration.KindAudit: {

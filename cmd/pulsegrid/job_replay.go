@@ -216,6 +216,17 @@ func (h *hot) asked(c *audit.Config) {
 
 // auditedLake is the lake of events, with the group that fills it.
 func (p *pipelines) auditedLake() (*stored.LakeConfig, error) {
+	receiver, err := p.lakeReceiver()
+	if err != nil {
+		return nil, err
+	}
+	lake := storedLake(p.lake)
+	lake.Group = receiver.GroupID
+	return &lake, nil
+}
+
+// lakeReceiver is the receiver of a pipeline into the lake of events.
+func (p *pipelines) lakeReceiver() (*mskreceiver.Config, error) {
 	found, err := p.fromKafka()
 	if err != nil {
 		return nil, err
@@ -233,9 +244,7 @@ func (p *pipelines) auditedLake() (*stored.LakeConfig, error) {
 		if err := p.configure("receivers", from, receiver); err != nil {
 			return nil, err
 		}
-		lake := storedLake(p.lake)
-		lake.Group = receiver.GroupID
-		return &lake, nil
+		return receiver, nil
 	}
 	return nil, errors.New("service::pipelines: none leads from a msk receiver to an iceberg exporter of events")
 }

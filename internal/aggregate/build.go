@@ -2,12 +2,10 @@ package aggregate
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
 
-	"github.com/pulsegrid/pulsegrid/internal/clickhouse"
 	"github.com/pulsegrid/pulsegrid/internal/failpoint"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
@@ -65,9 +63,10 @@ type Outcome struct {
 // Report of a model's build.
 type Report struct {
 	Model     string    `json:"model"`
+	Engine    string    `json:"engine"`
 	Owner     string    `json:"owner"`
 	Target    string    `json:"target"`
-	Watermark time.Time `json:"watermark"` // the stores are complete through it
+	Watermark time.Time `json:"watermark"` // the sources are complete through it
 	From      time.Time `json:"from"`
 	To        time.Time `json:"to"`
 	Unchanged int       `json:"unchanged"` // partitions
@@ -90,7 +89,7 @@ func (r *Report) Count(s State) (n int) {
 // Build brings the partitions of a range into the state of their sources. Its error is what ended it; what it has published counts, and the same call goes on from there.
 // Partitions that failed are in the report.
 func Build(ctx context.Context, e Engine, m *Model, o Options) (r Report, err error) {
-	r = Report{Model: m.Name, Owner: m.Owner, Target: m.Target.Table}
+	r = Report{Model: m.Name, Engine: e.Name(), Owner: m.Owner, Target: m.Target.Table}
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("model %s: %w", m.Name, err)
@@ -100,7 +99,7 @@ func Build(ctx context.Context, e Engine, m *Model, o Options) (r Report, err er
 	if !slices.Contains(m.Engines, e.Name()) {
 		return r, fmt.Errorf("engines: it allows %v, and this is %s", m.Engines, e.Name())
 	}
-	b := &build{Engine: e, m: m, o: o, r: &r, size: m.Partition.Size.Duration(), now: time.Now(), marks: map[signal.Signal]time.Time{}}
+	b := &build{Engine: e, m: m, o: o, r: &r, version: m.Version(e.Name()), size: m.Partition.Size.Duration(), now: time.Now(), marks: map[signal.Signal]time.Time{}}
 	if err := b.window(ctx); err != nil {
 		return r, err
 	}
@@ -148,6 +147,8 @@ type build struct {
 	r    *Report
 	size time.Duration
 	now  time.Time
+
+	version string // of the model by this engine
 
 	marks map[signal.Signal]time.Time // the watermarks of the sources
 
@@ -232,7 +233,7 @@ func (b *build) due(ctx context.Context) ([]job, error) {
 			continue
 		}
 		j := job{at: at, reason: reason, sources: sources[at], kept: b.expired(at, record, known, b.published[at])}
-		if known && record.Version == b.m.Version() {
+		if known && record.Version == b.version {
 			j.previous = &record
 		}
 		out = append(out, j)
@@ -249,8 +250,8 @@ func (b *build) reason(r Record, known bool, published Count, sources Seen) stri
 		return "it is new"
 	case !known:
 		return "nothing says which build made it"
-	case r.Version != b.m.Version():
-		return "the model has changed"
+	case r.Version != b.version:
+		return "the model has changed, or another engine built it"
 	case r.Sources.Digest != sources.Digest && sources.Rows > 0: // an empty partition has no digest
 		return fmt.Sprintf("its sources have changed: they had %d rows, and have %d", r.Sources.Rows, sources.Rows)
 	case r.Sources.Rows > 0 && sources.Rows == 0:
@@ -295,7 +296,7 @@ func (b *build) all(ctx context.Context, due []job) error {
 			}
 			began := time.Now()
 			count, findings, err := b.one(ctx, j)
-			if refusal, ok := errors.AsType[*clickhouse.Exception](err); ok && ctx.Err() == nil {
+			if refusal := refused(err); refusal != nil && ctx.Err() == nil {
 				findings, err = append(findings, refusal.Error()), nil
 			} else if err == nil && len(findings) == 0 {
 				err = b.record(ctx, j, count)
@@ -318,7 +319,7 @@ func (b *build) all(ctx context.Context, due []job) error {
 
 // record keeps a build. A copy in the lake of rows that are published again is a copy still.
 func (b *build) record(ctx context.Context, j job, count Count) error {
-	r := Record{At: j.at, Version: b.m.Version(), Sources: j.sources, Published: count}
+	r := Record{At: j.at, Version: b.version, Sources: j.sources, Published: count}
 	if j.previous != nil && j.previous.Published == count {
 		r.Lake = j.previous.Lake
 	}

@@ -184,6 +184,14 @@ func (c *ClickHouse) ownDDL() []string {
 
 // Prepare implements Engine.
 func (c *ClickHouse) Prepare(ctx context.Context, m *Model, create bool) error {
+	if err := c.prepareTables(ctx, m, create); err != nil {
+		return err
+	}
+	return c.checkSources(ctx, m)
+}
+
+// prepareTables is Prepare without the query.
+func (c *ClickHouse) prepareTables(ctx context.Context, m *Model, create bool) error {
 	if create {
 		for _, ddl := range append(c.ownDDL(), c.targetDDL(m)) {
 			if err := c.client.Exec(ctx, ddl, c.settings()); err != nil {
@@ -204,7 +212,7 @@ func (c *ClickHouse) Prepare(ctx context.Context, m *Model, create bool) error {
 	if err := c.checkTarget(ctx, m, create); err != nil {
 		return fmt.Errorf("table %s.%s: %w", c.config.Database, m.Target.Table, err)
 	}
-	return c.checkSources(ctx, m)
+	return nil
 }
 
 // checkTarget holds a target that is there against the model. Only its retention is changed.
@@ -254,7 +262,7 @@ func (c *ClickHouse) query(m *Model) string {
 		}
 		with = append(with, fmt.Sprintf("%s AS (SELECT * FROM %s WHERE %s)", quote(s.Table), c.table(s.Table), cond))
 	}
-	return fmt.Sprintf("SELECT %s FROM (WITH %s SELECT * FROM (\n%s\n))", quoteAll(m.columnNames()), strings.Join(with, ", "), m.SQL)
+	return fmt.Sprintf("SELECT %s FROM (WITH %s SELECT * FROM (\n%s\n))", quoteAll(m.columnNames()), strings.Join(with, ", "), m.Query(EngineClickHouse))
 }
 
 // checkSources asks ClickHouse how it understands the query: it may read the model's sources, and nothing else.
@@ -383,16 +391,20 @@ func (c *ClickHouse) PublishWatermark(ctx context.Context, name string, through 
 
 // Stage implements Engine.
 func (c *ClickHouse) Stage(ctx context.Context, m *Model, at time.Time) (Count, error) {
+	return c.stage(ctx, m, c.query(m), c.window(at, at.Add(m.Partition.Size.Duration())))
+}
+
+// stage fills a new staged table with rows: a SELECT, or a format and, after a line's end, data in it.
+func (c *ClickHouse) stage(ctx context.Context, m *Model, rows string, settings map[string]string) (Count, error) {
 	for _, ddl := range []string{"DROP TABLE IF EXISTS " + c.staged(m), "CREATE TABLE " + c.staged(m) + " AS " + c.table(m.Target.Table) + " ENGINE = MergeTree PARTITION BY " +
 		partitionKey(m.Partition) + " ORDER BY (" + quoteAll(m.Grain) + ")"} {
 		if err := c.client.Exec(ctx, ddl, c.settings()); err != nil {
 			return Count{}, err
 		}
 	}
-	settings := c.window(at, at.Add(m.Partition.Size.Duration()))
 	settings["insert_null_as_default"] = "0" // a NULL is a mistake of the query
 	settings["max_partitions_per_insert_block"] = strconv.Itoa(partitionsAtOnce)
-	if err := c.client.Exec(ctx, fmt.Sprintf("INSERT INTO %s (%s) %s", c.staged(m), quoteAll(m.columnNames()), c.query(m)), settings); err != nil {
+	if err := c.client.Exec(ctx, fmt.Sprintf("INSERT INTO %s (%s) %s", c.staged(m), quoteAll(m.columnNames()), rows), settings); err != nil {
 		return Count{}, err
 	}
 	return clickhouse.Row[Count](ctx, c.client, "SELECT count() AS Rows, "+digest(m)+" AS Digest FROM "+c.staged(m), c.settings())

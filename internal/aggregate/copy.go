@@ -2,12 +2,9 @@ package aggregate
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
-
-	"github.com/pulsegrid/pulsegrid/internal/clickhouse"
 )
 
 // Copied is what became of the copy in the lake, in partitions.
@@ -48,7 +45,7 @@ func (b *build) copyAll(ctx context.Context, due []job) error {
 			continue
 		}
 		copied, err := b.o.Lake.replace(ctx, b.m, at, record.Published, b.Rows(ctx, b.m, at))
-		if refusal, ok := errors.AsType[*clickhouse.Exception](err); ok && ctx.Err() == nil {
+		if refusal := refused(err); refusal != nil && ctx.Err() == nil {
 			failed++
 			b.r.Outcomes = append(b.r.Outcomes, Outcome{At: at, State: Failed, Reason: reasonLake, Rows: record.Published.Rows, Findings: []string{"lake: " + refusal.Error()}})
 			continue

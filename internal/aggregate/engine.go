@@ -2,6 +2,7 @@ package aggregate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"strings"
@@ -9,10 +10,12 @@ import (
 
 	"github.com/apache/arrow-go/v18/arrow"
 
+	"github.com/pulsegrid/pulsegrid/internal/clickhouse"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
-// Engine builds models in a store. A statement is sent once: where its outcome is not known the run ends, and the next one decides from the tables.
+// Engine builds models in a store. A statement is sent once: where its outcome is not known the run ends, and the next one decides from the tables. ClickHouse computes and keeps;
+// DuckDB computes, and has ClickHouse keep.
 type Engine interface {
 	// Name is one of Model.Engines.
 	Name() string
@@ -62,6 +65,17 @@ type Record struct {
 	Sources   Seen
 	Published Count
 	Lake      Count // the copy of what was published; no rows where there is none yet
+}
+
+// refused is the error by which an engine refuses a statement for the query's fault, or the data's; nil: err is another one.
+func refused(err error) error {
+	if e, ok := errors.AsType[*clickhouse.Exception](err); ok {
+		return e
+	}
+	if e, ok := errors.AsType[*DuckDBError](err); ok {
+		return e
+	}
+	return nil
 }
 
 // bucket are the rows of a source in an hour of their time that arrived in an hour.

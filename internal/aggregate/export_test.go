@@ -1,4 +1,4 @@
 package aggregate
 
-// CheckQuery is checkQuery, for tests that need an engine.
-var CheckQuery = checkQuery
+// CheckQuery is checkQuery for ClickHouse, for tests that need an engine.
+func CheckQuery(sql string) error { return checkQuery(EngineClickHouse, sql) }

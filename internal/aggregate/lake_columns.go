@@ -31,45 +31,53 @@ var (
 // microseconds are the digits of a second that a time of Iceberg has.
 const microseconds = 6
 
-// lakeTypes are the types that the lake can keep, as ClickHouse writes them, beside times.
+// lakeTypes are the types that the lake can keep and DuckDB can give, as ClickHouse writes them, beside finer times.
 var lakeTypes = map[string]struct {
 	typ  iceberg.Type
 	expr string
+	duck string // DuckDB's type of the same values
 }{
 	// Readers of Parquet refuse texts that are not UTF-8.
-	"String": {iceberg.PrimitiveTypes.String, "toValidUTF8(CAST(%s, 'String'))"},
-	"Bool":   {iceberg.PrimitiveTypes.Bool, "%s"},
-	"Int8":   {iceberg.PrimitiveTypes.Int32, "toInt32(%s)"},
-	"Int16":  {iceberg.PrimitiveTypes.Int32, "toInt32(%s)"},
-	"Int32":  {iceberg.PrimitiveTypes.Int32, "%s"},
-	"UInt8":  {iceberg.PrimitiveTypes.Int32, "toInt32(%s)"},
-	"UInt16": {iceberg.PrimitiveTypes.Int32, "toInt32(%s)"},
-	"UInt32": {iceberg.PrimitiveTypes.Int64, "toInt64(%s)"},
-	"Int64":  {iceberg.PrimitiveTypes.Int64, "%s"},
+	"String": {iceberg.PrimitiveTypes.String, "toValidUTF8(CAST(%s, 'String'))", "VARCHAR"},
+	"Bool":   {iceberg.PrimitiveTypes.Bool, "%s", "BOOLEAN"},
+	"Int8":   {iceberg.PrimitiveTypes.Int32, "toInt32(%s)", "TINYINT"},
+	"Int16":  {iceberg.PrimitiveTypes.Int32, "toInt32(%s)", "SMALLINT"},
+	"Int32":  {iceberg.PrimitiveTypes.Int32, "%s", "INTEGER"},
+	"UInt8":  {iceberg.PrimitiveTypes.Int32, "toInt32(%s)", "UTINYINT"},
+	"UInt16": {iceberg.PrimitiveTypes.Int32, "toInt32(%s)", "USMALLINT"},
+	"UInt32": {iceberg.PrimitiveTypes.Int64, "toInt64(%s)", "UINTEGER"},
+	"Int64":  {iceberg.PrimitiveTypes.Int64, "%s", "BIGINT"},
 	// Iceberg has no unsigned numbers: ClickHouse refuses those that are too large.
-	"UInt64":  {iceberg.PrimitiveTypes.Int64, "accurateCast(%s, 'Int64')"},
-	"Float32": {iceberg.PrimitiveTypes.Float32, "%s"},
-	"Float64": {iceberg.PrimitiveTypes.Float64, "%s"},
-	"Date":    {iceberg.PrimitiveTypes.Date, "toDate32(%s)"},
-	"Date32":  {iceberg.PrimitiveTypes.Date, "%s"},
-	timeType:  {iceberg.PrimitiveTypes.TimestampTz, "toDateTime64(%s, 6, 'UTC')"},
+	"UInt64":  {iceberg.PrimitiveTypes.Int64, "accurateCast(%s, 'Int64')", "UBIGINT"},
+	"Float32": {iceberg.PrimitiveTypes.Float32, "%s", "FLOAT"},
+	"Float64": {iceberg.PrimitiveTypes.Float64, "%s", "DOUBLE"},
+	"Date":    {iceberg.PrimitiveTypes.Date, "toDate32(%s)", "DATE"},
+	"Date32":  {iceberg.PrimitiveTypes.Date, "%s", "DATE"},
+	timeType:  {iceberg.PrimitiveTypes.TimestampTz, "toDateTime64(%s, 6, 'UTC')", "TIMESTAMPTZ"},
+}
+
+// plainTypes are lakeTypes and finer times, for errors.
+const plainTypes = "String, Bool, Int8 to Int64, UInt8 to UInt64, Float32, Float64, Date, Date32, " + timeType + " or DateTime64(0 to 9, 'UTC')"
+
+// plainType is a column's type without LowCardinality.
+func plainType(c Column) string {
+	if inner := lowCardinality.FindStringSubmatch(c.Type); inner != nil {
+		return inner[1]
+	}
+	return c.Type
 }
 
 // lakeColumns are those of the lake's table, in order.
 func (m *Model) lakeColumns() (out []lakeColumn, err error) {
 	for _, c := range m.Target.Columns {
-		typ := c.Type
-		if inner := lowCardinality.FindStringSubmatch(typ); inner != nil {
-			typ = inner[1]
-		}
+		typ := plainType(c)
 		if known, ok := lakeTypes[typ]; ok {
 			out = append(out, lakeColumn{c.Name, c.Name, c.Doc, known.typ, known.expr})
 			continue
 		}
 		fine := fineTime.FindStringSubmatch(typ)
 		if fine == nil {
-			return nil, fmt.Errorf("%s: the lake cannot keep the type %s: want String, Bool, Int8 to Int64, UInt8 to UInt64, Float32, Float64, Date, Date32, %s or DateTime64(0 to 9, 'UTC')",
-				c.Name, c.Type, timeType)
+			return nil, fmt.Errorf("%s: the lake cannot keep the type %s: want %s", c.Name, c.Type, plainTypes)
 		}
 		if digits, _ := strconv.Atoi(fine[1]); digits <= microseconds {
 			out = append(out, lakeColumn{c.Name, c.Name, c.Doc, iceberg.PrimitiveTypes.TimestampTz, "toDateTime64(%s, 6, 'UTC')"})

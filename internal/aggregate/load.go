@@ -29,7 +29,8 @@ func Shipped() ([]*Model, error) {
 	return Load(sub)
 }
 
-// Load reads all models of a directory: NAME.yaml and NAME.sql for each, beside nothing but *.md. One that is wrong makes all fail, with every error named.
+// Load reads all models of a directory: NAME.yaml and NAME.sql for each, NAME.ENGINE.sql where an engine has a query of its own, beside nothing but *.md. One that is wrong makes
+// all fail, with every error named.
 func Load(dir fs.FS) ([]*Model, error) {
 	entries, err := fs.ReadDir(dir, ".")
 	if err != nil {
@@ -45,11 +46,18 @@ func Load(dir fs.FS) ([]*Model, error) {
 	for _, e := range entries {
 		name, ext := strings.TrimSuffix(e.Name(), path.Ext(e.Name())), path.Ext(e.Name())
 		other := map[string]string{".yaml": ".sql", ".sql": ".yaml"}[ext]
+		if of, engine, own := strings.Cut(name, "."); own && ext == ".sql" {
+			if err := KnowsEngine(engine); err != nil {
+				errs = append(errs, fmt.Errorf("%s: NAME.ENGINE.sql: engine %w", e.Name(), err))
+				continue
+			}
+			name = of
+		}
 		switch {
 		case ext == ".md":
 			continue
 		case !e.Type().IsRegular() || other == "":
-			errs = append(errs, fmt.Errorf("%s: want NAME.yaml and NAME.sql for each model, and nothing else", e.Name()))
+			errs = append(errs, fmt.Errorf("%s: want NAME.yaml and NAME.sql for each model, NAME.ENGINE.sql beside them, and nothing else", e.Name()))
 			continue
 		case !has[name+other]:
 			errs = append(errs, fmt.Errorf("%s: %s is missing", e.Name(), name+other))
@@ -57,7 +65,7 @@ func Load(dir fs.FS) ([]*Model, error) {
 		case ext == ".sql":
 			continue
 		}
-		m, err := load(dir, name)
+		m, err := load(dir, name, has)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("model %s: %w", name, err))
 			continue
@@ -80,20 +88,41 @@ func Load(dir fs.FS) ([]*Model, error) {
 	return models, nil
 }
 
-func load(dir fs.FS, name string) (*Model, error) {
-	var texts [2][]byte
-	for i, file := range []string{name + ".yaml", name + ".sql"} {
-		f, err := dir.Open(file)
+// load reads a model of a directory that has these files.
+func load(dir fs.FS, name string, has map[string]bool) (*Model, error) {
+	definition, err := readDefinition(dir, name+".yaml")
+	if err != nil {
+		return nil, err
+	}
+	queries := map[string]string{}
+	for _, engine := range []string{"", EngineClickHouse, EngineDuckDB, EngineAthena} {
+		file := name + ".sql"
+		if engine != "" {
+			file = name + "." + engine + ".sql"
+		}
+		if !has[file] {
+			continue
+		}
+		text, err := readDefinition(dir, file)
 		if err != nil {
 			return nil, err
 		}
-		texts[i], err = io.ReadAll(io.LimitReader(f, definitionMost+1))
-		if err := errors.Join(err, f.Close()); err != nil {
-			return nil, err
-		}
-		if len(texts[i]) > definitionMost {
-			return nil, fmt.Errorf("%s: is longer than %d bytes", file, definitionMost)
-		}
+		queries[engine] = strings.TrimSpace(string(text))
 	}
-	return parse(name, bytes.NewReader(texts[0]), string(texts[1]))
+	return parse(name, bytes.NewReader(definition), queries)
+}
+
+func readDefinition(dir fs.FS, file string) ([]byte, error) {
+	f, err := dir.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	text, err := io.ReadAll(io.LimitReader(f, definitionMost+1))
+	if err := errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
+	if len(text) > definitionMost {
+		return nil, fmt.Errorf("%s: is longer than %d bytes", file, definitionMost)
+	}
+	return text, nil
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -29,7 +30,7 @@ const (
 	timeType = "DateTime('UTC')"
 )
 
-// Engines that a model may allow. Only ClickHouse is built so far.
+// Engines that a model may allow. Athena is not built (docs/decisions/0057-duckdb-computes-clickhouse-keeps.md).
 const (
 	EngineClickHouse = "clickhouse"
 	EngineDuckDB     = "duckdb"
@@ -39,14 +40,25 @@ const (
 // CutoffPartitionEnd is the cut-off of a source of which only rows count that had arrived before the partition ended.
 const CutoffPartitionEnd = "partition_end"
 
+// KnowsEngine fails for a name that is none of the engines'.
+func KnowsEngine(name string) error {
+	if name != EngineClickHouse && name != EngineDuckDB && name != EngineAthena {
+		return fmt.Errorf("%q: want %s, %s or %s", name, EngineClickHouse, EngineDuckDB, EngineAthena)
+	}
+	return nil
+}
+
 // Model is one aggregate: a query over tables of events, and the table that it fills. It is read from NAME.yaml and NAME.sql; docs/runbooks/aggregates.md has the format.
 type Model struct {
 	Name string `yaml:"-"` // of its files
 	SQL  string `yaml:"-"` // one SELECT, over the names of the sources
+	// EngineSQL is the query in the dialect of an engine, by its name, from NAME.ENGINE.sql. An engine without one has SQL.
+	EngineSQL map[string]string `yaml:"-"`
 
-	Description string   `yaml:"description"`
-	Owner       string   `yaml:"owner"` // whom a failed build concerns
-	Engines     []string `yaml:"engines"`
+	Description string `yaml:"description"`
+	Owner       string `yaml:"owner"` // whom a failed build concerns
+	// Engines may build it, the preferred first.
+	Engines []string `yaml:"engines"`
 	// Schedule is how often it should be built.
 	Schedule time.Duration `yaml:"schedule"`
 	Sources  []Source      `yaml:"sources"`
@@ -148,9 +160,10 @@ var (
 	typesWithout = regexp.MustCompile(`\b(Nullable|AggregateFunction|SimpleAggregateFunction|Variant|Dynamic|JSON|Object)\b`)
 )
 
-// parse reads a model. Its errors name the YAML key.
-func parse(name string, definition io.Reader, sql string) (*Model, error) {
-	m := &Model{Name: name, SQL: strings.TrimSpace(sql)}
+// parse reads a model. queries has NAME.sql under the empty text, and others by engine. Errors name the YAML key.
+func parse(name string, definition io.Reader, queries map[string]string) (*Model, error) {
+	m := &Model{Name: name, SQL: queries[""], EngineSQL: queries}
+	delete(queries, "")
 	dec := yaml.NewDecoder(definition)
 	dec.KnownFields(true)
 	if err := dec.Decode(m); errors.Is(err, io.EOF) {
@@ -190,8 +203,8 @@ func (m *Model) validate() error {
 		wrong("engines", "name at least one of %s, %s, %s", EngineClickHouse, EngineDuckDB, EngineAthena)
 	}
 	for _, e := range m.Engines {
-		if e != EngineClickHouse && e != EngineDuckDB && e != EngineAthena {
-			wrong("engines", "%q: want %s, %s or %s", e, EngineClickHouse, EngineDuckDB, EngineAthena)
+		if err := KnowsEngine(e); err != nil {
+			wrong("engines", "%w", err)
 		}
 	}
 	m.validateSources(wrong)
@@ -215,10 +228,41 @@ func (m *Model) validate() error {
 			wrong(fmt.Sprintf("tests: %d", i+1), "%w", err)
 		}
 	}
-	if err := checkQuery(m.SQL); err != nil {
-		wrong("query", "%w", err)
-	}
+	m.validateQueries(wrong)
 	return errors.Join(errs...)
+}
+
+func (m *Model) validateQueries(wrong func(key, format string, args ...any)) {
+	for _, engine := range slices.Sorted(maps.Keys(m.EngineSQL)) {
+		if !slices.Contains(m.Engines, engine) {
+			wrong("engines", "%v do not have %s, of which there is a query", m.Engines, engine)
+		}
+	}
+	checked := map[string]bool{}
+	for _, engine := range m.Engines {
+		key, sql := "query", m.Query(engine)
+		if _, own := m.EngineSQL[engine]; own {
+			key = engine + ".sql: query"
+		}
+		// Of an engine that is unknown there is nothing to say: that is said already.
+		if err := checkQuery(engine, sql); err != nil && !checked[err.Error()] {
+			wrong(key, "%w", err)
+			checked[err.Error()] = true // two engines may read the same text
+		}
+	}
+	if slices.Contains(m.Engines, EngineDuckDB) {
+		if _, err := m.duckTypes(); err != nil {
+			wrong("target: columns", "%w", err)
+		}
+	}
+}
+
+// Query is the one that an engine runs.
+func (m *Model) Query(engine string) string {
+	if own, ok := m.EngineSQL[engine]; ok {
+		return own
+	}
+	return m.SQL
 }
 
 func (m *Model) validateSources(wrong func(key, format string, args ...any)) {
@@ -369,9 +413,9 @@ func (m *Model) validateTest(t Test) error {
 
 func negative(f *float64) bool { return f != nil && !(*f >= 0) }
 
-// Version is a digest of all that decides what the table holds: a model that was changed is another version, and its partitions are built anew.
-func (m *Model) Version() string {
-	text, err := json.Marshal([]any{m.SQL, m.Sources, m.Partition, m.Target.Columns, m.Grain})
+// Version is a digest of all that decides what the table holds when an engine builds it: a model that was changed is another version, and its partitions are built anew.
+func (m *Model) Version(engine string) string {
+	text, err := json.Marshal([]any{m.Query(engine), m.Sources, m.Partition, m.Target.Columns, m.Grain})
 	if err != nil {
 		panic(err) // these are texts and numbers
 	}

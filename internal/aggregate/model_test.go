@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -114,7 +115,44 @@ func TestAQueryThatIsNotAFunctionOfItsRowsIsRefused(t *testing.T) {
 		"WITH x AS (SELECT 1) SELECT \"limit\", x.any, now AS top, {from:DateTime('UTC')}, { to : DateTime64(9, 'UTC') }, formatDateTime(time, '%F'), 1e-3, 'it''s \\' now()' FROM spans",
 		"select quantileDD(0.01, 0.9)(x), quantileExactIf(0.5)(x, y), argMinIf(a, b, c), groupArraySorted(10)(x), uniqExact(x), sumMap(m) from spans",
 	} {
-		require.NoError(t, checkQuery(query), query)
+		require.NoError(t, checkQuery(EngineClickHouse, query), query)
+	}
+}
+
+// Guarantees: an engine has the query of its own file, else that of NAME.sql, and its version goes by it; a file for an engine that the model does not allow, or that there is none of, is
+// refused, and so is a query that DuckDB could answer otherwise each time.
+func TestAnEngineHasAQueryOfItsOwn(t *testing.T) {
+	both := strings.Replace(goodModel, "[clickhouse]", "[clickhouse, duckdb]", 1)
+	const duck = "SELECT tenant_id, {from:TIMESTAMPTZ} AS time, count(*) AS spans FROM spans GROUP BY tenant_id"
+	with := func(model, file, query string) fstest.MapFS {
+		fs := directory(model, goodQuery)
+		fs[file] = &fstest.MapFile{Data: []byte(query)}
+		return fs
+	}
+	ms, err := Load(with(both, "m.duckdb.sql", duck))
+	require.NoError(t, err)
+	require.Len(t, ms, 1)
+	require.Equal(t, []string{goodQuery, duck, goodQuery}, []string{ms[0].Query(EngineClickHouse), ms[0].Query(EngineDuckDB), ms[0].SQL})
+	alone, err := Load(directory(goodModel, goodQuery))
+	require.NoError(t, err)
+	require.Equal(t, alone[0].Version(EngineClickHouse), ms[0].Version(EngineClickHouse), "tables that ClickHouse built stay as they are")
+	require.NotEqual(t, ms[0].Version(EngineClickHouse), ms[0].Version(EngineDuckDB))
+	begin, end := time.Date(2026, 10, 1, 5, 0, 0, 0, time.UTC), time.Date(2026, 10, 1, 6, 0, 0, 0, time.UTC)
+	require.Equal(t, "SELECT '{to:X}', (TIMESTAMPTZ '2026-10-01 05:00:00.000000+00') , (TIMESTAMPTZ '2026-10-01 06:00:00.000000+00')",
+		bindDuckDB("SELECT '{to:X}', {from:TIMESTAMPTZ} , { to : TIMESTAMPTZ }", begin, end))
+	for want, fs := range map[string]fstest.MapFS{
+		"engines: [clickhouse] do not have duckdb, of which there is a query":                     with(goodModel, "m.duckdb.sql", duck),
+		`m.oracle.sql: NAME.ENGINE.sql: engine "oracle": want clickhouse, duckdb or athena`:       with(both, "m.oracle.sql", duck),
+		"n.duckdb.sql: n.yaml is missing":                                                         with(both, "n.duckdb.sql", duck),
+		"duckdb.sql: query: is empty":                                                             with(both, "m.duckdb.sql", "-- nothing"),
+		"duckdb.sql: query: line 1: {from:DateTime}: want {from:TIMESTAMPTZ}":                     with(both, "m.duckdb.sql", strings.Replace(duck, "TIMESTAMPTZ", "DateTime", 1)),
+		"duckdb.sql: query: line 1: get_current_timestamp(): its answer is another one each time": with(both, "m.duckdb.sql", "SELECT get_current_timestamp() AS time FROM spans"),
+		"duckdb.sql: query: line 1: LIMIT: which rows it keeps":                                   with(both, "m.duckdb.sql", duck+" LIMIT 1"),
+		"m.duckdb.sql: is longer than 65536 bytes":                                                with(both, "m.duckdb.sql", duck+strings.Repeat(" ", definitionMost)),
+		"target: columns: spans: duckdb cannot give the type UUID: want String, Bool,":            with(strings.Replace(both, "UInt64", "UUID", 1), "m.duckdb.sql", duck),
+	} {
+		_, err := Load(fs)
+		require.ErrorContains(t, err, want)
 	}
 }
 
@@ -145,7 +183,7 @@ func TestAModelsVersionIsWhatItsTableDependsOn(t *testing.T) {
 		t.Helper()
 		ms, err := Load(directory(model, query))
 		require.NoError(t, err)
-		return ms[0].Version()
+		return ms[0].Version(EngineClickHouse)
 	}
 	is := version(goodModel, goodQuery)
 	require.NotEqual(t, is, version(goodModel, goodQuery+" "+"HAVING spans > 1"))

@@ -38,7 +38,7 @@ const (
 var refusedWords = map[string]string{
 	"any": adviceOrder, "limit": adviceLimit, "offset": adviceLimit, "top": adviceLimit, "fetch": adviceLimit, "sample": adviceLimit,
 	"settings":     adviceSettings,
-	"current_date": adviceAgain, "current_timestamp": adviceAgain,
+	"current_date": adviceAgain, "current_time": adviceAgain, "current_timestamp": adviceAgain, "localtime": adviceAgain, "localtimestamp": adviceAgain,
 }
 
 // combinators may end the name of an aggregate function, in small letters.
@@ -69,8 +69,8 @@ func advice(function string) string {
 	}
 }
 
-// checkQuery refuses a query whose answer could be another one for the same rows, and one that is no single SELECT.
-func checkQuery(sql string) error {
+// checkQuery refuses a query of an engine whose answer could be another one for the same rows, and one that is no single SELECT.
+func checkQuery(engine, sql string) error {
 	ts, err := tokens(sql)
 	if err != nil {
 		return err
@@ -81,10 +81,13 @@ func checkQuery(sql string) error {
 	if first := strings.ToLower(ts[0].text); ts[0].quoted || first != "select" && first != "with" {
 		return fmt.Errorf("begins with %q: want one SELECT", ts[0].text)
 	}
-	return check(ts)
+	if engine == EngineDuckDB {
+		return checkDuckDB(ts)
+	}
+	return check(ts, advice)
 }
 
-// checkExpression is checkQuery for an expression over a row's columns.
+// checkExpression is checkQuery for an expression of ClickHouse over a row's columns.
 func checkExpression(sql string) error {
 	ts, err := tokens(sql)
 	if err != nil {
@@ -95,13 +98,14 @@ func checkExpression(sql string) error {
 			return errors.New("holds: want an expression over the columns of a row, without SELECT")
 		}
 	}
-	if err := check(ts); err != nil {
+	if err := check(ts, advice); err != nil {
 		return fmt.Errorf("holds: %w", err)
 	}
 	return nil
 }
 
-func check(ts []token) error {
+// check refuses functions of which advice says why, by their names in small letters.
+func check(ts []token, advice func(function string) string) error {
 	depth := 0
 	for i, t := range ts {
 		word := strings.ToLower(t.text)
@@ -140,6 +144,9 @@ type token struct {
 	word      bool // a keyword, or a name without quotes
 	quoted    bool // a name in quotes
 	parameter bool // the name of {name:type}
+	// Of a parameter:
+	typ        string
+	begin, end int // where it stands in the query, in bytes
 }
 
 // tokens divides a query as ClickHouse does, without texts and comments.
@@ -181,10 +188,10 @@ func tokens(sql string) (out []token, err error) {
 		case c == '{':
 			m := parameterForm.FindStringSubmatch(sql[i:])
 			if m == nil {
-				return nil, fmt.Errorf("line %d: a { that begins no parameter: want {from:DateTime} or {to:DateTime}", line)
+				return nil, fmt.Errorf("line %d: a { that begins no parameter: want {from:TYPE} or {to:TYPE}", line)
 			}
 			next = i + len(m[0])
-			out = append(out, token{text: m[1], line: line, parameter: true})
+			out = append(out, token{text: m[1], line: line, parameter: true, typ: strings.TrimSpace(m[2]), begin: i, end: next})
 		case isWord(c) && (c < '0' || c > '9'):
 			for next < len(sql) && isWord(sql[next]) {
 				next++
@@ -204,7 +211,7 @@ func tokens(sql string) (out []token, err error) {
 	return out, nil
 }
 
-var parameterForm = regexp.MustCompile(`^\{\s*([A-Za-z_]\w*)\s*:[^{}]*\}`)
+var parameterForm = regexp.MustCompile(`^\{\s*([A-Za-z_]\w*)\s*:([^{}]*)\}`)
 
 func isWord(c byte) bool {
 	return c == '_' || c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
