@@ -19,7 +19,7 @@ OPERATOR := _build/pulsegrid
 ARGS     ?=# of `make run`: ARGS="--data DIR"
 PKG      ?= ./...#  what `make test`, fuzz and bench take
 # Packages tested at a time: each may run a broker, an engine and compilers of its own.
-TEST_P   ?= 2
+TEST_P   ?= 3
 # Of integration tests, which wait more than they compute.
 INTEGRATION_P ?= 3
 TEST_TIMEOUT ?= 90m#  a package, on a machine that is busy

@@ -151,7 +151,7 @@ func TestSweepingWhileFilesAreWrittenRemovesNoneThatIsUsed(t *testing.T) {
 			select {
 			case <-stop:
 				return
-			default:
+			case <-time.After(10 * time.Millisecond): // so that commits get their turn
 				_ = h.sweep(t.Context(), always) // it loses its claim to a commit now and then
 			}
 		}
