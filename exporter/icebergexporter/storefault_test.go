@@ -91,7 +91,7 @@ func TestAnObjectStoreThatAnswersWronglyLosesAndDoublesNothing(t *testing.T) {
 				Endpoint: proxied(t, server, rand.New(rand.NewPCG(seed, 0)), fault, &faulting), Region: s3test.Region,
 				AccessKeyID: s3test.AccessKey, SecretAccessKey: s3test.SecretKey, PathStyle: true,
 			}
-			cfg.Commit.MaxAttempts = 2
+			cfg.Commit.MaxAttempts, cfg.Commit.Timeout = 2, 20*time.Second // what is given up is delivered again
 			writers := []*harness{start(t, cfg, columns.Logs), start(t, other(cfg), columns.Logs)}
 			const blocks = 3
 			var g errgroup.Group
