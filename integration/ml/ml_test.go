@@ -106,7 +106,7 @@ func TestTheExampleTrainsAModelOnTheLake(t *testing.T) {
 
 	models := filepath.Join(rig.Root(), "internal", "aggregate", "models")
 	blind := t.TempDir()
-	for _, ext := range []string{".sql", ".yaml"} {
+	for _, ext := range []string{".sql", ".duckdb.sql", ".yaml"} {
 		text, err := os.ReadFile(filepath.Join(models, "device_features_1h"+ext))
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(filepath.Join(blind, "device_features_1h"+ext), []byte(strings.Replace(string(text), ", cutoff: partition_end", "", 1)), 0o600))
