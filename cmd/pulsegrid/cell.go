@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"slices"
@@ -210,9 +209,9 @@ func (o *cellOptions) status(cmd *cobra.Command, c *drain.Cell) error {
 	ctx, end := cmd.Context(), time.Now().Add(o.timeout)
 	ask := drain.Sources{Scrape: cell.Scrape, State: drain.Read, Backlog: drain.ReadBacklog}
 	s := drain.Look(ctx, c, ask, nil)
-	pause := statusInterval // a rate needs two looks
-	for told := []string(nil); ; pause = cellWaitInterval {
-		if !sleep(ctx, pause) {
+	interval := statusInterval // a rate needs two looks
+	for told := []string(nil); ; interval = cellWaitInterval {
+		if !pause(ctx, interval) {
 			return ctx.Err()
 		}
 		s = drain.Look(ctx, c, ask, &s)
@@ -235,16 +234,6 @@ func (o *cellOptions) status(cmd *cobra.Command, c *drain.Cell) error {
 		err = fmt.Errorf("cell %s is not safe to take away, for %d reasons", c.Name, n)
 	}
 	return err
-}
-
-// sleep tells whether the time is over before ctx is.
-func sleep(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(d):
-		return true
-	}
 }
 
 func printCell(out io.Writer, s *drain.Status) error {

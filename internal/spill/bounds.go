@@ -84,9 +84,6 @@ func (s *Spool) full(lane Lane) error {
 	return nil
 }
 
-// writableName is of an object that holds nothing: it is written to see whether the store takes one.
-const writableName = "writable"
-
 // Writable returns why nothing can be put into the store as a whole; nil: something can be. It writes an object, which is no part of what waits.
 func (s *Spool) Writable(ctx context.Context) error {
 	if b := s.Backlog(); b.Bytes >= s.cfg.MaxBytes {

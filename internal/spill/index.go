@@ -16,8 +16,9 @@ import (
 
 // Names that are no gateway's objects.
 const (
-	leaseName = "lease"
-	badPrefix = "bad/"
+	leaseName    = "lease"
+	writableName = "writable" // written to see whether the store takes an object
+	badPrefix    = "bad/"
 )
 
 // Backlog is what waits in the store.

@@ -59,7 +59,7 @@ func Look(ctx context.Context, b *blob.Bucket) (s Survey, err error) {
 				s.Aside = append(s.Aside, o.Key)
 			}
 			continue
-		case base == leaseName:
+		case base == leaseName, base == writableName:
 			continue
 		case !isObject:
 			if s.Foreigns++; len(s.Foreign) < surveyedNames {

@@ -11,7 +11,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/bucket"
 )
 
-// Scenario: two gateways have spilled, one of which has drained a part; objects of both formats, a lease, what was set aside, and a file of somebody else lie in the store.
+// Scenario: two gateways have spilled, one of which has drained a part; objects of both formats, a lease, what a health check wrote, what was set aside, and a file of somebody else lie in the store.
 // Guarantees: what waits is told by gateway, with the time of its oldest object and who gave back last; what was set aside and what is foreign are told apart from it; nothing is changed.
 func TestASurveyTellsWhatWaitsAndWhatWasSetAside(t *testing.T) {
 	url := dir(t)
@@ -25,6 +25,7 @@ func TestASurveyTellsWhatWaitsAndWhatWasSetAside(t *testing.T) {
 	began := time.Now().Add(-time.Second)
 	spool := open(t, testConfig(url, "gw-a"))
 	require.NoError(t, spool.Put(t.Context(), []Record{rec(1)}))
+	require.NoError(t, spool.Writable(t.Context()))
 	old := time.UnixMilli(1_700_000_000_000)
 	objects := map[string]string{
 		position("gw-b", old.Add(time.Hour), 7) + "-many": "22", "gw-b/1700000000000-1": "333", "gw-b/lease": "gw-a",
