@@ -8,6 +8,7 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/integration/fault/outcome"
 	"github.com/pulsegrid/pulsegrid/integration/rig/agents"
+	"github.com/pulsegrid/pulsegrid/integration/rig/recount"
 )
 
 const (
@@ -30,7 +31,7 @@ func (r *run) storm(out *outcome.Run) {
 	before, during, stormTally := tallyOf(calm), tallyOf(stormy), tallyOf(own)
 	for name, t := range map[string]tally{"without the storm": before, "in the storm": during} {
 		if n := t.throttled + t.unavailable + t.resent; n > 0 {
-			r.t.Errorf("%s requests of tenants within their quotas were refused: %d times 429, %d times 503; without an answer: %s", name, t.throttled, t.unavailable, some(t.unanswered))
+			r.t.Errorf("%s requests of tenants within their quotas were refused: %d times 429, %d times 503; without an answer: %s", name, t.throttled, t.unavailable, recount.Some(t.unanswered))
 		}
 	}
 	if stormTally.throttled == 0 {
