@@ -170,7 +170,7 @@ func (r *run) audit() {
 	for _, cell := range r.All {
 		c := audit.DefaultConfig()
 		c.Tool, c.Cell = "drill", cell.Name
-		c.Kafka.Brokers = cell.Kafka.Brokers()
+		c.Kafka.Brokers, c.Topics = cell.Kafka.Brokers(), nil
 		for _, s := range signal.All {
 			c.Topics = append(c.Topics, audit.Topic{Name: s.Topic(), Signal: s})
 		}
