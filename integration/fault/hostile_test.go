@@ -284,11 +284,11 @@ func (t *times) tell(out *outcome.Run, what string) float64 {
 // checkFast makes sure that nothing of the others is in the overflow lane.
 func (r *run) checkFast() {
 	r.t.Helper()
-	for _, table := range tables {
-		text, err := r.Query(fmt.Sprintf("SELECT count() FROM %s WHERE service_name = '%s' AND kafka_topic LIKE '%%overflow%%'", table.name, r.service))
+	for _, table := range recount.Tables {
+		text, err := r.Query(fmt.Sprintf("SELECT count() FROM %s WHERE service_name = '%s' AND kafka_topic LIKE '%%overflow%%'", table.Name, r.service))
 		r.must(err)
 		if text != "0" {
-			r.t.Errorf("table %s: %s events of tenants within their quotas came by the overflow lane", table.name, text)
+			r.t.Errorf("table %s: %s events of tenants within their quotas came by the overflow lane", table.Name, text)
 		}
 	}
 }
