@@ -26,11 +26,13 @@ INTEGRATION_P ?= 3
 RACE      = -race $(foreach p,modernc.org/sqlite/lib modernc.org/libc/... modernc.org/memory,-gcflags=$(p)=-race=false)
 TEST_TIMEOUT ?= 90m#  a package, on a machine that is busy
 BUILD_USUALLY = minutes where nothing was built before, else seconds
-SCALE    ?= 1#  of test-fault, test-guards and rehearse: how long that lasts which lasts minutes
+SCALE    ?= 1#  of test-fault, test-guards, rehearse and drill-cells: how long that lasts which lasts minutes
 FAULT    ?= .#  of test-fault: regular expression
 PROBE    ?=#  of test-fault: not empty: a probe measures beside the agents, and is held against the rig's own count; docs/faults.md has ten faults for it
 GUARD    ?= .#  of test-guards: regular expression
 REHEARSAL ?= .#  of rehearse: regular expression
+DRILL    ?= .#  of drill-cells: regular expression
+RATE     ?= 0#  of drill-cells: events a second; 0: half of what this machine can do, which is measured first
 SHORTEN  ?= 1#  of rehearse: durations of the rules are divided by this
 ALERT_RATE ?= 10000#  of test-alerts: live events a second
 ALERT_SAMPLES ?= 200#  of test-alerts: events whose alert is timed
@@ -55,6 +57,11 @@ help: ## Show this
 .PHONY: run
 run: build ## Run a whole cell on this machine (ARGS="--data DIR ...")
 	exec $(OPERATOR) local $(ARGS)
+
+.PHONY: run-cells
+run-cells: tools build ## Run three cells behind a DNS server on this machine, out of real parts, to try a failover by hand (SCALE=0.1: times of DNS and gateways)
+	go build -trimpath -o _build/cells ./integration/cells/serve
+	exec _build/cells -scale $(SCALE)
 
 # The engine comes over the network while Go compiles.
 .PHONY: build
@@ -122,6 +129,14 @@ rehearse: tools build ## Faults under Prometheus and Alertmanager: each must set
 .PHONY: rehearsal-table
 rehearsal-table: ## Write the outcomes of rehearse into docs/rehearsals.md
 	go run ./integration/fault/faulttable -rehearsals
+
+.PHONY: drill-cells
+drill-cells: tools build ## Three cells behind DNS on this machine, under load: one is killed, cut off, loses Kafka, is drained, comes back: docs/regions.md (DRILL=regexp SEED=n SCALE=0.1 RATE=n); outcomes go to _build/drills.jsonl
+	go test ./integration/cells -run 'TestDrill/$(DRILL)' -count 1 -timeout 6h -v -args -all -seed $(SEED) -scale $(SCALE) -rate $(RATE) -results $(CURDIR)/_build/drills.jsonl -logs $(CURDIR)/_build/drill-logs
+
+.PHONY: drill-table
+drill-table: ## Write the outcomes of drill-cells into docs/regions.md
+	go run ./integration/fault/faulttable -drills
 
 .PHONY: test-backfill
 test-backfill: tools build ## A backfill of SIZE_GIB beside live load, killed again and again: docs/backfill.md (SEED=n LIVE_RATE=n); the outcome goes to _build/backfill.jsonl

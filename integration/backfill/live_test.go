@@ -185,7 +185,7 @@ func (p *proof) generated() {
 func (p *proof) measureRate() {
 	p.outcome.LiveRate = *liveRate
 	if *liveRate == 0 {
-		most, err := load.Capacity(p.cell, p.t.Logf)
+		most, err := load.Capacity(p.cell, "", p.t.Logf)
 		require.NoError(p.t, err)
 		p.outcome.Capacity, p.outcome.LiveRate = most, most/2
 	}

@@ -87,7 +87,7 @@ func (s settings) steadyRate(r *rig.Rig) (int, error) {
 	if s.rate > 0 {
 		return s.rate, nil
 	}
-	most, err := load.Capacity(r, func(format string, args ...any) { fmt.Printf(format+"\n", args...) })
+	most, err := load.Capacity(r, "", func(format string, args ...any) { fmt.Printf(format+"\n", args...) })
 	return most / 2, err
 }
 

@@ -8,9 +8,9 @@ import (
 	"time"
 
 	"github.com/pulsegrid/pulsegrid/integration/fault/outcome"
+	"github.com/pulsegrid/pulsegrid/integration/rig/recount"
 	"github.com/pulsegrid/pulsegrid/internal/audit"
 	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
-	"github.com/pulsegrid/pulsegrid/internal/audit/stored"
 )
 
 const auditTimeout = 15 * time.Minute
@@ -41,7 +41,7 @@ func (r *run) auditLane(l lane, ranges []certificate.Range, out *outcome.Run) {
 	c.Rollups = true
 	c.TempDir = r.t.TempDir()
 	c.Certificates = *certificates
-	c.ClickHouse, c.Lake = r.stores(l)
+	c.ClickHouse, c.Lake = recount.Stores(r.Rig, l.hot, l.lake)
 	ctx, cancel := context.WithTimeout(context.Background(), auditTimeout)
 	defer cancel()
 	cert, err := audit.Run(ctx, c)
@@ -58,14 +58,6 @@ func (r *run) auditLane(l lane, ranges []certificate.Range, out *outcome.Run) {
 	}
 	r.t.Errorf("the audit's verdict on %s and %s is %s: problems %s, totals %s, differences %s, ledger faults %s, rollups %s",
 		l.hot, l.lake, cert.Verdict, strings.Join(cert.Problems, "; "), text(cert.Totals), text(cert.Differences), text(cert.LedgerFaults), text(cert.Rollups))
-}
-
-// stores are those that a lane's groups fill, past the proxies.
-func (r *run) stores(l lane) (*stored.ClickHouseConfig, *stored.LakeConfig) {
-	return &stored.ClickHouseConfig{URL: "http://" + r.ClickHouse.HTTPAddr, Database: audit.DefaultDatabase, Group: l.hot}, &stored.LakeConfig{
-		CatalogType: "sql", CatalogName: "pulsegrid", CatalogURI: "file:" + r.CatalogFile(), Warehouse: r.Warehouse(),
-		Properties: r.CatalogProperties(), Namespace: audit.DefaultNamespace, Group: l.lake,
-	}
 }
 
 // text is a short form of what a certificate lists.

@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -142,7 +141,7 @@ func rigFor(t *testing.T, k *kind) *rig.Rig {
 		}
 		if err != nil {
 			if shared.rig != nil {
-				err = fmt.Errorf("%w\n%s", err, logs(shared.rig))
+				err = fmt.Errorf("%w\n%s", err, shared.rig.Warnings())
 			}
 			closeShared()
 			t.Fatal(err)
@@ -171,35 +170,3 @@ func closeShared() {
 	}
 	shared.rig, shared.kind, shared.dir, shared.runs = nil, nil, "", 0
 }
-
-// logs are the last warnings and errors of every gateway and aggregator, and the last lines that are not the Collector's own.
-func logs(r *rig.Rig) string {
-	const most = 15 // lines of a process
-	var b strings.Builder
-	for _, tier := range append(r.Gateways[:len(r.Gateways):len(r.Gateways)], r.Aggregators...) {
-		var lines []string
-		for line := range strings.Lines(tier.Log()) {
-			if !strings.Contains(line, `"level":"info"`) {
-				lines = append(lines, resource.ReplaceAllString(line, ""))
-			}
-		}
-		fmt.Fprintf(&b, "%s:\n%s\n", tier.Name, strings.Join(lines[max(0, len(lines)-most):], ""))
-	}
-	return b.String()
-}
-
-// writeLogs writes all that the rig still has of what its processes logged.
-func writeLogs(r *rig.Rig, dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	for _, tier := range slices.Concat(r.Gateways, r.Aggregators) {
-		if err := os.WriteFile(filepath.Join(dir, tier.Name+".log"), []byte(tier.Log()), 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// resource is the same in every line of a process.
-var resource = regexp.MustCompile(`"resource":\{[^}]*\},|,"resource":\{[^}]*\}`)

@@ -14,6 +14,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/integration/fault/outcome"
 	"github.com/pulsegrid/pulsegrid/integration/rig"
 	"github.com/pulsegrid/pulsegrid/integration/rig/agents"
+	"github.com/pulsegrid/pulsegrid/integration/rig/recount"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -97,7 +98,7 @@ func (r *run) hostile(out *outcome.Run) {
 	r.alive(processes, out)
 	heard := tallyOf(requests)
 	if n := heard.throttled + heard.unavailable + heard.resent; n > 0 {
-		r.t.Errorf("requests of the others were refused: %d times 429, %d times 503; without an answer: %s", heard.throttled, heard.unavailable, some(heard.unanswered))
+		r.t.Errorf("requests of the others were refused: %d times 429, %d times 503; without an answer: %s", heard.throttled, heard.unavailable, recount.Some(heard.unanswered))
 	}
 	told := attack.count("429") + attack.count("gRPC 8")
 	if attack.count("200")+attack.count("gRPC 0") == 0 || told == 0 && !r.short {
@@ -283,11 +284,11 @@ func (t *times) tell(out *outcome.Run, what string) float64 {
 // checkFast makes sure that nothing of the others is in the overflow lane.
 func (r *run) checkFast() {
 	r.t.Helper()
-	for _, table := range tables {
-		text, err := r.Query(fmt.Sprintf("SELECT count() FROM %s WHERE service_name = '%s' AND kafka_topic LIKE '%%overflow%%'", table.name, r.service))
+	for _, table := range recount.Tables {
+		text, err := r.Query(fmt.Sprintf("SELECT count() FROM %s WHERE service_name = '%s' AND kafka_topic LIKE '%%overflow%%'", table.Name, r.service))
 		r.must(err)
 		if text != "0" {
-			r.t.Errorf("table %s: %s events of tenants within their quotas came by the overflow lane", table.name, text)
+			r.t.Errorf("table %s: %s events of tenants within their quotas came by the overflow lane", table.Name, text)
 		}
 	}
 }
@@ -302,7 +303,7 @@ type sights struct {
 func watchSights(r *rig.Rig, service string) *sights {
 	s := &sights{quit: make(chan struct{}), done: make(chan struct{}), seen: map[int]time.Time{}}
 	sql := fmt.Sprintf("SELECT DISTINCT intDiv(%s, %d) FROM logs WHERE tenant_id LIKE 'quiet-%%' AND service_name = '%s' AND time > now64() - %d",
-		tables[signal.Logs].number, agents.PerRequest, service, int(sightBack.Seconds()))
+		recount.Tables[signal.Logs].Number, agents.PerRequest, service, int(sightBack.Seconds()))
 	go func() {
 		defer close(s.done)
 		tick := time.NewTicker(sightEvery)

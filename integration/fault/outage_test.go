@@ -16,6 +16,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/integration/fault/outcome"
 	"github.com/pulsegrid/pulsegrid/integration/rig"
 	"github.com/pulsegrid/pulsegrid/integration/rig/agents"
+	"github.com/pulsegrid/pulsegrid/integration/rig/recount"
 	"github.com/pulsegrid/pulsegrid/internal/quarantine"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
@@ -80,7 +81,7 @@ func (r *run) withoutKafka(out *outcome.Run) []*agents.Request {
 		r.t.Errorf("requests were refused while the object store was there: %d times 429, %d times 503", t.throttled, t.unavailable)
 	}
 	if len(t.unanswered) > 0 {
-		r.t.Logf("%d requests were sent again since they got no answer: %s", len(t.unanswered), some(t.unanswered))
+		r.t.Logf("%d requests were sent again since they got no answer: %s", len(t.unanswered), recount.Some(t.unanswered))
 	}
 	sources := r.checkOrder(requests)
 	saw(out, "%.0f s without Kafka at %d events/s: %d requests, none refused, %d without an answer at first, the slowest took %.1f s; %d objects spilled, back in Kafka %.0f s after it returned; %d sequences (source, signal) in order",

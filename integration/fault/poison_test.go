@@ -8,6 +8,7 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/integration/fault/outcome"
 	"github.com/pulsegrid/pulsegrid/integration/rig/agents"
+	"github.com/pulsegrid/pulsegrid/integration/rig/recount"
 	"github.com/pulsegrid/pulsegrid/internal/quarantine"
 	"github.com/pulsegrid/pulsegrid/internal/schema"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
@@ -79,14 +80,14 @@ func (r *run) checkItems(where string, want map[string]schema.Code, items []quar
 		}
 	}
 	if len(wrong) > 0 {
-		r.t.Errorf("%s: %s", where, some(wrong))
+		r.t.Errorf("%s: %s", where, recount.Some(wrong))
 	}
 	if len(missing) > 0 {
 		var codes []string
 		for _, code := range missing {
 			codes = append(codes, string(code))
 		}
-		r.t.Errorf("%s lacks %d of %d invalid events: %s", where, len(missing), len(want), some(codes))
+		r.t.Errorf("%s lacks %d of %d invalid events: %s", where, len(missing), len(want), recount.Some(codes))
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/integration/fault/outcome"
 	"github.com/pulsegrid/pulsegrid/integration/rig"
+	"github.com/pulsegrid/pulsegrid/integration/rig/recount"
 	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
 	"github.com/pulsegrid/pulsegrid/internal/audit/stored"
 	"github.com/pulsegrid/pulsegrid/internal/probe"
@@ -107,7 +108,7 @@ func (r *run) startProbe() *prober {
 	for _, g := range r.Gateways {
 		overHTTP, overGRPC = append(overHTTP, g.HTTP), append(overGRPC, g.GRPC)
 	}
-	hot, lake := r.stores(fastLane)
+	hot, lake := recount.Stores(r.Rig, fastLane.hot, fastLane.lake)
 	clickHouse, err := stored.NewClickHouse(*hot)
 	r.must(err)
 	r.t.Cleanup(clickHouse.Close)

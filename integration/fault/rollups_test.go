@@ -3,6 +3,7 @@ package fault
 import (
 	"fmt"
 
+	"github.com/pulsegrid/pulsegrid/integration/rig/recount"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -31,7 +32,7 @@ var resolutions = map[string]int{"10s": 10, "1m": 60, "1h": 3600}
 func (r *run) checkRollups() (wrong int) {
 	r.t.Helper()
 	for sig, c := range rollups {
-		table := tables[sig].name
+		table := recount.Tables[sig].Name
 		for suffix, seconds := range resolutions {
 			where := fmt.Sprintf("WHERE service_name = '%s' GROUP BY bucket, key", r.service)
 			text, err := r.Query(fmt.Sprintf(`SELECT bucket, key, sum(n), sum(s) FROM (

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -20,6 +19,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/integration/fault/outcome"
 	"github.com/pulsegrid/pulsegrid/integration/rig"
 	"github.com/pulsegrid/pulsegrid/integration/rig/agents"
+	"github.com/pulsegrid/pulsegrid/integration/rig/recount"
 	"github.com/pulsegrid/pulsegrid/internal/audit"
 	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
@@ -83,12 +83,9 @@ type run struct {
 
 	// A fault may know better what the stores must have, once they are quiet.
 	settle  func() error
-	excused map[string]excuse     // by consumer group
-	ranges  [][]certificate.Range // an audit each; nil: one, of all since the run began
+	excused map[string]recount.Excuse // by consumer group
+	ranges  [][]certificate.Range     // an audit each; nil: one, of all since the run began
 }
-
-// excuse tells of an acknowledged event that a store need not have it.
-type excuse func(sig signal.Signal, number int) bool
 
 func newRun(t *testing.T, k *kind, name string) *run {
 	r := &run{Rig: rigFor(t, k), t: t, lanes: k.lanes, rng: random(name), started: time.Now()}
@@ -153,9 +150,9 @@ func (r *run) judged(out outcome.Run, do func(*outcome.Run)) {
 // report adds the outcome to the results. Of a run that failed it shows what the parts logged, and the rig of one that broke off is not used again.
 func (r *run) report(name string, out any, whole bool) {
 	if r.t.Failed() {
-		r.t.Log(logs(r.Rig))
+		r.t.Log(r.Warnings())
 		if *logsOf != "" {
-			if err := writeLogs(r.Rig, filepath.Join(*logsOf, name)); err != nil {
+			if err := r.WriteLogs(filepath.Join(*logsOf, name)); err != nil {
 				r.t.Error(err)
 			}
 		}
@@ -165,21 +162,12 @@ func (r *run) report(name string, out any, whole bool) {
 	}
 	text, err := json.Marshal(out)
 	if err == nil && *results != "" {
-		err = appendLine(*results, text)
+		err = outcome.Append(*results, text)
 	}
 	if err != nil {
 		r.t.Error(err)
 	}
 	r.t.Logf("%s", text)
-}
-
-func appendLine(path string, line []byte) error {
-	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(line, '\n'))
-	return errors.Join(err, f.Close())
 }
 
 // underLoad sends events, injects the fault in the midst of them, and goes on until the hot store is fresh again.

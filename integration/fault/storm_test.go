@@ -9,6 +9,7 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/integration/fault/outcome"
 	"github.com/pulsegrid/pulsegrid/integration/rig/agents"
+	"github.com/pulsegrid/pulsegrid/integration/rig/recount"
 )
 
 const (
@@ -48,7 +49,7 @@ func (r *run) storm(out *outcome.Run) {
 	before, during, stormTally := tallyOf(calm), tallyOf(stormy), tallyOf(own)
 	for name, t := range map[string]tally{"without the storm": before, "in the storm": during} {
 		if n := t.throttled + t.unavailable + t.resent; n > 0 {
-			r.t.Errorf("%s requests of tenants within their quotas were refused: %d times 429, %d times 503; without an answer: %s", name, t.throttled, t.unavailable, some(t.unanswered))
+			r.t.Errorf("%s requests of tenants within their quotas were refused: %d times 429, %d times 503; without an answer: %s", name, t.throttled, t.unavailable, recount.Some(t.unanswered))
 		}
 	}
 	if stormTally.throttled == 0 {
@@ -141,8 +142,8 @@ func ownerOf(number string) string {
 func (r *run) checkOwners(tenants int) {
 	r.t.Helper()
 	all := map[string]bool{}
-	for _, table := range tables {
-		text, err := r.Query(fmt.Sprintf("SELECT tenant_id, countIf(tenant_id != %s) FROM %s WHERE service_name = '%s' GROUP BY tenant_id", ownerOf(table.number), table.name, r.service))
+	for _, table := range recount.Tables {
+		text, err := r.Query(fmt.Sprintf("SELECT tenant_id, countIf(tenant_id != %s) FROM %s WHERE service_name = '%s' GROUP BY tenant_id", ownerOf(table.Number), table.Name, r.service))
 		if err != nil {
 			r.t.Fatal(err)
 		}
@@ -150,11 +151,11 @@ func (r *run) checkOwners(tenants int) {
 		for _, line := range lines {
 			id, foreign, _ := strings.Cut(line, "\t")
 			if all[id] = true; foreign != "0" {
-				r.t.Errorf("table %s: %s rows of tenant %s are of another sender", table.name, foreign, id)
+				r.t.Errorf("table %s: %s rows of tenant %s are of another sender", table.Name, foreign, id)
 			}
 		}
 		if *scale >= 1 && len(lines) != tenants {
-			r.t.Errorf("table %s: %d tenants have rows, want %d", table.name, len(lines), tenants)
+			r.t.Errorf("table %s: %d tenants have rows, want %d", table.Name, len(lines), tenants)
 		}
 	}
 	if len(all) != tenants {
@@ -165,8 +166,8 @@ func (r *run) checkOwners(tenants int) {
 // checkLanes makes sure that nobody but the storm's tenant is in the overflow lane, and counts its events there.
 func (r *run) checkLanes() (events int) {
 	r.t.Helper()
-	for _, table := range tables {
-		text, err := r.Query(fmt.Sprintf("SELECT countIf(tenant_id != 'storm'), countIf(tenant_id = 'storm') FROM %s WHERE service_name = '%s' AND kafka_topic LIKE '%%overflow%%'", table.name, r.service))
+	for _, table := range recount.Tables {
+		text, err := r.Query(fmt.Sprintf("SELECT countIf(tenant_id != 'storm'), countIf(tenant_id = 'storm') FROM %s WHERE service_name = '%s' AND kafka_topic LIKE '%%overflow%%'", table.Name, r.service))
 		if err != nil {
 			r.t.Fatal(err)
 		}
@@ -175,7 +176,7 @@ func (r *run) checkLanes() (events int) {
 			r.t.Fatal(err)
 		}
 		if events += own; others > 0 {
-			r.t.Errorf("table %s: %d events of tenants within their quotas came by the overflow lane", table.name, others)
+			r.t.Errorf("table %s: %d events of tenants within their quotas came by the overflow lane", table.Name, others)
 		}
 	}
 	if events == 0 {

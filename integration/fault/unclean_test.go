@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 
 	"github.com/pulsegrid/pulsegrid/integration/rig/agents"
+	"github.com/pulsegrid/pulsegrid/integration/rig/recount"
 	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
 	"github.com/pulsegrid/pulsegrid/internal/quarantine"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
@@ -220,7 +221,7 @@ func (r *run) settleCutOff(c cutOff) error {
 		}
 		aside[i.OriginGroup][i.OriginOffset] = true
 	}
-	r.excused = map[string]excuse{}
+	r.excused = map[string]recount.Excuse{}
 	for _, group := range groups {
 		free, lost := map[int]bool{}, 0
 		for offset := cut; offset < c.end; offset++ {

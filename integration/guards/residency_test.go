@@ -2,11 +2,8 @@ package guards
 
 import (
 	"bytes"
-	_ "embed"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -26,11 +23,8 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
-	"github.com/pulsegrid/pulsegrid/internal/testkit/pytest"
+	"github.com/pulsegrid/pulsegrid/integration/rig/markers"
 )
-
-//go:embed testdata/stores.py
-var storesScript string
 
 // Markers, in all that a tenant sends. That of the cell's own jurisdiction must be found wherever the other's must not: else the search proves nothing.
 const (
@@ -135,71 +129,22 @@ func must(b []byte, err error) []byte {
 	return b
 }
 
-// search names the files below a directory that hold a marker, plainly or within what is compressed with zstd or gzip, or have it in their names. ClickHouse
-// and the lake compress in other ways, and are asked besides.
-func search(t *testing.T, dir, marker string) (files []string) {
+// search names the files below a directory that hold a marker.
+func search(t *testing.T, dir, marker string) []string {
 	t.Helper()
-	require.NoError(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		var content []byte
-		if err == nil && d.Type().IsRegular() {
-			content, err = os.ReadFile(path)
-		}
-		if errors.Is(err, fs.ErrNotExist) { // it went while we looked
-			return nil
-		}
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		if strings.Contains(path, marker) || holds(content, []byte(marker)) {
-			files = append(files, path)
-		}
-		return nil
-	}))
+	files, err := markers.Files(dir, marker)
+	require.NoError(t, err)
 	return files
-}
-
-func holds(content, marker []byte) bool {
-	if bytes.Contains(content, marker) {
-		return true
-	}
-	for magic, open := range map[string]func(io.Reader) (io.Reader, error){
-		"\x28\xb5\x2f\xfd": func(r io.Reader) (io.Reader, error) { return zstd.NewReader(r, zstd.WithDecoderConcurrency(1)) },
-		"\x1f\x8b\x08":     func(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) },
-	} {
-		for at := 0; ; at++ {
-			next := bytes.Index(content[at:], []byte(magic))
-			if next < 0 {
-				break
-			}
-			at += next
-			r, err := open(bytes.NewReader(content[at:]))
-			if err != nil {
-				continue
-			}
-			plain, _ := io.ReadAll(io.LimitReader(r, 16<<20)) // what is no frame, or has an end, ends with an error
-			if bytes.Contains(plain, marker) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // hot counts rows of all of ClickHouse's tables, its own logs too, that hold a marker.
 func (c *cell) hot(t *testing.T, marker string) (rows int) {
 	t.Helper()
-	tables, err := c.Query("SELECT database || '.`' || name || '`' FROM system.tables WHERE engine LIKE '%MergeTree' AND database NOT IN ('information_schema')")
+	found, err := markers.Rows(c.Rig, marker)
 	require.NoError(t, err)
-	for table := range strings.FieldsSeq(tables) {
-		// The query itself is in the query log: it must not hold the marker as it is.
-		n, err := c.Query(fmt.Sprintf("SELECT count() FROM %s AS t WHERE position(formatRowNoNewline('JSONEachRow', *), concat('%s', '%s')) > 0", table, marker[:8], marker[8:]))
-		require.NoError(t, err)
-		count, err := strconv.Atoi(n)
-		require.NoError(t, err)
-		if count > 0 {
-			t.Logf("%s: %d rows with %s", table, count, marker)
-		}
-		rows += count
+	t.Logf("rows with %s: %v", marker, found)
+	for _, n := range found {
+		rows += n
 	}
 	return rows
 }
@@ -255,9 +200,7 @@ func TestAnotherJurisdictionsDataLeavesNoByteInACell(t *testing.T) {
 // lake counts rows with a marker in Parquet files.
 func (c *cell) lake(t *testing.T, files, marker string) int {
 	t.Helper()
-	var found map[string]int
-	pytest.RunJSON(t, &found, storesScript, c.path("cell/lake"), files, marker)
-	return found[marker]
+	return markers.Parquet(t, c.path("cell/lake"), files, marker)[marker]
 }
 
 // Scenario: the gateway starts and cannot read the registry: it is damaged, or it is not there.

@@ -37,7 +37,10 @@ func newLinks() *Links {
 }
 
 // open makes the link, or points an existing one to another address.
-func (l *Links) open(name, to string) (*Link, error) {
+func (l *Links) open(name, to string) (*Link, error) { return l.openAt("", name, to) }
+
+// openAt is open for a link that listens at an address; empty: a free one.
+func (l *Links) openAt(addr, name, to string) (*Link, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if k := l.links[name]; k != nil {
@@ -45,7 +48,10 @@ func (l *Links) open(name, to string) (*Link, error) {
 		k.proxy.Upstream = to
 		return k, k.start()
 	}
-	k := &Link{Name: name, Addr: FreeAddr()}
+	if addr == "" {
+		addr = FreeAddr()
+	}
+	k := &Link{Name: name, Addr: addr}
 	k.proxy = toxiproxy.NewProxy(l.server, name, k.Addr, to)
 	if err := k.start(); err != nil {
 		return nil, err

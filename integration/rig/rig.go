@@ -9,8 +9,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/pulsegrid/pulsegrid/internal/chengine"
@@ -39,6 +41,9 @@ type Options struct {
 	// Faulty puts every connection between two parts through a proxy (Rig.Links), and the lake into an object store (Rig.Objects).
 	// Of that AggregatorConfigs must tell by the variables PULSEGRID_S3_*, and GatewayConfigs by PULSEGRID_SPILL_URL.
 	Faulty bool
+	// Ingest and CellHealth are where agents (OTLP/HTTP) and health checks reach the first gateway of a faulty rig, through links "agents-gateway0" and
+	// "dns-gateway0": HOST:PORT, so that several cells have hosts of their own behind one port. Empty: free ones, and no link for health checks.
+	Ingest, CellHealth string
 	// Catalog is the lake's catalog: CatalogSQL, or, of a faulty rig, a server in front of it (Rig.CatalogServer). AggregatorConfigs must then tell of the
 	// server by PULSEGRID_LAKE_CATALOG_URL.
 	Catalog CatalogKind
@@ -71,6 +76,7 @@ type Tier struct {
 	*Process
 	Name       string // "gateway0"
 	GRPC, HTTP string // of a gateway: where agents reach it
+	CellHealth string // of a gateway: where health checks of the cell reach it
 	metrics    string
 	health     string
 }
@@ -195,6 +201,9 @@ func (r *Rig) describeTiers() error {
 			return err
 		}
 		env["PULSEGRID_GRPC_ENDPOINT"], env["PULSEGRID_HTTP_ENDPOINT"] = listens[0], listens[1]
+		if env["PULSEGRID_CELL_HEALTH_ENDPOINT"], err = r.cellHealth(i, t); err != nil {
+			return err
+		}
 		overlays := r.opts.GatewayConfigs
 		if !r.opts.Secured {
 			overlays = append([]string{filepath.Join(Root(), "distributions", "gateway", "insecure.yaml")}, overlays...)
@@ -223,12 +232,31 @@ func (r *Rig) gateway(i int) (*Tier, []string, error) {
 	if !r.opts.Faulty {
 		return t, listens, nil
 	}
-	link, err := r.Links.open("agents-"+t.Name, t.HTTP)
+	ingest := ""
+	if i == 0 {
+		ingest = r.opts.Ingest
+	}
+	link, err := r.Links.openAt(ingest, "agents-"+t.Name, t.HTTP)
 	if err != nil {
 		return nil, nil, err
 	}
 	t.HTTP = link.Addr
 	return t, listens, nil
+}
+
+// cellHealth names where a gateway answers health checks of the cell, and where these reach it.
+func (r *Rig) cellHealth(i int, t *Tier) (listen string, err error) {
+	listen = FreeAddr()
+	t.CellHealth = listen
+	if i > 0 || r.opts.CellHealth == "" {
+		return listen, nil
+	}
+	link, err := r.Links.openAt(r.opts.CellHealth, "dns-"+t.Name, listen)
+	if err != nil {
+		return "", err
+	}
+	t.CellHealth = link.Addr
+	return listen, nil
 }
 
 // spill are the variables by which a gateway finds the object store.
@@ -285,14 +313,13 @@ func (r *Rig) describe(t *Tier, kind string, listens, overlays []string, own map
 		brokers = r.Kafka.BrokersOn(strings.ToUpper(t.Name))
 	}
 	env := map[string]string{
-		"PULSEGRID_KAFKA_BROKERS":        strings.Join(brokers, ","),
-		"PULSEGRID_REPLICATION_FACTOR":   strconv.Itoa(min(3, r.opts.KafkaNodes)),
-		"PULSEGRID_MIN_INSYNC":           strconv.Itoa(min(2, r.opts.KafkaNodes)),
-		"PULSEGRID_PARTITIONS":           "4",
-		"PULSEGRID_HEALTH_ENDPOINT":      t.health,
-		"PULSEGRID_CELL_HEALTH_ENDPOINT": FreeAddr(),
-		"PULSEGRID_METRICS_HOST":         "127.0.0.1",
-		"PULSEGRID_METRICS_PORT":         metricsPort,
+		"PULSEGRID_KAFKA_BROKERS":      strings.Join(brokers, ","),
+		"PULSEGRID_REPLICATION_FACTOR": strconv.Itoa(min(3, r.opts.KafkaNodes)),
+		"PULSEGRID_MIN_INSYNC":         strconv.Itoa(min(2, r.opts.KafkaNodes)),
+		"PULSEGRID_PARTITIONS":         "4",
+		"PULSEGRID_HEALTH_ENDPOINT":    t.health,
+		"PULSEGRID_METRICS_HOST":       "127.0.0.1",
+		"PULSEGRID_METRICS_PORT":       metricsPort,
 	}
 	for _, more := range []map[string]string{own, r.opts.Env} {
 		for k, v := range more {
@@ -330,6 +357,44 @@ func (r *Rig) Start() error {
 		errs = append(errs, t.Start(startTimeout))
 	}
 	return errors.Join(errs...)
+}
+
+// Kill ends every process of the cell at once (SIGKILL), as the loss of its region does.
+func (r *Rig) Kill() error {
+	var dying sync.WaitGroup
+	errs := make([]error, r.opts.KafkaNodes)
+	for _, t := range slices.Concat(r.Gateways, r.Aggregators) {
+		if !t.Ended() {
+			dying.Go(t.Kill)
+		}
+	}
+	for i := range errs {
+		dying.Go(func() { errs[i] = r.Kafka.Kill(i) })
+	}
+	dying.Go(r.ClickHouse.Kill)
+	if r.Objects != nil {
+		dying.Go(r.Objects.process.Kill)
+	}
+	dying.Wait()
+	return errors.Join(errs...)
+}
+
+// Revive starts again what Kill has ended, where it was and with what it had.
+func (r *Rig) Revive() error {
+	var coming sync.WaitGroup
+	errs := make([]error, r.opts.KafkaNodes+2)
+	for i := range r.opts.KafkaNodes {
+		coming.Go(func() { errs[i] = r.Kafka.Restart(i) })
+	}
+	coming.Go(func() { errs[r.opts.KafkaNodes] = r.StartClickHouse() })
+	if r.Objects != nil {
+		coming.Go(func() { errs[r.opts.KafkaNodes+1] = r.Objects.process.Start(startTimeout) })
+	}
+	coming.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return r.Start()
 }
 
 // Close stops everything that runs.

@@ -36,8 +36,9 @@ const (
 	maxRepeatWindow     = 10 * time.Second
 	defaultReadBuffer   = 512 << 10 // as the otlp receiver has it
 	defaultMaxStreams   = 128
-	// Of a gRPC connection: it is asked to go after its age, and is gone after the grace time.
+	// A connection is asked to go after its age; one of gRPC is gone after the grace time.
 	defaultConnectionAge   = 10 * time.Minute
+	minHTTPConnectionAge   = time.Second
 	defaultConnectionGrace = time.Minute
 	// defaultIdleTimeout of an HTTP connection. It must be well above the interval at which SDKs export, 60 s: a connection that is closed just when the next
 	// request comes fails it.
@@ -85,6 +86,9 @@ type Config struct {
 	Repeats RepeatsConfig `mapstructure:"repeats"`
 	// Limits of a request, and of all of them.
 	Limits LimitsConfig `mapstructure:"limits"`
+	// HTTPConnectionAge is after how long an answer over HTTP closes its connection, give or take a tenth, so that senders who are never idle ask DNS again, and come back after a
+	// failover; default 10m, at least 1s; 0: never. Over gRPC protocols::grpc::keepalive does that.
+	HTTPConnectionAge time.Duration `mapstructure:"http_connection_age"`
 	// RetryAfter is what a sender is asked to wait where the pipeline says nothing; default 5s, at least 1s.
 	RetryAfter time.Duration `mapstructure:"retry_after"`
 }
@@ -171,7 +175,8 @@ func createDefaultConfig() component.Config {
 			MaxInFlightBytes: defaultMaxInFlightBytes, MaxTenantShare: defaultMaxTenantShare, ReadTimeout: defaultReadTimeout,
 			MaxRefusedBytesPerSecond: defaultMaxRefused,
 		},
-		RetryAfter: defaultRetryAfter,
+		HTTPConnectionAge: defaultConnectionAge,
+		RetryAfter:        defaultRetryAfter,
 	}
 }
 
@@ -215,6 +220,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Repeats.Window < 0 || c.Repeats.Window > maxRepeatWindow {
 		bad("repeats::window: is %v, want 0 to %v", c.Repeats.Window, maxRepeatWindow)
+	}
+	if c.HTTPConnectionAge < 0 || c.HTTPConnectionAge > 0 && c.HTTPConnectionAge < minHTTPConnectionAge {
+		bad("http_connection_age: is %v, want 0 or at least %v", c.HTTPConnectionAge, minHTTPConnectionAge)
 	}
 	if c.RetryAfter < time.Second || c.RetryAfter > time.Hour {
 		bad("retry_after: is %v, want 1s to 1h", c.RetryAfter)

@@ -2,9 +2,11 @@ package ingestreceiver
 
 import (
 	"context"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"syscall"
+	"time"
 
 	"google.golang.org/grpc/stats"
 )
@@ -35,6 +37,21 @@ func withConnection(ctx context.Context, c *connection) context.Context {
 		return ctx
 	}
 	return context.WithValue(ctx, connectionKey{}, c)
+}
+
+type oldKey struct{}
+
+// withAge says of an HTTP connection when it is old enough to go; age 0: never. Connections that came at once, as after a failover, do not go at once.
+func withAge(ctx context.Context, age time.Duration) context.Context {
+	if age == 0 {
+		return ctx
+	}
+	return context.WithValue(ctx, oldKey{}, time.Now().Add(age-age/10+rand.N(age/5)))
+}
+
+func isOld(ctx context.Context) bool {
+	old, ok := ctx.Value(oldKey{}).(time.Time)
+	return ok && time.Now().After(old)
 }
 
 // connections are those that a listener has accepted: the gRPC library tells of a call's connection no more than its addresses.

@@ -55,6 +55,33 @@ func TestADrainedCellTakesRequestsAndSendsConnectionsAway(t *testing.T) {
 	require.Len(t, s.take(), 6)
 }
 
+// Guarantees: an answer over HTTP closes a connection that is old enough, and no other; the sender comes again by a new one.
+func TestAnHTTPConnectionEndsByItsAge(t *testing.T) {
+	for age, most := range map[time.Duration]time.Duration{0: 2 * time.Second, time.Second: time.Minute} {
+		cfg, s := testConfig(), &sink{}
+		cfg.HTTPConnectionAge = age
+		r := start(t, cfg, s, componenttest.NewNopHost())
+		began, closed, sent := time.Now(), 0, 0
+		for closed < 2 && time.Since(began) < most {
+			resp, err := r.http.Post(r.url+"/v1/logs", typeProtobuf, bytes.NewReader(otlptest.Logs(1, 1)))
+			require.NoError(t, err)
+			require.NoError(t, resp.Body.Close())
+			require.Equal(t, http.StatusOK, resp.StatusCode)
+			if sent++; resp.Close {
+				closed++
+				require.GreaterOrEqual(t, time.Since(began), time.Duration(closed)*age*9/10)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if age == 0 {
+			require.Zero(t, closed)
+		} else {
+			require.Equal(t, 2, closed)
+		}
+		require.Len(t, s.take(), sent)
+	}
+}
+
 func TestTwoHealthChecksAreRefusedAtStart(t *testing.T) {
 	rec, err := NewFactory().CreateLogs(t.Context(), receivertest.NewNopSettings(metadata.Type()), testConfig(), &sink{})
 	require.NoError(t, err)

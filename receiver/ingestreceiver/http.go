@@ -62,7 +62,7 @@ func (r *ingestReceiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	defer held.release()
 	answered := false
 	defer func() { q.arrival.end(answered) }()
-	if r.health != nil && r.health.Drained() {
+	if r.health != nil && r.health.Drained() || isOld(req.Context()) {
 		w.Header().Set("Connection", "close") // over HTTP/2 it has the connection go, too
 	}
 	err := r.pages.check(req)
@@ -247,7 +247,9 @@ func (r *ingestReceiver) startHTTP(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context { return withConnection(ctx, connectionOf(c)) }
+	srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		return withAge(withConnection(ctx, connectionOf(c)), r.cfg.HTTPConnectionAge)
+	}
 	r.httpServer, r.httpAddr = srv, ln.Addr()
 	r.warnOfStrangers("http", r.httpAddr, cfg.TLS.HasValue(), r.cfg.Protocols.HTTP.Get().Auth.HasValue())
 	r.serve("http", ln, srv.Serve, http.ErrServerClosed)

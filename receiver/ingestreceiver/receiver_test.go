@@ -247,6 +247,7 @@ func TestDefaultsAreValidAndErrorsNameTheKey(t *testing.T) {
 		"read_timeout":           func(c *Config) { c.Limits.ReadTimeout = 0 },
 		"max_request_body_size":  func(c *Config) { c.Protocols.HTTP.Get().MaxRequestBodySize = 1 },
 		"compression_algorithms": func(c *Config) { c.Protocols.HTTP.Get().CompressionAlgorithms = []string{"gzip"} },
+		"http_connection_age":    func(c *Config) { c.HTTPConnectionAge = time.Millisecond },
 		"protocols":              func(c *Config) { *c = *createDefaultConfig().(*Config) },
 	} {
 		cfg := testConfig()

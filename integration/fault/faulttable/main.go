@@ -1,6 +1,7 @@
 // Command faulttable writes the table of docs/faults.md from what `make test-fault` has put into a file, with -guards that of
 // docs/guards.md from what `make test-guards` has, with -backfill that of docs/backfill.md from what `make test-backfill` has, with -rehearsals that of
-// docs/rehearsals.md from what `make rehearse` has, or with -alerts that of docs/alerts.md from what `make test-alerts` has.
+// docs/rehearsals.md from what `make rehearse` has, with -alerts that of docs/alerts.md from what `make test-alerts` has, or with -drills that of docs/regions.md from
+// what `make drill-cells` has.
 package main
 
 import (
@@ -24,6 +25,7 @@ func main() {
 	backfill := flag.Bool("backfill", false, "of backfills, not of the faults")
 	rehearsals := flag.Bool("rehearsals", false, "of rehearsals of alerts, not of the faults")
 	alerts := flag.Bool("alerts", false, "of alerts on what is stored, not of the faults")
+	drills := flag.Bool("drills", false, "of drills with several cells, not of the faults")
 	flag.Parse()
 	err := error(nil)
 	switch {
@@ -33,6 +35,8 @@ func main() {
 		err = run("_build/rehearsals.jsonl", "docs/rehearsals.md", fmt.Sprintf(begin, "rehearsal-table"), outcome.Rehearsals)
 	case *alerts:
 		err = run("_build/alerts.jsonl", "docs/alerts.md", fmt.Sprintf(begin, "alerts-table"), outcome.AlertLatencies)
+	case *drills:
+		err = run("_build/drills.jsonl", "docs/regions.md", fmt.Sprintf(begin, "drill-table"), outcome.Drills)
 	case *guards:
 		err = run("_build/guards.jsonl", "docs/guards.md", fmt.Sprintf(begin, "guard-table"), outcome.Guards)
 	default:

@@ -4,8 +4,10 @@ package outcome
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 )
 
@@ -38,6 +40,16 @@ type Counts struct {
 	Doubled int `json:"doubled"` // rows too many
 	Sink    int `json:"sink"`    // of these, rows of a place in Kafka of which it had a row; the others are of a further copy in Kafka
 	Unknown int `json:"unknown"` // events that nobody sent
+}
+
+// Append adds a line to a file of outcomes.
+func Append(path string, line []byte) error {
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(line, '\n'))
+	return errors.Join(err, f.Close())
 }
 
 // Read reads lines of JSON, each of which is a run.

@@ -72,3 +72,16 @@ func TestAlertLatenciesHaveARowARun(t *testing.T) {
 	require.Equal(t, "| 9990 of 10000 that were asked for (seed 7) | 12 | 200 | 11.0 s | 16.0 s | 20.0 s | 21.0 s | 1.5 s | 30 %, 34 % of 2 cores | 1.2 % |", table[2])
 	require.Contains(t, table[3], "(seed 8), **failed** |")
 }
+
+func TestADrillIsARow(t *testing.T) {
+	table := strings.Split(Drills([]Drill{
+		{
+			Drill: "kill", Does: "SIGKILL", Seed: 7, Scale: 0.1, Rate: 900, TTL: 6, Detects: 3, Acked: 5000, Away: Felt{Failed: 40, Seconds: 11.6, Longest: 9.7}, Doubled: 50, Searched: true, Control: 9,
+			Fresh: 14.2, Home: 20, Safe: 75, Verdict: "equal", Passed: true,
+		},
+		{Drill: "kafka"},
+	}), "\n")
+	require.Equal(t, "| `kill` | SIGKILL; safe to take away after 75 s | 0.1, 7 | 3, 6 | 900, 5000 | 40 in 12 s, one for 10 s | 0 | 0 | 50 | 0 (of 9 of its own) | 14 | 20 | equal |", table[2])
+	require.Contains(t, table[3], "| `kafka`, **failed** |")
+	require.Contains(t, table[3], "| not searched |")
+}

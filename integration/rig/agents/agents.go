@@ -5,9 +5,11 @@
 package agents
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -23,10 +25,12 @@ type Options struct {
 	Service  string   // service.name of every event: what tells this fleet's events from all others
 	Seed     uint64   // what is in a request, and what its agent does with it, is a function of the seed and the request's number
 	Gateways []string // "host:port" of OTLP/HTTP
-	Rate     int      // events a second
-	Events   int      // at least; a fleet that is asked to stop goes on until it has begun this many
-	First    int      // number of the first request: so that several fleets of one service have events of their own
-	Key      string   // API key; empty: the fleet shows no credentials
+	// Dial connects to a gateway, as http.Transport.DialContext does; nil: as net.Dialer does. So agents may ask a DNS server of their own.
+	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
+	Rate   int    // events a second
+	Events int    // at least; a fleet that is asked to stop goes on until it has begun this many
+	First  int    // number of the first request: so that several fleets of one service have events of their own
+	Key    string // API key; empty: the fleet shows no credentials
 
 	// Senders is how many requests may be under way at a time. Default 64. Ordered agents have one each.
 	Senders int
@@ -39,7 +43,7 @@ type Options struct {
 	// Poison is the share of events that are made invalid, each in one way (poison.go).
 	Poison float64
 
-	// Timeout of one attempt; then the agent tries another gateway. Default 10s.
+	// Timeout of one attempt; then the agent tries another gateway. Default DefaultTimeout.
 	Timeout time.Duration
 	// Impatient is the share of attempts whose agent waits 2 to 20 ms only: often the work is done and the answer not heard.
 	Impatient float64
@@ -56,8 +60,10 @@ type Options struct {
 const (
 	// PerRequest is how many events a request has.
 	PerRequest = 50
-	sources    = 24   // agents in the fleet's eyes, whose keys spread over the partitions
-	waiting    = 1024 // requests of an ordered source that wait for the one before
+	// DefaultTimeout of an attempt.
+	DefaultTimeout = 10 * time.Second
+	sources        = 24   // agents in the fleet's eyes, whose keys spread over the partitions
+	waiting        = 1024 // requests of an ordered source that wait for the one before
 
 	retryPause  = 200 * time.Millisecond
 	idleTimeout = 30 * time.Second // less than the gateways', or requests meet connections that are being closed
@@ -120,7 +126,7 @@ type Fleet struct {
 // Start begins to send.
 func Start(o Options) *Fleet {
 	if o.Timeout == 0 {
-		o.Timeout = 10 * time.Second
+		o.Timeout = DefaultTimeout
 	}
 	if o.LateAfter == 0 {
 		o.LateAfter = 8 * time.Second
@@ -130,7 +136,7 @@ func Start(o Options) *Fleet {
 	}
 	f := &Fleet{
 		opts: o, stop: make(chan struct{}), drain: make(chan struct{}), done: make(chan struct{}),
-		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: o.Senders, DisableCompression: true, IdleConnTimeout: idleTimeout}},
+		client: &http.Client{Transport: &http.Transport{DialContext: o.Dial, MaxIdleConnsPerHost: o.Senders, DisableCompression: true, IdleConnTimeout: idleTimeout}},
 	}
 	go f.run()
 	return f

@@ -20,14 +20,14 @@ const (
 )
 
 // Capacity is the highest rate, in events a second, at which ClickHouse stays fresh, with everything on this machine: agents, gateway, Kafka, aggregator and stores. It is the last of
-// doubled rates, or one and a half times that. The cell has caught up when it returns.
-func Capacity(r *rig.Rig, say func(format string, args ...any)) (int, error) {
-	if _, err := keepsUp(r, leastRate/2, say); err != nil { // parts that have just started are slow
+// doubled rates, or one and a half times that. The cell has caught up when it returns. Agents show an API key, unless it is empty.
+func Capacity(r *rig.Rig, key string, say func(format string, args ...any)) (int, error) {
+	if _, err := keepsUp(r, key, leastRate/2, say); err != nil { // parts that have just started are slow
 		return 0, err
 	}
 	best := 0
 	for rate := leastRate; ; rate *= 2 {
-		kept, err := keepsUp(r, rate, say)
+		kept, err := keepsUp(r, key, rate, say)
 		if err != nil {
 			return 0, err
 		}
@@ -39,7 +39,7 @@ func Capacity(r *rig.Rig, say func(format string, args ...any)) (int, error) {
 	if best == 0 {
 		return 0, fmt.Errorf("this machine does not keep up with %d events/s", leastRate)
 	}
-	kept, err := keepsUp(r, best*3/2, say)
+	kept, err := keepsUp(r, key, best*3/2, say)
 	if kept {
 		best = best * 3 / 2
 	}
@@ -47,9 +47,9 @@ func Capacity(r *rig.Rig, say func(format string, args ...any)) (int, error) {
 }
 
 // keepsUp tells whether a cell that had nothing to do keeps up with a rate.
-func keepsUp(r *rig.Rig, rate int, say func(format string, args ...any)) (bool, error) {
+func keepsUp(r *rig.Rig, key string, rate int, say func(format string, args ...any)) (bool, error) {
 	service := fmt.Sprintf("capacity-%d", rate)
-	fleet := agents.Start(agents.Options{Service: service, Seed: uint64(rate), Gateways: []string{r.HTTP}, Rate: rate})
+	fleet := agents.Start(agents.Options{Service: service, Seed: uint64(rate), Gateways: []string{r.HTTP}, Key: key, Rate: rate})
 	time.Sleep(capacityStep)
 	sent := fleet.Acked()
 	age, err := NewestAge(r, service)

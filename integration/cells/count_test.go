@@ -1,0 +1,188 @@
+package cells
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/pulsegrid/pulsegrid/integration/rig"
+	"github.com/pulsegrid/pulsegrid/integration/rig/agents"
+	"github.com/pulsegrid/pulsegrid/integration/rig/markers"
+	"github.com/pulsegrid/pulsegrid/integration/rig/recount"
+	"github.com/pulsegrid/pulsegrid/internal/audit"
+	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
+	"github.com/pulsegrid/pulsegrid/internal/signal"
+)
+
+// Markers, in every event that senders of a jurisdiction send. That of the US must be found wherever that of the EU must not: else the search proves nothing.
+const (
+	markerEU = "marker-of-europe-91be27"
+	markerUS = "marker-of-america-5d0c3f"
+)
+
+const (
+	askTimeout   = 10 * time.Second
+	auditTimeout = 15 * time.Minute
+	rest         = 2 * time.Second // after the last commit, for whoever comes late
+)
+
+// waitQuiet waits until each cell's stores have all that its Kafka and its spill hold.
+func (r *run) waitQuiet() {
+	r.t.Helper()
+	behind := ""
+	defer func() {
+		if r.t.Failed() {
+			r.t.Log(behind)
+		}
+	}()
+	for _, cell := range r.All {
+		client, err := kgo.NewClient(kgo.SeedBrokers(cell.Kafka.Brokers()...))
+		r.must(err)
+		admin := kadm.NewClient(client)
+		r.until(cell.Name+" is quiet", func() bool {
+			spilled, err := cell.Objects.Spilled()
+			r.must(err)
+			ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+			defer cancel()
+			behind = fmt.Sprintf("cell %s: %d spilled objects; %s", cell.Name, spilled, rig.Behind(ctx, admin))
+			return behind == fmt.Sprintf("cell %s: 0 spilled objects; ", cell.Name)
+		})
+		client.Close()
+	}
+	time.Sleep(rest)
+}
+
+// count holds all cells' stores against what the senders know.
+func (r *run) count(requests [][]*agents.Request) {
+	r.t.Helper()
+	r.search() // before anybody asks a cell for a service whose name has the marker
+	for i, f := range r.fleets {
+		for _, q := range requests[i] {
+			r.out.Requests++
+			if q.Acked {
+				r.out.Acked += agents.PerRequest
+			}
+		}
+		hot, lake := map[string]map[signal.Signal]recount.Contents{}, map[string]map[signal.Signal]recount.Contents{}
+		for _, cell := range r.Of(f.jurisdiction) {
+			var err error
+			hot[cell.Name], err = recount.Hot(cell.Rig, f.service)
+			r.must(err)
+			lake[cell.Name], _ = recount.Lake(r.t, cell.Rig, f.service)
+		}
+		inHot, inLake := r.compare(f, "ClickHouse", requests[i], hot), r.compare(f, "the lake", requests[i], lake)
+		if inHot != inLake {
+			r.t.Errorf("of %s %d events are in ClickHouse of more than one cell, %d in the lake", f.tenant, inHot, inLake)
+		}
+		r.out.Doubled += inHot
+	}
+	if *all {
+		r.audit()
+	}
+}
+
+// compare counts what is wrong in one kind of store of all cells, and returns how many events are in more than one of them.
+func (r *run) compare(f *fleet, store string, requests []*agents.Request, found map[string]map[signal.Signal]recount.Contents) (across int) {
+	r.t.Helper()
+	together := map[signal.Signal]recount.Contents{}
+	for name, of := range found {
+		within, _ := recount.Compare(requests, of, nil) // what it lacks others may have
+		if within.Doubled > 0 {
+			r.t.Errorf("%s of %s has %d rows of %s too many", store, name, within.Doubled, f.tenant)
+		}
+		r.out.Within += within.Doubled
+		for sig, events := range of {
+			if together[sig] == nil {
+				together[sig] = recount.Contents{}
+			}
+			for n, is := range events {
+				if _, ok := together[sig][n]; ok {
+					across++
+				}
+				together[sig][n] = recount.Copies{Rows: 1, Places: is.Places}
+			}
+		}
+	}
+	c, wrong := recount.Compare(requests, together, nil)
+	for _, w := range wrong {
+		r.t.Errorf("%s of all cells, %s: %s", store, f.tenant, w)
+	}
+	r.out.Lost += c.Lost
+	r.out.Unknown += c.Unknown
+	return across
+}
+
+// search looks for the EU's marker in all that cells elsewhere have written: files, topics, tables, Parquet files, what processes say.
+func (r *run) search() {
+	r.t.Helper()
+	for _, cell := range r.All {
+		if cell.Jurisdiction == "eu" {
+			continue
+		}
+		r.out.Searched = true
+		r.must(cell.WriteLogs(filepath.Join(cell.Dir, "logs")))
+		for _, tier := range []string{"gateway", "aggregator"} {
+			text, err := cell.Metrics(tier)
+			r.must(errors.Join(err, os.WriteFile(filepath.Join(cell.Dir, "logs", tier+".metrics"), []byte(text), 0o600)))
+		}
+		parquet := markers.Parquet(r.t, cell.Objects.Dir, "**/*.parquet", markerEU, markerUS)
+		for _, marker := range []string{markerEU, markerUS} {
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			files, err := markers.Files(cell.Dir, marker)
+			r.must(err)
+			records, err := markers.Records(ctx, cell.Kafka.Brokers(), marker)
+			cancel()
+			r.must(err)
+			rows, err := markers.Rows(cell.Rig, marker)
+			r.must(err)
+			if marker == markerUS {
+				r.out.Control += len(files) + total(records) + total(rows) + parquet[marker]
+				if len(files) == 0 || total(records) == 0 || total(rows) == 0 || parquet[marker] == 0 {
+					r.t.Errorf("control: of its own marker %s has %d files, %d records, %d rows and %d Parquet rows: none must be 0", cell.Name, len(files), total(records), total(rows), parquet[marker])
+				}
+				continue
+			}
+			r.out.Markers += len(files) + total(records) + total(rows) + parquet[marker]
+			if len(files)+total(records)+total(rows)+parquet[marker] > 0 {
+				r.t.Errorf("%s has the marker of the EU: files %s, records %v, rows %v, Parquet rows %d", cell.Name, recount.Some(files), records, rows, parquet[marker])
+			}
+		}
+	}
+}
+
+func total(of map[string]int) (n int) {
+	for _, m := range of {
+		n += m
+	}
+	return n
+}
+
+// audit lets PulseGrid's own audit judge each cell's events since the drill began.
+func (r *run) audit() {
+	r.t.Helper()
+	r.out.Verdict = string(certificate.Equal)
+	for _, cell := range r.All {
+		c := audit.DefaultConfig()
+		c.Tool, c.Cell = "drill", cell.Name
+		c.Kafka.Brokers, c.Topics = cell.Kafka.Brokers(), nil
+		for _, s := range signal.All {
+			c.Topics = append(c.Topics, audit.Topic{Name: s.Topic(), Signal: s})
+		}
+		c.From, c.Rollups, c.TempDir = r.started, true, r.t.TempDir()
+		c.ClickHouse, c.Lake = recount.Stores(cell.Rig, audit.DefaultHotGroup, audit.DefaultLakeGroup)
+		ctx, cancel := context.WithTimeout(context.Background(), auditTimeout)
+		cert, err := audit.Run(ctx, c)
+		cancel()
+		r.must(err)
+		if cert.Verdict != certificate.Equal {
+			r.out.Verdict = fmt.Sprintf("%s in %s", cert.Verdict, cell.Name)
+			r.t.Errorf("the audit of %s says %s: %v", cell.Name, cert.Verdict, cert.Problems)
+		}
+	}
+}
