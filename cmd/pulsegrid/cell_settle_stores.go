@@ -112,8 +112,8 @@ func eachRow(t *columns.Table, rec arrow.RecordBatch, f func(i int, r *rows.Read
 	return nil
 }
 
-// received is a condition of ClickHouse on rows of the window; so is that of ofWindow of the lake. Both hold for rows of more minutes than the window's.
-func received(w *settle.Window) string {
+// ofSettling is a condition of ClickHouse on rows of the window; so is that of ofWindow of the lake. Both hold for rows of more minutes than the window's.
+func ofSettling(w *settle.Window) string {
 	within := fmt.Sprintf(" AND ingest_time >= fromUnixTimestamp64Nano(%d) AND ingest_time < fromUnixTimestamp64Nano(%d)", w.From.UnixNano(), w.To.UnixNano())
 	if from, to, ok := w.Minutes(); ok {
 		within += fmt.Sprintf(" AND (time >= fromUnixTimestamp64Nano(%d) AND time < fromUnixTimestamp64Nano(%d) OR time_source = %s)", from*int64(time.Second), to*int64(time.Second), literal(settle.SourceReceived))
@@ -149,7 +149,7 @@ func (c *settleCell) eachHot(ctx context.Context, s signal.Signal, w *settle.Win
 	for _, n := range settleColumns {
 		names = append(names, quoted(n))
 	}
-	sql := "SELECT " + strings.Join(names, ", ") + " FROM " + c.hot.table(of.Name) + " WHERE tenant_id = " + literal(c.tenant) + received(w)
+	sql := "SELECT " + strings.Join(names, ", ") + " FROM " + c.hot.table(of.Name) + " WHERE tenant_id = " + literal(c.tenant) + ofSettling(w)
 	err := c.hot.question.arrow(ctx, sql, func(rec arrow.RecordBatch) error {
 		return eachRow(of, rec, func(_ int, r *rows.Reader) error { return f(r) })
 	})
@@ -396,7 +396,7 @@ func (c *settleCell) Remove(ctx context.Context, w settle.Window, p settle.Plan)
 }
 
 func (c *settleCell) removeHot(ctx context.Context, w settle.Window, names sortedNames) error {
-	c.hot.within = received(&w)
+	c.hot.within = ofSettling(&w)
 	var tables []*subjectTable
 	for _, s := range signal.All {
 		name := columns.ForSignal(s).Name

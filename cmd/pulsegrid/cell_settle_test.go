@@ -139,7 +139,7 @@ func (r *region) store(groups ...string) {
 	}
 }
 
-// inHot and inLake are, by table, tenant and service, the number of rows and the sum of their event ids.
+// inHot and inLakes are, by table, tenant and service, the number of rows and the sum of their event ids.
 func (r *region) inHot() map[string]string {
 	r.t.Helper()
 	out := map[string]string{}
@@ -153,12 +153,16 @@ func (r *region) inHot() map[string]string {
 	return out
 }
 
-func (r *region) inLake() (out map[string]string) {
-	r.t.Helper()
-	s3 := r.lake["s3"].(map[string]any)
+func inLakes(t *testing.T, of ...*region) (out []map[string]string) {
+	t.Helper()
+	s3 := of[0].lake["s3"].(map[string]any)
 	properties, err := json.Marshal(map[string]any{"s3.endpoint": s3["endpoint"], "s3.region": s3["region"], "s3.access-key-id": s3["access_key_id"], "s3.secret-access-key": s3["secret_access_key"]})
-	require.NoError(r.t, err)
-	pytest.RunJSON(r.t, &out, lakeRowsScript, r.catalog, r.warehouse, string(properties), "logs", "metrics", "spans")
+	require.NoError(t, err)
+	args := []string{string(properties)}
+	for _, r := range of {
+		args = append(args, r.catalog, r.warehouse)
+	}
+	pytest.RunJSON(t, &out, lakeRowsScript, args...)
 	return out
 }
 
@@ -318,8 +322,9 @@ tenants: [{id: acme, jurisdiction: eu, home: eu-1, cells: [eu-1, eu-2]}, {id: gl
 	require.Contains(t, ends(t, exitUsage, settles("--dry-run", "--tenant", "globex")...), "the home of tenant \"globex\" is cell eu-2")
 	require.Contains(t, ends(t, exitUsage, settles("--id", "x")...), "what is removed is declared")
 
-	homeHot, homeLake, guestHot, guestLake := home.inHot(), home.inLake(), guest.inHot(), guest.inLake()
-	require.Equal(t, guestHot, guestLake)
+	homeHot, guestHot, lakes := home.inHot(), guest.inHot(), inLakes(t, home, guest)
+	homeLake := lakes[0]
+	require.Equal(t, guestHot, lakes[1])
 	homeWhole, guestRest := home.whole("1"), guest.whole("NOT (tenant_id = 'acme' AND service_name IN ('equal', 'mixed', 'untimed'))")
 	doubled := n * events
 	said := ends(t, 0, settles("--dry-run")...)
@@ -349,10 +354,9 @@ tenants: [{id: acme, jurisdiction: eu, home: eu-1, cells: [eu-1, eu-2]}, {id: gl
 
 	gone := []string{"equal", "mixed", "untimed"}
 	require.Equal(t, without(guestHot, gone...), guest.inHot())
-	require.Equal(t, without(guestLake, gone...), guest.inLake())
+	require.Equal(t, []map[string]string{homeLake, without(guestHot, gone...)}, inLakes(t, home, guest))
 	require.Equal(t, guestRest, guest.whole("1"))
 	require.Equal(t, homeWhole, home.whole("1"))
-	require.Equal(t, []map[string]string{homeHot, homeLake}, []map[string]string{home.inHot(), home.inLake()})
 	home.audit(0)
 	guest.audit(1)
 	require.Contains(t, guest.audit(0, "--erased", declarations), fmt.Sprintf("%d rows are missing as declared", 2*rows))
@@ -386,7 +390,7 @@ tenants: [{id: acme, jurisdiction: eu, home: eu-1, cells: [eu-1, eu-2]}, {id: gl
 	require.Regexp(t, fmt.Sprintf(`\n%d were in both stores of eu-1, too; %[1]d of these`, len(late)*events), ends(t, 0, append(second, turns[1]...)...))
 	gone = append(gone, "late")
 	require.Equal(t, without(guestHot, gone...), guest.inHot())
-	require.Equal(t, without(guestLake, gone...), guest.inLake())
+	require.Equal(t, []map[string]string{homeHot, without(guestHot, gone...)}, inLakes(t, home, guest))
 	home.audit(0)
 	guest.audit(0, "--erased", declarations)
 	if large {
