@@ -37,6 +37,7 @@ SHORTEN  ?= 1#  of rehearse: durations of the rules are divided by this
 ALERT_RATE ?= 10000#  of test-alerts: live events a second
 ALERT_SAMPLES ?= 200#  of test-alerts: events whose alert is timed
 SEED     ?= 0#  of these and of test-backfill: of every random choice; 0: a new one
+SETTLE_EVENTS ?= 1000000#  of settle-million
 SIZE_GIB ?= 5#  of test-backfill: JSON that is loaded, before compression
 LIVE_RATE ?= 0#  of test-backfill: live events a second; 0: half of what this machine can do, which is measured first
 VULNDB   ?=#  of vuln: a mirror of the Go vulnerability database; empty: vuln.go.dev
@@ -137,6 +138,11 @@ drill-cells: tools build ## Three cells behind DNS on this machine, under load: 
 .PHONY: drill-table
 drill-table: ## Write the outcomes of drill-cells into docs/regions.md
 	go run ./integration/fault/faulttable -drills
+
+.PHONY: settle-million
+settle-million: tools ## Two cells that have SETTLE_EVENTS events both are settled, once in one go and once killed at each step: time, bytes exchanged; audits, rollups and rows must be equal
+	go test ./cmd/pulsegrid -run TestTwoCellsAreSettled -count 1 -timeout 2h -v -args -settle-events $(SETTLE_EVENTS) -settle-kills none
+	go test ./cmd/pulsegrid -run TestTwoCellsAreSettled -count 1 -timeout 4h -v -args -settle-events $(SETTLE_EVENTS) -settle-kills all
 
 .PHONY: test-backfill
 test-backfill: tools build ## A backfill of SIZE_GIB beside live load, killed again and again: docs/backfill.md (SEED=n LIVE_RATE=n); the outcome goes to _build/backfill.jsonl

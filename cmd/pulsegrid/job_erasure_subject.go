@@ -76,6 +76,7 @@ type hotSubject struct {
 	hotEraser
 	where  string // for errors
 	beside string // name of the table of the rows that are to be erased: hashes of what tells them apart
+	within string // a further condition that all of these rows meet, with AND before it; may be empty
 }
 
 // lakeSubject is a namespace.
@@ -482,7 +483,7 @@ func (h *hotSubject) erase(ctx context.Context, all []*subjectTable) error {
 	}
 	for _, t := range tables {
 		h.say("ClickHouse, %s: %d rows ...", t.name, len(t.rows))
-		sql := "ALTER TABLE " + h.table(t.name) + " DELETE WHERE tenant_id = " + literal(h.tenant) + " AND " + t.row + " IN (SELECT row FROM " + beside + " WHERE of = " + literal(t.name) +
+		sql := "ALTER TABLE " + h.table(t.name) + " DELETE WHERE tenant_id = " + literal(h.tenant) + h.within + " AND " + t.row + " IN (SELECT row FROM " + beside + " WHERE of = " + literal(t.name) +
 			") SETTINGS mutations_sync = 0"
 		if err := h.question.exec(ctx, sql); err != nil {
 			return err

@@ -39,6 +39,12 @@ type Cell struct {
 	Kafka kafka.ClientConfig `mapstructure:"kafka"`
 	// Groups are the consumer groups that fill the stores, with the topics of each. Default: those of distributions/aggregator.
 	Groups []Group `mapstructure:"groups"`
+	// Aggregator is the configuration of the cell's aggregators, which says where its stores are: files, merged as the Collector does. Relative paths are from the list's directory.
+	// Only settling reads the stores. Default: none.
+	Aggregator []string `mapstructure:"aggregator"`
+	// IdentitiesMayLeave allows hashes that name events of this cell to go to a cell of another jurisdiction, when what both have is settled; never those of a tenant that has a
+	// jurisdiction. Default: false.
+	IdentitiesMayLeave bool `mapstructure:"identities_may_leave"`
 }
 
 // Group is a consumer group of one store.
