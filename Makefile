@@ -161,6 +161,10 @@ test-alerts: tools build ## Alerts on what is stored, timed from event to webhoo
 alerts-table: ## Write the outcome of test-alerts into docs/alerts.md
 	go run ./integration/fault/faulttable -alerts
 
+.PHONY: availability
+availability: ## Compute the availability over a year into docs/availability.md, out of internal/availability/inputs.yaml
+	go test ./internal/availability -run TestDocs -count 1 -update
+
 .PHONY: format
 format: ## gofmt: names the files that it would change
 	@unformatted=$$(gofmt -l cmd distributions exporter integration internal observability orchestration receiver tools $(wildcard extension processor)); \

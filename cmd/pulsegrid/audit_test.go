@@ -60,19 +60,7 @@ func storeAll(t *testing.T, more ...*kgo.Record) aggregated {
 // storeAllOf is storeAll with that Kafka.
 func storeAllOf(t *testing.T, broker string, more ...*kgo.Record) aggregated {
 	t.Helper()
-	dir := t.TempDir()
-	a := aggregated{brokers: broker, catalog: filepath.Join(dir, "catalog.db"), warehouse: filepath.Join(dir, "lake"), hotDir: t.TempDir()}
-	a.hot = clickhousetest.StartWith(t, chengine.Options{Dir: a.hotDir})
-	client, err := kgo.NewClient(kgo.SeedBrokers(a.brokers))
-	require.NoError(t, err)
-	t.Cleanup(client.Close)
-	admin := kadm.NewClient(client)
-	topics := []string{signal.QuarantineTopic}
-	for _, s := range signal.All {
-		topics = append(topics, s.Topic())
-	}
-	_, err = admin.CreateTopics(t.Context(), 2, 1, map[string]*string{"message.timestamp.type": kadm.StringPtr("LogAppendTime")}, topics...)
-	require.NoError(t, err)
+	a, client := newAggregated(t, broker, t.TempDir())
 	var records []*kgo.Record
 	for _, s := range signal.All {
 		for seed := range uint64(12) {
@@ -91,13 +79,37 @@ func storeAllOf(t *testing.T, broker string, more ...*kgo.Record) aggregated {
 			require.NoError(t, client.ProduceSync(t.Context(), again).FirstErr())
 		}
 	}
+	a.fill(t, client)
+	return a
+}
 
+// newAggregated is a cell with topics and empty stores, the lake in dir.
+func newAggregated(t *testing.T, broker, dir string) (aggregated, *kgo.Client) {
+	t.Helper()
+	a := aggregated{brokers: broker, catalog: filepath.Join(dir, "catalog.db"), warehouse: filepath.Join(dir, "lake"), hotDir: t.TempDir()}
+	a.hot = clickhousetest.StartWith(t, chengine.Options{Dir: a.hotDir})
+	client, err := kgo.NewClient(kgo.SeedBrokers(a.brokers))
+	require.NoError(t, err)
+	t.Cleanup(client.Close)
+	topics := []string{signal.QuarantineTopic}
+	for _, s := range signal.All {
+		topics = append(topics, s.Topic())
+	}
+	_, err = kadm.NewClient(client).CreateTopics(t.Context(), 2, 1, map[string]*string{"message.timestamp.type": kadm.StringPtr("LogAppendTime")}, topics...)
+	require.NoError(t, err)
+	return a, client
+}
+
+// fill has each store's pipeline take what is in the topics of events, of which each has records.
+func (a aggregated) fill(t *testing.T, client *kgo.Client) {
+	t.Helper()
 	hot := clickhouseexporter.NewFactory()
 	hotStop := a.pipeline(t, audit.DefaultHotGroup, hot, map[string]any{"endpoint": a.hot.URL})
 	lake := icebergexporter.NewFactory()
 	lakeStop := a.pipeline(t, audit.DefaultLakeGroup, lake, map[string]any{
 		"catalog": map[string]any{"type": "sql", "uri": "file:" + a.catalog, "warehouse": "file://" + a.warehouse}, "commit": map[string]any{"max_age": "100ms"},
 	})
+	admin := kadm.NewClient(client)
 	for _, group := range []string{audit.DefaultHotGroup, audit.DefaultLakeGroup} {
 		require.Eventually(t, func() bool {
 			lags, err := admin.Lag(context.Background(), group)
@@ -106,7 +118,6 @@ func storeAllOf(t *testing.T, broker string, more ...*kgo.Record) aggregated {
 	}
 	hotStop()
 	lakeStop()
-	return a
 }
 
 // pipeline runs a receiver and the exporters of one store, as a Collector does.

@@ -33,7 +33,7 @@ type cellOptions struct {
 func newCell() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cell",
-		Short: "Take a cell out of service and back, and settle what two cells have both",
+		Short: "Take a cell out of service and back, settle what two cells have both, and state where tenants' bytes are",
 		Long: `Take a cell out of service before its maintenance, and back. A drained cell refuses nothing: its gateways tell the health check of DNS to send senders to other
 cells, take what comes until they have left, and ask connections to go. When no requests come any more, and all that was acknowledged is in both stores, it is
 safe to take the cell away: "status" says so, and ends with 0.
@@ -43,14 +43,15 @@ safe to take the cell away: "status" says so, and ends with 0.
     ... the maintenance ...
     pulsegrid cell undrain eu-1
 
-After a failover two cells may have the same events: "settle" removes them from the one that is not the tenant's home.
+After a failover two cells may have the same events: "settle" removes them from the one that is not the tenant's home. "inventory" counts what a cell holds, tenant by tenant, and "residency"
+states where each tenant's bytes of a day were.
 
 A file lists the cells (--cells): where each one's state, gateways and Kafka are. docs/regions.md has one, and says what to do when a cell is lost without a drain.`,
 		Example: "  pulsegrid cell drain eu-1 --reason \"kernel upgrade\" --wait\n  pulsegrid cell status eu-1\n  pulsegrid cell undrain eu-1",
 		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newCellDrain(), newCellUndrain(), newCellStatus(), newCellSettle(), newCellSettled())
+	cmd.AddCommand(newCellDrain(), newCellUndrain(), newCellStatus(), newCellSettle(), newCellSettled(), newCellInventory(), newCellResidency(), newCellRollups())
 	return cmd
 }
 

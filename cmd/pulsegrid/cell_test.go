@@ -117,6 +117,18 @@ func TestWrongCellCommandLinesExitWith2(t *testing.T) {
 		"--cells: stat nowhere.yaml":        {"cell", "status", "eu-1", "--cells", "nowhere.yaml"},
 		`"us-1" is none of the cells: eu-1`: {"cell", "undrain", "us-1", "--cells", cells},
 		"--timeout 0s":                      {"cell", "status", "eu-1", "--cells", cells, "--timeout", "0s"},
+		`--day: "today"`:                    {"cell", "inventory", "eu-1", "--cells", cells, "--day", "today"},
+		"--sign-key: key: stat nowhere":     {"cell", "inventory", "eu-1", "--cells", cells, "--sign-key", "nowhere"},
+		"name files or directories":         {"cell", "residency", "verify"},
+		"there is no file":                  {"cell", "residency", "verify", t.TempDir()},
+		"lstat nowhere":                     {"cell", "residency", "verify", "nowhere"},
+		"is required; see":                  {"cell", "residency", "--cells", cells},
+		"--public-key: key: open nowhere":   {"cell", "residency", "verify", cells, "--public-key", "nowhere"},
+		"name one of logs":                  {"cell", "rollups", "--cells", cells},
+		"--in is required":                  {"cell", "rollups", "logs", "--in", "", "--cells", cells},
+		"--tenants is required":             {"cell", "rollups", "logs", "--in", "eu", "--cells", cells},
+		`--resolution "5m"`:                 {"cell", "rollups", "logs", "--resolution", "5m", "--cells", cells},
+		"eu-1: clickhouse::endpoint":        {"cell", "rollups", "logs", "--in", "eu", "--tenants", t.TempDir(), "--cells", cells},
 	} {
 		_, code, err := run(t, args...)
 		require.ErrorContains(t, err, want, "%v", args)

@@ -22,7 +22,10 @@ const (
 	maxCells     = 100
 	maxGateways  = 1000
 	maxGroups    = 100
+	maxCopies    = 100
 	fileBytesMax = 4 << 20
+
+	defaultDatabase = "pulsegrid"
 )
 
 // Cell is where the parts of a cell are.
@@ -45,7 +48,40 @@ type Cell struct {
 	// IdentitiesMayLeave allows hashes that name events of this cell to go to a cell of another jurisdiction, when what both have is settled; never those of a tenant that has a
 	// jurisdiction. Default: false.
 	IdentitiesMayLeave bool `mapstructure:"identities_may_leave"`
+	// Copies are object stores that hold copies of what the cell has: backups, and replicas of its lake (`pulsegrid cell inventory`). Default: there is none.
+	Copies []Copy `mapstructure:"copies"`
+	// ClickHouse is the cell's, as readers over cells reach it (`pulsegrid cell rollups`). Default: they do not.
+	ClickHouse ClickHouse `mapstructure:"clickhouse"`
 }
+
+// ClickHouse is that of a cell, for reading.
+type ClickHouse struct {
+	// Endpoint is the URL of its HTTP interface. Empty: nobody reads it from elsewhere.
+	Endpoint string `mapstructure:"endpoint"`
+	// Database of the tables. Default: pulsegrid.
+	Database string `mapstructure:"database"`
+	// Username that may read and no more. Default: ClickHouse's own.
+	Username string `mapstructure:"username"`
+	// PasswordFile holds the password. Default: none.
+	PasswordFile string `mapstructure:"password_file"`
+}
+
+// Copy is an object store with copies.
+type Copy struct {
+	// URL as for a spill: s3://BUCKET?prefix=PREFIX/&region=REGION or file:///DIRECTORY. Required.
+	URL string `mapstructure:"url"`
+	// Jurisdiction that it is in. Default: that of the cell.
+	Jurisdiction string `mapstructure:"jurisdiction"`
+	// Of says what it has: "lake" for files as the lake has them, which are read; "stores" for a format of another program, whose objects are taken for copies of all that the cell
+	// holds. Required.
+	Of string `mapstructure:"of"`
+}
+
+// What a Copy is of.
+const (
+	OfLake   = "lake"
+	OfStores = "stores"
+)
 
 // Group is a consumer group of one store.
 type Group struct {
@@ -106,6 +142,7 @@ func parseCells(content []byte) ([]Cell, error) {
 		c := &cells[i]
 		c.Kafka = kafka.NewDefaultClientConfig()
 		c.Kafka.Brokers = nil
+		c.ClickHouse.Database = defaultDatabase
 		err := confmap.NewFromStringMap(fields).Unmarshal(c)
 		if err == nil {
 			err = c.validate()
@@ -148,6 +185,18 @@ func (c *Cell) validate() error {
 		bad(true, "kafka::%w", err)
 	}
 	bad(c.Groups != nil && len(c.Groups) == 0 || len(c.Groups) > maxGroups, "groups: are %d, want 1 to %d", len(c.Groups), maxGroups)
+	bad(len(c.Copies) > maxCopies, "copies: are %d, want at most %d", len(c.Copies), maxCopies)
+	if c.ClickHouse.Endpoint != "" {
+		u, err := url.Parse(c.ClickHouse.Endpoint)
+		bad(err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "", "clickhouse::endpoint: %q: want a URL such as https://clickhouse.eu-1.example.com:8443", c.ClickHouse.Endpoint)
+		bad(c.ClickHouse.Database == "", "clickhouse::database: is empty")
+	}
+	for _, copied := range c.Copies {
+		u, err := url.Parse(copied.URL)
+		bad(err != nil || u.Scheme != "s3" && u.Scheme != "file", "copies: url %q: want s3://BUCKET?prefix=PREFIX/&region=REGION or file:///DIRECTORY", copied.URL)
+		bad(copied.Jurisdiction != "" && !tenant.ValidName(copied.Jurisdiction), "copies: jurisdiction: %q %s", copied.Jurisdiction, name)
+		bad(copied.Of != OfLake && copied.Of != OfStores, "copies: of %q: want %s or %s", copied.Of, OfLake, OfStores)
+	}
 	for _, g := range c.Groups {
 		bad(g.Name == "" || len(g.Topics) == 0, "groups: %q: needs name and topics", g.Name)
 	}

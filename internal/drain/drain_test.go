@@ -41,6 +41,8 @@ cells:
     gateways: [https://10.2.0.11:8888/metrics]
     kafka: {brokers: [10.2.0.21:9092]}
     groups: [{name: hot, topics: [otlp.logs.v1, otlp.logs.premium.v1]}]
+    clickhouse: {endpoint: "https://clickhouse.us-1:8443", username: reader, password_file: /etc/reader}
+    copies: [{url: "s3://replica?region=us-west-2", of: lake}, {url: file:///backups, of: stores, jurisdiction: ca}]
 `
 
 func TestTheListOfCellsIsRead(t *testing.T) {
@@ -57,6 +59,9 @@ func TestTheListOfCellsIsRead(t *testing.T) {
 	us, err := Find(cells, "us-1")
 	require.NoError(t, err)
 	require.Equal(t, []Group{{"hot", []string{"otlp.logs.v1", "otlp.logs.premium.v1"}}}, us.Groups)
+	require.Equal(t, []Copy{{URL: "s3://replica?region=us-west-2", Of: OfLake}, {URL: "file:///backups", Of: OfStores, Jurisdiction: "ca"}}, us.Copies)
+	require.Equal(t, ClickHouse{Endpoint: "https://clickhouse.us-1:8443", Database: "pulsegrid", Username: "reader", PasswordFile: "/etc/reader"}, us.ClickHouse)
+	require.Empty(t, eu.Copies)
 	_, err = Find(cells, "eu-3")
 	require.ErrorContains(t, err, `"eu-3" is none of the cells: eu-1, us-1`)
 	_, err = ReadCells(path + ".gone")
@@ -84,6 +89,10 @@ func TestAListThatIsWrongIsRefused(t *testing.T) {
 		"gateways: are 0":                                                    {"[https://10.2.0.11:8888/metrics]", "[]"},
 		`cells: the 2., "us-1": kafka::brokers: is empty`:                    {"{brokers: [10.2.0.21:9092]}", "{}"},
 		"kafka::auth::aws::region: is empty":                                 {"aws: {region: eu-central-1}", "aws: {}"},
+		`copies: url "/backups": want s3://`:                                 {"file:///backups", "/backups"},
+		`clickhouse::endpoint: "clickhouse.us-1:8443": want a URL`:           {"https://clickhouse.us-1:8443", "clickhouse.us-1:8443"},
+		`copies: of "tables": want lake or stores`:                           {"of: stores", "of: tables"},
+		`copies: jurisdiction: "CA" is no name`:                              {"jurisdiction: ca", "jurisdiction: CA"},
 		`groups: "hot": needs name and topics`:                               {"topics: [otlp.logs.v1, otlp.logs.premium.v1]", "topics: []"},
 		"has invalid keys: gateway":                                          {"gateways: [https", "gateway: [https"},
 		`cells: the 2., "eu-1": name eu-1: is there twice`:                   {"name: us-1", "name: eu-1"},

@@ -105,3 +105,41 @@ func (w *Waiting) lease(ctx context.Context, b *blob.Bucket) error {
 	}
 	return nil
 }
+
+// Records calls f for each record that lies in a spill's store, of objects that were set aside too, and other for each object that is none of a gateway or cannot be read. It changes nothing. An object that is given
+// back meanwhile is passed over: its records are in Kafka.
+func Records(ctx context.Context, b *blob.Bucket, f func(*blob.ListObject, Record) error, other func(*blob.ListObject) error) error {
+	for it := b.List(nil); ; {
+		o, err := it.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("list the spill: %w", err)
+		}
+		name := strings.TrimPrefix(o.Key, badPrefix)
+		if _, base, _ := strings.Cut(name, "/"); base == leaseName || base == writableName {
+			continue
+		}
+		if _, isObject := parse(name); !isObject {
+			if err := other(o); err != nil {
+				return err
+			}
+			continue
+		}
+		body, err := b.ReadAll(ctx, o.Key)
+		if gcerrors.Code(err) == gcerrors.NotFound {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read %s: %w", o.Key, err)
+		}
+		err = each(body, func(r Record) error { return f(o, r) })
+		if errors.Is(err, ErrDamaged) {
+			err = other(o) // what of it could be read is counted
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", o.Key, err)
+		}
+	}
+}

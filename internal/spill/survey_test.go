@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"gocloud.dev/blob"
 
 	"github.com/pulsegrid/pulsegrid/internal/bucket"
 )
@@ -50,6 +51,39 @@ func TestASurveyTellsWhatWaitsAndWhatWasSetAside(t *testing.T) {
 	again, err := Look(t.Context(), b)
 	require.NoError(t, err)
 	require.Equal(t, s, again)
+}
+
+// Guarantees: each record that lies in the store is told, of objects that were set aside too; of a damaged object those before the damage, and the object; what is none of a gateway's is told apart; names that
+// hold no records are passed over; nothing is changed.
+func TestTheRecordsOfAStoreAreTold(t *testing.T) {
+	url := dir(t)
+	spool := open(t, testConfig(url, "gw-a"))
+	b := spool.bucket
+	require.NoError(t, spool.Put(t.Context(), []Record{rec(1), rec(2)}))
+	require.NoError(t, spool.Writable(t.Context()))
+	at := time.UnixMilli(1_700_000_000_000)
+	whole := encoded(t, rec(3))
+	for key, content := range map[string][]byte{
+		badPrefix + position("gw-b", at, 7) + "-many": whole, position("gw-b", at, 8) + "-many": []byte("damaged"), "README": []byte("x"),
+	} {
+		require.NoError(t, b.WriteAll(t.Context(), key, content, nil))
+	}
+	before, err := Look(t.Context(), b)
+	require.NoError(t, err)
+	var told, others []string
+	require.NoError(t, Records(t.Context(), b, func(o *blob.ListObject, r Record) error {
+		told = append(told, string(r.Value))
+		require.NotEmpty(t, o.Key)
+		return nil
+	}, func(o *blob.ListObject) error {
+		others = append(others, o.Key)
+		return nil
+	}))
+	require.ElementsMatch(t, []string{string(rec(1).Value), string(rec(2).Value), string(rec(3).Value)}, told)
+	require.Equal(t, []string{"README", position("gw-b", at, 8) + "-many"}, others)
+	after, err := Look(t.Context(), b)
+	require.NoError(t, err)
+	require.Equal(t, before, after)
 }
 
 // Guarantee: a survey's lists are bounded, and what is beyond them is counted.

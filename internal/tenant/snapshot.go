@@ -72,6 +72,18 @@ func (s *Snapshot) Incomplete() bool { return s.incomplete }
 // Tenant returns a tenant by its id, or nil.
 func (s *Snapshot) Tenant(id string) *Tenant { return s.tenants[id].value }
 
+// Unpinned are the ids of the tenants whose data may be in any jurisdiction, in order.
+func (s *Snapshot) Unpinned() []string {
+	var out []string
+	for id, t := range s.tenants {
+		if t.value.Jurisdiction == "" {
+			out = append(out, id)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // Endpoint is where the data of a jurisdiction is to be sent; empty where the registry does not say.
 func (s *Snapshot) Endpoint(jurisdiction string) string { return s.jurisdictions[jurisdiction].value }
 

@@ -1,4 +1,4 @@
-"""Prints the files below a directory that hold a text, in any of the encodings of a lake: Parquet, Avro with deflate, gzip, plain. With a tenant, its rows do not count. usage: search.py DIRECTORY TEXT [TENANT]"""
+"""Prints the files below a directory that hold a text, in any of the encodings of a lake: Parquet, Avro with deflate, gzip, plain; objects of the spill. With a tenant, its rows do not count. usage: search.py DIRECTORY TEXT [TENANT]"""
 import gzip
 import io
 import json
@@ -6,6 +6,7 @@ import os
 import sys
 import zlib
 
+import pyarrow
 import pyarrow.parquet
 
 directory, text = sys.argv[1], sys.argv[2].encode()
@@ -59,6 +60,8 @@ def contents(path):
         yield from avro(raw)
     elif raw[:2] == b"\x1f\x8b":
         yield gzip.decompress(raw)
+    elif raw[:7] == b"PGSPILL":
+        yield pyarrow.CompressedInputStream(pyarrow.BufferReader(raw[8:]), "zstd").read()
 
 
 found, read = [], 0
