@@ -75,11 +75,12 @@ $(LINT):
 
 .PHONY: tools
 tools: ## Install every part that the tests run against
-	tools/install.sh ocb clickhouse kafka iceberg telemetrygen versitygw promtool amtool prometheus alertmanager node_exporter python clients temporal
+	tools/install.sh ocb clickhouse kafka iceberg telemetrygen versitygw promtool amtool prometheus alertmanager node_exporter python clients temporal deploy
 
 # observability is long and comes first, so that it is not alone at the end. vet is check's, and not each test's again. The parts of integration tests are the built programs, in which the race detector would see nothing.
 .PHONY: test
 test: tools build check lint vuln-if-reachable ## What CI runs: tools, build, gofmt, vet, lint, vuln where its database is reachable, every test, under the race detector but for integration
+	@command -v terraform >/dev/null || echo "SKIPPED: terraform is not in PATH, so nothing of deploy/ is tried"
 	status=0; packages=$$(go list $(PKG)); \
 	run() { [ -z "$$1" ] || go test $$2 -vet=off -timeout $(TEST_TIMEOUT) $$1 || status=1; }; \
 	{ run "$$(grep -v /integration/ <<< "$$packages" || true)" "-race -p $(TEST_P)"; run "$$(grep /integration/observability <<< "$$packages"; grep /integration/ <<< "$$packages" | grep -v /observability || true)" "-p $(INTEGRATION_P)"; (exit $$status); } | tee _build/test.log || { \
@@ -131,6 +132,11 @@ test-alerts: tools build ## Alerts on what is stored, timed from event to webhoo
 .PHONY: alerts-table
 alerts-table: ## Write the outcome of test-alerts into docs/alerts.md
 	go run ./integration/fault/faulttable -alerts
+
+.PHONY: test-deploy
+test-deploy: build ## docs/deploy.md from top to bottom on a local fake of AWS: three regions applied, changed by hand, healed, scaled, upgraded, destroyed; then checkov and parliament
+	tools/install.sh deploy checkov
+	go test ./integration/deploy -count 1 -timeout 2h -v -args -all
 
 .PHONY: check
 check: ## gofmt and go vet

@@ -210,7 +210,7 @@ data "aws_iam_policy_document" "worker" {
   statement { # audits read the log; replays, repairs and backfills write into it
     sid       = "Topics"
     actions   = ["kafka-cluster:CreateTopic", "kafka-cluster:DescribeTopic", "kafka-cluster:DescribeTopicDynamicConfiguration", "kafka-cluster:ReadData", "kafka-cluster:WriteData"]
-    resources = concat(local.event_topics, ["${local.kafka_topic}/pulsegrid.*"])
+    resources = concat(local.event_topics, ["${local.kafka_topic}/replays.*"])
   }
   statement {
     sid       = "Groups"
@@ -226,8 +226,7 @@ data "aws_iam_policy_document" "worker" {
     sid     = "Objects"
     actions = ["s3:PutObject", "s3:GetObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
     resources = [
-      "${local.bucket["lake"]}/warehouse/*",
-      "${local.bucket["lake"]}/jobs/*", # plans, reports and progress of jobs
+      "${local.bucket["lake"]}/warehouse/*", # with plans and progress of jobs
       "${local.bucket["quarantine"]}/quarantine/*",
       "${local.bucket["spill"]}/spill/*",
     ]
@@ -413,11 +412,6 @@ data "aws_iam_policy_document" "execution" {
     sid       = "PullImages"
     actions   = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
     resources = [for r in aws_ecr_repository.image : r.arn]
-  }
-  statement {
-    sid       = "ReadSettings"
-    actions   = ["ssm:GetParameters"]
-    resources = ["arn:${local.partition}:ssm:${local.region}:${local.account}:parameter/pulsegrid/${var.cell}/*"]
   }
   statement {
     sid       = "ReadSecrets"
