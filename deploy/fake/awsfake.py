@@ -120,6 +120,8 @@ def kafka_configuration(request, region):
     """MSK configurations with their revisions."""
     found = keep("configurations", region)
     path = urllib.parse.unquote(request.path)
+    if path == "/v1/configurations" and request.method == "GET":
+        return as_json({"configurations": [{name: value for name, value in one.items() if name != "revisions"} for one in found.values()]})
     if path == "/v1/configurations":
         asked = request.get_json()
         arn = f"arn:aws:kafka:{region}:{ACCOUNT}:configuration/{asked['name']}/{uuid.uuid4()}-2"
@@ -161,6 +163,8 @@ def kafka_cluster(request, region):
         arn = f"arn:aws:kafka:{region}:{ACCOUNT}:cluster/{name}/{uuid.uuid4()}-2"
         found[arn] = {"clusterArn": arn, "clusterName": name, "clusterType": "PROVISIONED", "currentVersion": "K1", "state": "ACTIVE", "creationTime": CREATED, "tags": tags, "provisioned": asked}
         return as_json({"clusterArn": arn, "clusterName": name, "state": "CREATING"})
+    if request.method == "GET" and path == "/v1/clusters":
+        return as_json({"clusterInfoList": [{"clusterArn": arn, "clusterName": one["clusterName"]} for arn, one in found.items()]})
     match = re.fullmatch(r"/(v1|api/v2)/(clusters|tags)/(arn:[^/]+/[^/]+/[^/]+)(/.*)?", path)
     if not match:
         raise NotImplementedError(path)

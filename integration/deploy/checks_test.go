@@ -39,6 +39,18 @@ var nowhere = []string{
 	"ecs:DescribeClusters", "ecs:DescribeServices", "ecs:DescribeTasks", "ecs:DescribeTaskDefinition", "ecs:ListTasks", "ecs:ListServices", "ecs:ListServiceDeployments", "ecs:DescribeServiceDeployments",
 }
 
+// parliament reads the policies of its arguments. Its own command cannot read files where its standard input is no terminal.
+const parliament = `
+import sys
+from parliament import analyze_policy_string, enhance_finding
+for path in sys.argv[1:]:
+    with open(path) as policy:
+        for finding in analyze_policy_string(policy.read(), path).findings:
+            finding = enhance_finding(finding)
+            if finding.severity not in ("MUTE", "INFO"):
+                print(path, finding.severity, finding.title, finding.detail, finding.location)
+`
+
 // rightsHaveNoWildcards reads every policy of the applied fleet that gives something: no action has a wildcard, and a resource is everything only where AWS knows no other. Parliament then
 // reads the same: unknown actions, actions that do not go with their resources, malformed ARNs.
 func (s *site) rightsHaveNoWildcards() {
@@ -67,7 +79,8 @@ func (s *site) rightsHaveNoWildcards() {
 		require.NoError(s.t, os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600))
 	}
 	require.GreaterOrEqual(s.t, policies, 3*12, "policies of roles")
-	out, err := s.try("parliament --directory policies")
+	require.NoError(s.t, os.WriteFile(filepath.Join(s.root, "parliament.py"), []byte(parliament), 0o600))
+	out, err := s.try("python parliament.py policies/*.json")
 	require.NoError(s.t, err, "parliament:\n%s", tail(out))
 	require.Empty(s.t, strings.TrimSpace(out), "parliament")
 	s.t.Logf("parliament: %d policies", policies)
