@@ -27,7 +27,7 @@ data "aws_ssm_parameter" "host_image" {
 
 resource "aws_instance" "clickhouse" {
   for_each                = local.hosts
-  ami                     = data.aws_ssm_parameter.host_image.value
+  ami                     = data.aws_ssm_parameter.host_image.insecure_value
   instance_type           = var.clickhouse.instance_type
   subnet_id               = aws_subnet.inner[each.value].id
   vpc_security_group_ids  = [aws_security_group.clickhouse.id]

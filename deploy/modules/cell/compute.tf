@@ -266,7 +266,7 @@ resource "aws_ecs_service" "part" {
     rollback = true
   }
   network_configuration {
-    subnets          = [for s in contains(local.outward, each.value.id) ? aws_subnet.edge : aws_subnet.inner : s.id]
+    subnets          = [for s in(contains(local.outward, each.value.id) ? aws_subnet.edge : aws_subnet.inner) : s.id]
     security_groups  = [aws_security_group.task[each.value.id].id]
     assign_public_ip = contains(local.outward, each.value.id)
   }
