@@ -88,12 +88,13 @@ $(LINT):
 
 .PHONY: tools
 tools: ## Install every part that the tests run against
-	tools/install.sh ocb clickhouse kafka iceberg telemetrygen versitygw promtool amtool prometheus alertmanager node_exporter python clients temporal
+	tools/install.sh ocb clickhouse kafka iceberg telemetrygen versitygw promtool amtool prometheus alertmanager node_exporter python clients temporal deploy
 
 # The longest packages come first, so that none is alone at the end. vet is lint's (govet), and neither check's nor each test's again. The parts of integration tests are the
 # built programs, in which the race detector would see nothing.
 .PHONY: test
 test: tools build format lint vuln-if-reachable ## What CI runs: tools, build, gofmt, lint with vet, vuln where its database is reachable, every test, under the race detector but for integration
+	@command -v terraform >/dev/null || echo "SKIPPED: terraform is not in PATH, so nothing of deploy/ is tried"
 	status=0; packages=$$(go list $(PKG)); \
 	run() { [ -z "$$1" ] || go test $$2 -vet=off -timeout $(TEST_TIMEOUT) $$1 || status=1; }; \
 	of() { grep -E "$$1" <<< "$$packages" | grep -vE "$$2" || true; }; \
@@ -164,6 +165,11 @@ alerts-table: ## Write the outcome of test-alerts into docs/alerts.md
 .PHONY: availability
 availability: ## Compute the availability over a year into docs/availability.md, out of internal/availability/inputs.yaml
 	go test ./internal/availability -run TestDocs -count 1 -update
+
+.PHONY: test-deploy
+test-deploy: build ## docs/deploy.md from top to bottom on a local fake of AWS: three regions applied, changed by hand, healed, scaled, upgraded, destroyed; then checkov and parliament
+	tools/install.sh deploy checkov
+	go test ./integration/deploy -count 1 -timeout 2h -v -args -all
 
 .PHONY: format
 format: ## gofmt: names the files that it would change

@@ -2,12 +2,19 @@ package distributions_test
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -39,7 +46,7 @@ func TestTheBuiltCollectorTakesEveryConfigWithItsVariablesSet(t *testing.T) {
 		"PULSEGRID_QUARANTINE_STORE=s3://bucket?region=eu-central-1&prefix=quarantine/",
 		"PULSEGRID_HEALTH_ENDPOINT=127.0.0.1:3", "PULSEGRID_CELL_HEALTH_ENDPOINT=127.0.0.1:5", "PULSEGRID_CELL_STATE=s3://bucket/cell?region=eu-central-1", "PULSEGRID_METRICS_HOST=127.0.0.1", "PULSEGRID_METRICS_PORT=4",
 		"PULSEGRID_TLS_CERT=/tmp/a.crt", "PULSEGRID_TLS_KEY=/tmp/a.key", "PULSEGRID_TLS_CLIENT_CA=/tmp/ca.crt", "PULSEGRID_TENANTS=s3://bucket/tenants?region=eu-central-1",
-		"PULSEGRID_CLICKHOUSE_HTTP=clickhouse:8123", "PULSEGRID_CLICKHOUSE_USERNAME=writer", "PULSEGRID_CLICKHOUSE_PASSWORD=1234",
+		"PULSEGRID_CLICKHOUSE_HTTP=clickhouse:8123", "PULSEGRID_HOT_COPY=-b", "PULSEGRID_CLICKHOUSE_USERNAME=writer", "PULSEGRID_CLICKHOUSE_PASSWORD=1234",
 		"PULSEGRID_LAKE_CATALOG=/tmp/c.db", "PULSEGRID_LAKE_WAREHOUSE=s3://bucket/lake",
 		"PULSEGRID_DEDUPE_MEMORY_BYTES=1048576", "PULSEGRID_CELL=1234", "PULSEGRID_JURISDICTION=eu",
 		`PULSEGRID_CORS=["http://localhost:3000","*"]`, `PULSEGRID_LOCAL_HOSTS=["localhost","laptop"]`, "PULSEGRID_OWN_OTLP=http://127.0.0.1:2", "PULSEGRID_HOST_NAME=1234", "PULSEGRID_TRACE_RATIO=1",
@@ -51,7 +58,7 @@ func TestTheBuiltCollectorTakesEveryConfigWithItsVariablesSet(t *testing.T) {
 			require.Contains(t, set, name, "%s: this test must set it", path)
 		}
 		if readme != "" {
-			require.ElementsMatch(t, variables(t, path), variables(t, readme), "%s documents the variables of %s", readme, path)
+			require.ElementsMatch(t, variables(t, path, filepath.Join(filepath.Dir(path), "aws.yaml")), variables(t, readme), "%s documents the variables of %s", readme, path)
 		}
 	}
 }
@@ -68,6 +75,27 @@ func TestTheBuiltCollectorTakesTheAggregatorWithTheOverflowLane(t *testing.T) {
 func TestTheBuiltCollectorTakesTheAggregatorWithTenants(t *testing.T) {
 	validate(t, "aggregator/config.yaml", nil, "aggregator/tenants.yaml")
 	validate(t, "aggregator/config.yaml", []string{"PULSEGRID_TENANTS=s3://bucket/tenants?region=eu-central-1", "PULSEGRID_JURISDICTION=us"}, "aggregator/overflow.yaml", "aggregator/tenants.yaml")
+}
+
+func TestTheBuiltCollectorTakesBothTiersOnAWS(t *testing.T) {
+	cert, key := certificate(t)
+	validate(t, "gateway/config.yaml", []string{"AWS_REGION=eu-central-1", "PULSEGRID_TLS_CERT_PEM=" + cert, "PULSEGRID_TLS_KEY_PEM=" + key}, "gateway/aws.yaml")
+	hot := []string{"AWS_REGION=eu-central-1", "PULSEGRID_CLICKHOUSE_HTTP=clickhouse-a.eu-1.pulsegrid.internal:8443", "PULSEGRID_LAKE_WAREHOUSE=s3://bucket/warehouse"}
+	validate(t, "aggregator/config.yaml", hot, "aggregator/aws.yaml")
+	validate(t, "aggregator/config.yaml", append(hot, "PULSEGRID_CLICKHOUSE_CA_PEM="+cert, "PULSEGRID_HOT_COPY=-b"), "aggregator/aws.yaml")
+}
+
+// certificate makes one that signs itself, as PEM.
+func certificate(t *testing.T) (cert, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"*.eu-1.pulsegrid.internal"}, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	require.NoError(t, err)
+	bytes, err := x509.MarshalPKCS8PrivateKey(private)
+	require.NoError(t, err)
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: bytes}))
 }
 
 // Guarantee: what is insecure lacks nothing else of the gateway. Lists are replaced where a file is merged over another.
@@ -92,11 +120,13 @@ func toBytes(s []string) [][]byte {
 	return out
 }
 
-func variables(t *testing.T, path string) []string {
+func variables(t *testing.T, paths ...string) (names []string) {
 	t.Helper()
-	text, err := os.ReadFile(path)
-	require.NoError(t, err)
-	names := regexp.MustCompile(`PULSEGRID_[A-Z_]+`).FindAllString(string(text), -1)
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		require.NoError(t, err)
+		names = append(names, regexp.MustCompile(`PULSEGRID_[A-Z_]+`).FindAllString(string(text), -1)...)
+	}
 	slices.Sort(names)
 	return slices.Compact(names)
 }

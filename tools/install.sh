@@ -2,7 +2,7 @@
 # Installs a part that PulseGrid runs or is tested against, once, below $PULSEGRID_CACHE (default ~/.cache/pulsegrid), each in
 # a folder named by its version. Does nothing where it is there already. Uses the ordinary package clients only. What they bring must have
 # the checksums that are listed here (`make lock` writes the lists) or, for Go modules, in Go's checksum database; else nothing is installed.
-#   tools/install.sh clickhouse|kafka|iceberg|ocb|telemetrygen|versitygw|golangci-lint|promtool|amtool|prometheus|alertmanager|node_exporter|python|peers|clients|temporal ...
+#   tools/install.sh clickhouse|kafka|iceberg|ocb|telemetrygen|versitygw|golangci-lint|promtool|amtool|prometheus|alertmanager|node_exporter|python|deploy|checkov|peers|clients|temporal ...
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/versions.env"
@@ -77,18 +77,22 @@ clients() { # the stock clients of integration/clients but Python's
 }
 # A Temporal server for this machine and for tests, a module of its own: 1,800 packages, minutes of CPU where none of them has been built before.
 temporal() { (cd "$devserver" && go build -trimpath -ldflags '-s -w' -o "$OLDPWD/devserver" .); }
+# environment DIR LIST WHAT USUALLY: a venv with the packages of a list. It cannot be moved: built in place, marked when it is whole.
+environment() { [ -f "$cache/$1/installed" ] || step "installing $1: $3" "$4" packages "$1" "$2"; }
+packages() {
+  python3 -m venv --clear "$cache/$1"
+  pip "$cache/$1/bin/python" "$2"
+  touch "$cache/$1/installed"
+}
 pip() { # PYTHON LIST ...: ready-made packages only, as whoever builds one fetches what no list names
   "$1" -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r "$here/python/$2" "${@:3}"
-}
-python() { # a venv cannot be moved: build it in place, mark it when it is whole
-  python3 -m venv --clear "$cache/$venv"
-  pip "$cache/$venv/bin/python" requirements.txt
-  touch "$cache/$venv/installed"
 }
 # DuckDB's Iceberg extension comes as a package of its own for some versions only, so this DuckDB is beside the one of requirements.txt.
 duckdb_iceberg() { pip "$cache/$venv/bin/python" duckdb-iceberg.txt --target .; }
 
 venv=python-$(short_sum "$here/python/requirements.txt")
+deploy_dir=deploy-$(short_sum "$here/python/deploy.txt")
+checkov_dir=checkov-$(short_sum "$here/python/checkov.txt") # its pins are not those of the others
 peers_dir=peers-$(cat "$bench"/*-manifest.yaml | sha256sum | cut -c1-12)
 clients_dir=clients-$(cat "$clients"/js/package-lock.json "$clients"/java/jars.sha256 "$clients"/go/{go.mod,main.go} | sha256sum | cut -c1-12)
 temporal_dir=temporal-$(cat "$devserver"/{go.mod,go.sum,main.go} | sha256sum | cut -c1-12)
@@ -97,7 +101,9 @@ if [ "${1:-}" = --dir ]; then # where a part is: only for those whose name nobod
     peers) echo "$cache/$peers_dir" ;;
     clients) echo "$cache/$clients_dir" ;;
     temporal) echo "$cache/$temporal_dir" ;;
-    *) echo "--dir takes peers, clients or temporal" >&2; exit 2 ;;
+    deploy) echo "$cache/$deploy_dir" ;;
+    checkov) echo "$cache/$checkov_dir" ;;
+    *) echo "--dir takes peers, clients, temporal, deploy or checkov" >&2; exit 2 ;;
   esac
   exit
 fi
@@ -117,8 +123,10 @@ for part in "$@"; do
     node_exporter) into "node_exporter-$NODE_EXPORTER_VERSION" node_exporter "Prometheus' exporter of a host" "30 s" ;;
     peers) into "$peers_dir" peers "the stock Collectors that make bench measures against" "10 min" ;;
     iceberg) into "iceberg-$(short_sum "$here/iceberg/jars.sha256")" iceberg "Iceberg's Java library, by Maven" "15 s" ;;
+    deploy) environment "$deploy_dir" deploy.txt "a fake of AWS, and a check of policies" "1 min" ;;
+    checkov) environment "$checkov_dir" checkov.txt "checks of Terraform's plan" "1 min" ;;
     python)
-      [ -f "$cache/$venv/installed" ] || step "installing $venv: pyiceberg, DuckDB and other readers and clients" "1 min" python
+      environment "$venv" requirements.txt "pyiceberg, DuckDB and other readers and clients" "1 min"
       into "duckdb-iceberg-$(short_sum "$here/python/duckdb-iceberg.txt")" duckdb_iceberg "DuckDB's Iceberg extension" "10 s" ;;
     clients) into "$clients_dir" clients "stock OTLP clients in four languages" "1 min" ;;
     temporal) into "$temporal_dir" temporal "a Temporal server" "6 min" ;;

@@ -40,6 +40,8 @@ func newCheckout(t *testing.T) checkout {
 		"tools/versions.env":                                read(t, "versions.env"),
 		"tools/python/requirements.txt":                     "",
 		"tools/python/duckdb-iceberg.txt":                   "",
+		"tools/python/deploy.txt":                           "",
+		"tools/python/checkov.txt":                          "",
 		"tools/kafka/pom.xml":                               "",
 		"tools/kafka/jars.sha256":                           "",
 		"integration/bench/peers/a-manifest.yaml":           "",

@@ -25,7 +25,7 @@ func read(t *testing.T, file ...string) string {
 // Scenario: a version is changed, and `make lock` is forgotten.
 // Guarantees: this test says so. (npm refuses by itself.)
 func TestListsAreOfWhatIsAskedFor(t *testing.T) {
-	for _, name := range []string{"requirements", "duckdb-iceberg"} {
+	for _, name := range []string{"requirements", "duckdb-iceberg", "deploy", "checkov"} {
 		listed := read(t, "python", name+".txt")
 		for line := range strings.Lines(read(t, "python", name+".in")) {
 			pinned := regexp.MustCompile(`\[.*\]`).ReplaceAllString(strings.TrimSpace(line), "") // the list has no extras

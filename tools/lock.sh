@@ -9,7 +9,7 @@ tmp=$(mktemp -d); trap 'rm -rf "$tmp"' EXIT
 
 python3 -m venv "$tmp/uv"
 "$tmp/uv/bin/pip" install --quiet --disable-pip-version-check "uv==$UV_VERSION"
-for list in requirements duckdb-iceberg; do # every file of a version, for any platform and any Python from PYTHON_MIN on
+for list in requirements duckdb-iceberg deploy checkov; do # every file of a version, for any platform and any Python from PYTHON_MIN on
   "$tmp/uv/bin/uv" --quiet pip compile --universal --python-version "$PYTHON_MIN" --generate-hashes --no-annotate --upgrade \
     --custom-compile-command "make lock" "$here/python/$list.in" -o "$here/python/$list.txt"
 done

@@ -112,7 +112,7 @@ Exit codes: 0 every object is loaded; 1 an object could not be, the stores hold 
 	return cmd
 }
 
-const configHelp = "configuration of the aggregators that fill the stores; may be repeated, as for the Collector (default: the local cell's)"
+const configHelp = "configuration of the aggregators that fill the stores; may be repeated, as for the Collector; env:NAME is a variable that holds it (default: the local cell's)"
 
 // requestFlags are those that say what to load and how, whoever runs the job.
 func (o *backfillOptions) requestFlags(cmd *cobra.Command) {

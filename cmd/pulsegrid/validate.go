@@ -101,11 +101,14 @@ func composed(ctx context.Context, path string) (problem string) {
 	return ""
 }
 
-// resolve reads a configuration of the Collector, each file over those before it, with the variables that it names.
+// resolve reads a configuration of the Collector, each file over those before it, with the variables that it names. A path env:NAME is a variable that holds what a
+// file would: a container may have none.
 func resolve(ctx context.Context, paths ...string) (*confmap.Conf, error) {
 	uris := make([]string, len(paths))
 	for i, path := range paths {
-		uris[i] = "file:" + path
+		if uris[i] = path; !strings.HasPrefix(path, "env:") {
+			uris[i] = "file:" + path
+		}
 	}
 	resolver, err := confmap.NewResolver(confmap.ResolverSettings{
 		URIs:              uris,
