@@ -41,7 +41,7 @@ BENCH    ?= .#  regular expression
 COUNT    ?= 6#  times each benchmark
 
 # What the two programs are built from: every Go and embedded file, not the tests.
-SOURCES = $(shell find cmd distributions exporter extension internal orchestration processor receiver -type f \
+SOURCES = $(shell find cmd deploy/cost distributions exporter extension internal orchestration processor receiver -type f \
 	\( -name '*.go' -o -name '*.yaml' -o -name '*.sql' -o -name '*.json' \) -not -name '*_test.go' -not -path '*/testdata/*' -not -path 'orchestration/devserver/*' 2>/dev/null)
 
 .PHONY: help
@@ -134,7 +134,7 @@ alerts-table: ## Write the outcome of test-alerts into docs/alerts.md
 
 .PHONY: check
 check: ## gofmt and go vet
-	@unformatted=$$(gofmt -l cmd distributions exporter integration internal observability orchestration receiver tools $(wildcard extension processor)); \
+	@unformatted=$$(gofmt -l cmd deploy distributions exporter integration internal observability orchestration receiver tools $(wildcard extension processor)); \
 		test -z "$$unformatted" || { echo "gofmt -w these:"; echo "$$unformatted"; exit 1; }
 	go vet ./...
 
@@ -168,6 +168,12 @@ generate: ## Run go generate: rules of the SLOs, dashboards, docs/metrics.md, ta
 bench: build ## Gateway and aggregator against the stock Collector, as ratios in one run (ARGS="-only gateway -rounds 1")
 	tools/install.sh kafka peers
 	go run ./integration/bench -peers "$$(tools/install.sh --dir peers)" $(ARGS)
+
+.PHONY: bench-hops
+bench-hops: build ## What an event takes at each hop, bytes and CPU, written into the cost model (deploy/cost/measured.json); then its documents
+	tools/install.sh kafka
+	go run ./integration/bench -only hops -events 200000 -measured deploy/cost/measured.json $(ARGS)
+	go generate ./internal/cost
 
 .PHONY: microbench
 microbench: ## The packages' benchmarks BENCH, COUNT times each, for benchstat
