@@ -132,6 +132,10 @@ test-alerts: tools build ## Alerts on what is stored, timed from event to webhoo
 alerts-table: ## Write the outcome of test-alerts into docs/alerts.md
 	go run ./integration/fault/faulttable -alerts
 
+.PHONY: record-privileges
+record-privileges: tools build ## Write down again what gateway, aggregator, probe and alerts do at AWS' services: deploy/privileges/recorded.json, by which their policies are judged
+	go test ./integration/privilege -run TestWhatIsRecordedIsWhatComponentsDo -count 1 -timeout 30m -update
+
 .PHONY: check
 check: ## gofmt and go vet
 	@unformatted=$$(gofmt -l cmd deploy distributions exporter integration internal observability orchestration receiver tools $(wildcard extension processor)); \
