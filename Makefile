@@ -47,7 +47,7 @@ BENCH    ?= .#  regular expression
 COUNT    ?= 6#  times each benchmark
 
 # What the two programs are built from: every Go and embedded file, not the tests.
-SOURCES = $(shell find cmd distributions exporter extension internal orchestration processor receiver -type f \
+SOURCES = $(shell find cmd deploy/cost distributions exporter extension internal orchestration processor receiver -type f \
 	\( -name '*.go' -o -name '*.yaml' -o -name '*.sql' -o -name '*.json' \) -not -name '*_test.go' -not -path '*/testdata/*' -not -path 'orchestration/devserver/*' 2>/dev/null)
 
 .PHONY: help
@@ -171,9 +171,13 @@ test-deploy: build ## docs/deploy.md from top to bottom on a local fake of AWS: 
 	tools/install.sh deploy checkov
 	go test ./integration/deploy -count 1 -timeout 2h -v -args -all
 
+.PHONY: record-privileges
+record-privileges: tools build ## Write down again what gateway, aggregator, probe and alerts do at AWS' services: deploy/privileges/recorded.json, by which their policies are judged
+	go test ./integration/privilege -run TestWhatIsRecordedIsWhatComponentsDo -count 1 -timeout 30m -update
+
 .PHONY: format
 format: ## gofmt: names the files that it would change
-	@unformatted=$$(gofmt -l cmd distributions exporter integration internal observability orchestration receiver tools $(wildcard extension processor)); \
+	@unformatted=$$(gofmt -l cmd deploy distributions exporter integration internal observability orchestration receiver tools $(wildcard extension processor)); \
 		test -z "$$unformatted" || { echo "gofmt -w these:"; echo "$$unformatted"; exit 1; }
 
 .PHONY: check
@@ -210,6 +214,12 @@ generate: ## Run go generate: rules of the SLOs, dashboards, docs/metrics.md, ta
 bench: build ## Gateway and aggregator against the stock Collector, as ratios in one run (ARGS="-only gateway -rounds 1")
 	tools/install.sh kafka peers
 	go run ./integration/bench -peers "$$(tools/install.sh --dir peers)" $(ARGS)
+
+.PHONY: bench-hops
+bench-hops: build ## What an event takes at each hop, bytes and CPU, written into the cost model (deploy/cost/measured.json); then its documents
+	tools/install.sh kafka
+	go run ./integration/bench -only hops -events 200000 -measured deploy/cost/measured.json $(ARGS)
+	go generate ./internal/cost
 
 .PHONY: microbench
 microbench: ## The packages' benchmarks BENCH, COUNT times each, for benchstat

@@ -82,7 +82,7 @@ Exit codes: 0 done; 1 failed, unhealthy or invalid; 2 wrong command line; 3 no c
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())}
 	})
-	root.AddCommand(newLocal(), newStatus(), newQuery(), newTail(), newAudit(), newProbe(), newAlerts(), newJob(), newCell(), newQuarantine(), newValidate(), newSchema(), newTenant(), newVersion())
+	root.AddCommand(newLocal(), newStatus(), newQuery(), newTail(), newAudit(), newProbe(), newAlerts(), newJob(), newCell(), newQuarantine(), newValidate(), newSchema(), newTenant(), newCost(), newVersion())
 	return root
 }
 

@@ -1,11 +1,11 @@
 // Command bench measures PulseGrid's gateway and aggregator against the stock Collector's, side by side in one run, and prints ratios.
 //
-//	make bench [ARGS="-only gateway|registries|aggregator|exactness|freshness|restart -rounds N -duration D -window N"]
+//	make bench [ARGS="-only gateway|registries|aggregator|exactness|freshness|restart|hops -rounds N -duration D -window N"]
 //
 // gateway also has PulseGrid's own gateway without keys, quotas, schemas and quarantine: what these cost. registries is what
 // many tenants and schemas cost. exactness is what intents, tokens, the ledger and
 // dedupe cost. freshness and restart are of PulseGrid alone too, a whole cell on one machine: how long an event takes from its agent to each store, and how
-// long an aggregator that was killed takes until it is fresh again.
+// long an aggregator that was killed takes until it is fresh again. hops is what one event of each signal takes at each hop, for the cost model (`make bench-hops`); it runs only when it is named.
 //
 // All gateways write to one real Kafka with acks=all; all aggregators read one topic into one real ClickHouse. What counts is events
 // per core-second: acknowledged events (gateway) or stored rows (aggregator) by CPU seconds of the process under test, as the
@@ -34,6 +34,7 @@ type settings struct {
 	peers       string        // directory of the stock Collectors
 	configs     string        // directory of distributions/
 	peerConfigs string        // directory of the peers' configs
+	measured    string        // file of the cost model that hops writes its figures to; empty: none
 	profiles    string        // directory for profiles of PulseGrid's gateway; empty: none
 	rounds      int           // times that each side is measured in each case
 	duration    time.Duration // of load on a gateway, after the warm-up
@@ -48,12 +49,13 @@ func main() {
 	chengine.RunChildIfAsked()
 	var s settings
 	var only string
-	flag.StringVar(&only, "only", "", "gateway, registries, aggregator, exactness, freshness or restart; empty: all")
+	flag.StringVar(&only, "only", "", "gateway, registries, aggregator, exactness, freshness, restart or hops; empty: all but hops")
 	flag.StringVar(&s.collector, "collector", "_build/collector/pulsegrid-collector", "PulseGrid's collector")
 	flag.StringVar(&s.baseline, "baseline", "", "another build of PulseGrid's collector, which takes the same configs, to compare with in gateway and exactness")
 	flag.StringVar(&s.peers, "peers", "", "directory of the stock Collectors, peer-gateway and peer-aggregator (make bench builds them)")
 	flag.StringVar(&s.configs, "configs", "distributions", "directory of PulseGrid's configs")
 	flag.StringVar(&s.peerConfigs, "peer-configs", "integration/bench/peers", "directory of the peers' configs")
+	flag.StringVar(&s.measured, "measured", "", "file of the cost model (deploy/cost/measured.json) that hops writes its figures to")
 	flag.StringVar(&s.profiles, "profiles", "", "directory to write profiles (CPU, heap) of PulseGrid's gateway to, one of each case")
 	flag.IntVar(&s.rounds, "rounds", 3, "rounds; each measures every side once")
 	flag.DurationVar(&s.duration, "duration", 8*time.Second, "of load on a gateway")
@@ -88,8 +90,9 @@ func run(ctx context.Context, only string, s settings) error {
 		{"exactness", func() error { return withKafka(func(k *kafkatest.Cluster) error { return benchExactness(ctx, k, s) }) }},
 		{"freshness", func() error { return benchFreshness(ctx, s) }},
 		{"restart", func() error { return benchRestart(ctx, s) }},
+		{"hops", func() error { return benchHops(ctx, s) }},
 	} {
-		if only == "" || only == p.name {
+		if only == "" && p.name != "hops" || only == p.name {
 			if err := p.run(); err != nil {
 				return fmt.Errorf("%s: %w", p.name, err)
 			}

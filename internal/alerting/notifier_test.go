@@ -17,6 +17,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+
+	"github.com/pulsegrid/pulsegrid/internal/testkit/sigv4test"
 )
 
 // alertmanager takes alerts as Alertmanager's API v2 does, or refuses them.
@@ -27,6 +29,8 @@ type alertmanager struct {
 	got      []Notice
 	requests []*http.Request
 	refused  func(Notice) bool
+	signed   *sigv4test.Verifier // nil: signatures are not looked at
+	unsigned []error             // why it refused requests that were not signed as it wants
 }
 
 func newAlertmanager(t *testing.T, secure bool) *alertmanager {
@@ -45,6 +49,13 @@ func newAlertmanager(t *testing.T, secure bool) *alertmanager {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		a.requests = append(a.requests, req)
+		if a.signed != nil {
+			if err := a.signed.Verify(req, body); err != nil {
+				a.unsigned = append(a.unsigned, err)
+				http.Error(w, "forbidden", http.StatusForbidden)
+				return
+			}
+		}
 		if a.status != 0 {
 			http.Error(w, "later", a.status)
 			return
@@ -177,6 +188,35 @@ func TestWaitingAlertsAreBounded(t *testing.T) {
 		_, err := NewNotifier([]string{wrong}, http.DefaultClient, zap.NewNop())
 		require.ErrorContains(t, err, "want http[s]://HOST:PORT")
 	}
+}
+
+// Scenario: an Alertmanager of Amazon Managed Service for Prometheus, which verifies signatures by AWS' specification.
+// Guarantees: it takes alerts, of several sizes, again and again; with another secret it takes none.
+func TestAlertsAreSignedForAMP(t *testing.T) {
+	t.Setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
+	t.Setenv("AWS_SESSION_TOKEN", "session")
+	a := newAlertmanager(t, false)
+	a.mu.Lock()
+	a.signed = &sigv4test.Verifier{Service: "aps", Region: "eu-central-1", Secrets: map[string]string{"AKIDEXAMPLE": "secret"}, Session: "session"}
+	a.mu.Unlock()
+	n := notifying(t, Authentication{SigV4Region: "eu-central-1"}, a.URL+"/am")
+	sent := 0
+	for _, size := range []int{1, 100, 3} {
+		var notices []Notice
+		for range size {
+			notices = append(notices, notice(strconv.Itoa(sent), 1))
+			sent++
+		}
+		n.Notify(notices)
+		require.Eventually(t, func() bool { return len(a.taken()) == sent }, soon, time.Millisecond)
+	}
+	a.mu.Lock()
+	require.Empty(t, a.unsigned)
+	a.signed.Secrets = map[string]string{"AKIDEXAMPLE": "another"}
+	a.mu.Unlock()
+	require.Error(t, n.targets[0].deliver(t.Context(), []Notice{notice("x", 1)}))
+	require.Len(t, a.taken(), sent)
 }
 
 // Guarantees: tokens and passwords are those that the files hold now; a certificate that no authority of the file signed is refused; requests for AMP are signed with SigV4 for `aps`.
