@@ -30,6 +30,9 @@ type cellOptions struct {
 	timeout      time.Duration
 }
 
+// jurisdictionVariable says where a gateway is, and so where whoever works beside it is.
+const jurisdictionVariable = "PULSEGRID_JURISDICTION"
+
 func newCell() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cell",

@@ -20,9 +20,6 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
-// jurisdictionVariable says where a gateway is, and so where whoever works beside it is.
-const jurisdictionVariable = "PULSEGRID_JURISDICTION"
-
 type rollupsOverCellsOptions struct {
 	cellOptions
 	registry     string

@@ -19,6 +19,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/failpoint"
 	"github.com/pulsegrid/pulsegrid/internal/fileset"
 	"github.com/pulsegrid/pulsegrid/internal/settle"
+	"github.com/pulsegrid/pulsegrid/internal/sleep"
 	"github.com/pulsegrid/pulsegrid/internal/tenant"
 	"github.com/pulsegrid/pulsegrid/internal/wholefile"
 	"github.com/pulsegrid/pulsegrid/orchestration"
@@ -29,9 +30,8 @@ const (
 	settleFolder = "settle"
 	// defaultAround covers what agents keep for later while a cell is away.
 	defaultAround = 24 * time.Hour
-	// jurisdictionVariable and tenantsVariable are those of the gateways.
-	jurisdictionVariable = "PULSEGRID_JURISDICTION"
-	tenantsVariable      = "PULSEGRID_TENANTS"
+	// tenantsVariable says where the gateways' registry is.
+	tenantsVariable = "PULSEGRID_TENANTS"
 	// settlePoll is the time between two looks for the other side's step.
 	settlePoll = 2 * time.Second
 )
@@ -311,8 +311,8 @@ func (s *settling) run(ctx context.Context) error {
 			return nil
 		}
 		s.say("waiting for the other side ...")
-		if !pause(ctx, settlePoll) {
-			return ctx.Err()
+		if err := sleep.For(ctx, settlePoll); err != nil {
+			return err
 		}
 		if err := s.exchange.Refresh(ctx); err != nil {
 			return err

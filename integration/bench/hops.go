@@ -100,7 +100,10 @@ type hops struct {
 	ch     *chengine.Engine
 }
 
-const hopSettles = 3 * time.Second // until a process has started
+const (
+	hopSettles = 10 * time.Second // until a process has started
+	hopRests   = 10 * time.Second // in which it is seen at rest
+)
 
 func (h *hops) measure(ctx context.Context) (f cost.Hops, err error) {
 	if h.dir, err = os.MkdirTemp("", "pulsegrid-bench-"); err != nil {
@@ -124,10 +127,17 @@ func (h *hops) measure(ctx context.Context) (f cost.Hops, err error) {
 		return f, err
 	}
 	time.Sleep(hopSettles)
-	before, err := h.usage(gateway.PID(), hot.PID(), lake.PID(), h.ch.PID())
+	pids := []int{gateway.PID(), hot.PID(), lake.PID(), h.ch.PID()}
+	resting, err := h.usage(pids...)
 	if err != nil {
 		return f, err
 	}
+	time.Sleep(hopRests)
+	before, err := h.usage(pids...)
+	if err != nil {
+		return f, err
+	}
+	began := time.Now()
 	received, err := ask(ctx, h.ch, networkReceived)
 	if err != nil {
 		return f, err
@@ -143,12 +153,14 @@ func (h *hops) measure(ctx context.Context) (f cost.Hops, err error) {
 	if err := atRest(ctx, h.ch); err != nil {
 		return f, err
 	}
-	after, err := h.usage(gateway.PID(), hot.PID(), lake.PID(), h.ch.PID())
+	after, err := h.usage(pids...)
 	if err != nil {
 		return f, err
 	}
+	rests := time.Since(began).Seconds() / hopRests.Seconds() // what a process takes at rest is not the events'
 	for i, to := range []*float64{&f.GatewayMicroseconds, &f.HotMicroseconds, &f.LakeMicroseconds, &f.ClickHouseMicroseconds} {
-		*to = float64((after[i] - before[i]).Microseconds()) / h.events
+		atRest := float64((before[i] - resting[i]).Microseconds()) * rests
+		*to = max(0, float64((after[i]-before[i]).Microseconds())-atRest) / h.events
 	}
 	return f, h.bytes(ctx, received, &f)
 }

@@ -174,6 +174,12 @@ func eventTable(s *Scenarios, bills map[string]*Bill) string {
 	return b.String()
 }
 
+// firstEstimate is the bill as it was reckoned before anything was measured, in thousands of USD, by component.
+var firstEstimate = map[string][]float64{
+	"a": {3.2, 4.5, 23.2, 7.8, 48.0, 18.2, 3.5, 2.1},
+	"b": {6.3, 7.6, 49.7, 13.1, 100.4, 37.8, 3.5, 2.1},
+}
+
 func summaryTable(s *Scenarios, bills map[string]*Bill) string {
 	var b strings.Builder
 	b.WriteString("| scenario | |")
@@ -189,6 +195,15 @@ func summaryTable(s *Scenarios, bills map[string]*Bill) string {
 			fmt.Fprintf(&b, " %s |", usd(by[c]))
 		}
 		fmt.Fprintf(&b, " **$%s** | $%s |\n", usd(bill.USD), usd(bill.Unverified))
+		if before, ok := firstEstimate[n]; ok {
+			sum := 0.0
+			fmt.Fprintf(&b, "| %s | first estimate, of rates that were assumed |", strings.ToUpper(n))
+			for _, v := range before {
+				sum += v * 1000
+				fmt.Fprintf(&b, " %s |", usd(v*1000))
+			}
+			fmt.Fprintf(&b, " $%s | |\n", usd(sum))
+		}
 	}
 	return b.String()
 }

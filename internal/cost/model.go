@@ -11,7 +11,6 @@ import (
 const (
 	hours   = 730.0
 	seconds = hours * 3600
-	days    = hours / 24
 	gib     = 1 << 30
 	mib     = 1 << 20
 )

@@ -69,8 +69,8 @@ func TestABillByHand(t *testing.T) {
 	// Peak: 3 M/s x 200 B are 572 MiB/s. At 0.75 of 31.2 MiB/s a broker that is 24.5, so 27 of size xlarge; of large ones it would be 51, beyond 30; 15 of 2xlarge cost more.
 	require.InDelta(t, 27*0.816*730, line(t, b, region, "brokers").USD, 1)
 
-	standard := 2*10*200*gibDay + 10*100*gibDay // two hot copies, and the lake
-	mean := (51200*0.023 + 460800*0.022 + (standard-512000)*0.021) / standard
+	standard := 2*10*200*gibDay + 10*100*gibDay               // two hot copies, and the lake
+	mean := (51200*0.023 + (standard-51200)*0.022) / standard // the third tier begins at 512,000 GiB
 	require.InDelta(t, 2*10*200*gibDay*mean, line(t, b, region, "rows in S3").USD, 1)
 	require.InDelta(t, 10*100*gibDay*mean, line(t, b, region, "files in S3 Standard").USD, 1)
 	require.InDelta(t, 50*100*gibDay*0.004, line(t, b, region, "files in s3.glacier_ir").USD, 1)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -25,6 +26,7 @@ const (
 
 	servicesListed = 10_000 // of a signal
 	keysMost       = 200    // of a map column, the most frequent
+	elementsMost   = 100    // elements of maps and lists that are read, for each row of the sample
 	blockBytes     = 1 << 20
 )
 
@@ -188,7 +190,7 @@ func (s *sampleOf) read(ctx context.Context, of *ServiceUsage, attributes map[st
 		return err
 	}
 	s.rows, s.oldest, of.Sampled = found.Rows, found.Oldest, int(found.Rows)
-	whole, err := s.size(ctx, "*", "", "")
+	whole, err := s.whole(ctx)
 	if err != nil {
 		return err
 	}
@@ -215,6 +217,38 @@ func (s *sampleOf) read(ctx context.Context, of *ServiceUsage, attributes map[st
 		}
 	}
 	return nil
+}
+
+// whole is the size of all columns. Those with a Delta codec are taken as differences; of maps and lists the elements are taken, since ClickHouse's parts have their lengths, which hardly
+// change from row to row, and its answers have their ends, which always do.
+func (s *sampleOf) whole(ctx context.Context) (total float64, err error) {
+	var plain []string
+	add := func(expression string) {
+		if err == nil {
+			var n float64
+			n, err = s.size(ctx, expression, "", "")
+			total += n
+		}
+	}
+	for _, c := range s.table.Columns {
+		switch {
+		case c.Kind.IsMap():
+			add("arrayJoin(mapKeys(" + c.Name + "))")
+			add("arrayJoin(mapValues(" + c.Name + "))")
+		case c.Kind.IsList():
+			add("arrayJoin(" + c.Name + ")")
+		case strings.HasPrefix(c.Codec, "Delta"):
+			number := c.Name
+			if c.Kind == columns.Time {
+				number = "toUnixTimestamp64Nano(" + c.Name + ")"
+			}
+			plain = append(plain, number+" - lagInFrame("+number+") OVER (ORDER BY time ROWS BETWEEN 1 PRECEDING AND CURRENT ROW)")
+		default:
+			plain = append(plain, c.Name)
+		}
+	}
+	add(strings.Join(plain, ", "))
+	return total, err
 }
 
 // promoted is an attribute with a column of its own.
@@ -265,7 +299,7 @@ func (s *sampleOf) size(ctx context.Context, expression, and, key string) (float
 	settings["default_format"] = "Native"
 	settings["max_block_size"] = "65536"
 	settings["wait_end_of_query"] = "1" // an answer that ends early would look like a small one
-	answer, err := s.client.Stream(ctx, fmt.Sprintf("SELECT %s FROM %s%s%s ORDER BY time LIMIT %d", expression, s.table.Name, s.where(), and, 2*s.Sample), settings)
+	answer, err := s.client.Stream(ctx, fmt.Sprintf("SELECT %s FROM %s%s%s ORDER BY time LIMIT %d", expression, s.table.Name, s.where(), and, elementsMost*s.Sample), settings)
 	if err != nil {
 		return 0, err
 	}
