@@ -214,7 +214,7 @@ resource "aws_security_group" "task" {
     prefix_list_ids = [data.aws_ec2_managed_prefix_list.s3.id]
   }
   dynamic "egress" { # metrics of brokers and of ClickHouse
-    for_each = each.key == "scraper" ? { "Kafka's metrics" = [11001, 11002], "ClickHouse's metrics" = [9363, 9363] } : {}
+    for_each = each.key == "scraper" ? { "Metrics of Kafka" = [11001, 11002], "Metrics of ClickHouse" = [9363, 9363] } : {}
     content {
       description = egress.key
       protocol    = "tcp"
@@ -281,7 +281,7 @@ resource "aws_security_group" "clickhouse" {
     cidr_blocks = [var.vpc_cidr]
   }
   egress {
-    description     = "S3, where Amazon Linux's packages are too"
+    description     = "S3, with the packages of Amazon Linux"
     protocol        = "tcp"
     from_port       = 443
     to_port         = 443
