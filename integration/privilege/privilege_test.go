@@ -245,13 +245,17 @@ func (c *cell) spilled() (n int) {
 	return n
 }
 
-// behind is how many records the aggregator's groups have not stored.
+// behind is how many records the aggregator's groups have not stored. While Kafka does not answer, something is.
 func (c *cell) behind(adm *kadm.Client) (n int64) {
 	ends, err := adm.ListEndOffsets(c.t.Context())
-	require.NoError(c.t, err)
+	if err != nil {
+		return 1
+	}
 	for _, group := range []string{"pulsegrid-hot", "pulsegrid-lake", "pulsegrid-quarantine-hot", "pulsegrid-quarantine-pii-hot", "pulsegrid-quarantine-lake", "pulsegrid-quarantine-pii-lake"} {
 		done, err := adm.FetchOffsets(c.t.Context(), group)
-		require.NoError(c.t, err)
+		if err != nil { // a coordinator that is made at the first question
+			return 1
+		}
 		ends.Each(func(o kadm.ListedOffset) {
 			quarantine := o.Topic == signal.QuarantineTopic
 			if strings.Contains(group, "quarantine") == quarantine && (quarantine || signal.OfTopic(o.Topic) != 0) {
