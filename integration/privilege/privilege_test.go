@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -181,13 +182,13 @@ func configs(names ...string) (args []string) {
 
 var aggregatorConfigs = configs("distributions/aggregator/config.yaml", "integration/privilege/testdata/aggregator.yaml")
 
-// start runs a part of the cell until the test ends.
-func (c *cell) start(component string, args ...string) *rig.Process {
+// start runs a part of the cell until the test ends. It is up when it listens on these addresses, and answers for its health.
+func (c *cell) start(component string, listens []string, args ...string) {
 	health, metrics := rig.FreeAddr(), rig.FreeAddr()
 	env := c.env(component)
 	env["PULSEGRID_HEALTH_ENDPOINT"], env["PULSEGRID_CELL_HEALTH_ENDPOINT"] = health, rig.FreeAddr()
 	env["PULSEGRID_METRICS_HOST"], env["PULSEGRID_METRICS_PORT"], _ = strings.Cut(metrics, ":")
-	p := rig.NewProcess(env, []string{health}, append([]string{filepath.Join(rig.Root(), "_build", "collector", "pulsegrid-collector")}, args...)...)
+	p := rig.NewProcess(env, append(listens, health), append([]string{filepath.Join(rig.Root(), "_build", "collector", "pulsegrid-collector")}, args...)...)
 	require.NoError(c.t, p.Start(soon), "run `make build`\n%s", p.Log())
 	c.t.Cleanup(func() {
 		p.Stop(soon)
@@ -195,7 +196,6 @@ func (c *cell) start(component string, args ...string) *rig.Process {
 			c.t.Logf("%s:\n%s", component, p.Log())
 		}
 	})
-	return p
 }
 
 // post sends a request of any content, and returns its status.
@@ -230,20 +230,32 @@ func (c *cell) operator(component string, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// ofRequests is the end of a spilled object's key, as integration/rig has it: the spill's leases have other names.
+var ofRequests = regexp.MustCompile(`/v2-[0-9]{13}-[0-9]+(-many|(-[0-9a-f]{8})+)$`)
+
 // spilled counts what waits for Kafka.
-func (c *cell) spilled() int {
-	found, err := c.objects.Client().ListObjectsV2(c.t.Context(), &s3.ListObjectsV2Input{Bucket: aws.String("spill"), Prefix: aws.String("spill/v2-")})
+func (c *cell) spilled() (n int) {
+	found, err := c.objects.Client().ListObjectsV2(c.t.Context(), &s3.ListObjectsV2Input{Bucket: aws.String("spill")})
 	require.NoError(c.t, err)
-	return len(found.Contents)
+	for _, o := range found.Contents {
+		if ofRequests.MatchString(*o.Key) {
+			n++
+		}
+	}
+	return n
 }
 
-// behind is how many records the aggregator's groups have not stored.
+// behind is how many records the aggregator's groups have not stored. While Kafka does not answer, something is.
 func (c *cell) behind(adm *kadm.Client) (n int64) {
 	ends, err := adm.ListEndOffsets(c.t.Context())
-	require.NoError(c.t, err)
+	if err != nil {
+		return 1
+	}
 	for _, group := range []string{"pulsegrid-hot", "pulsegrid-lake", "pulsegrid-quarantine-hot", "pulsegrid-quarantine-pii-hot", "pulsegrid-quarantine-lake", "pulsegrid-quarantine-pii-lake"} {
 		done, err := adm.FetchOffsets(c.t.Context(), group)
-		require.NoError(c.t, err)
+		if err != nil { // a coordinator that is made at the first question
+			return 1
+		}
 		ends.Each(func(o kadm.ListedOffset) {
 			quarantine := o.Topic == signal.QuarantineTopic
 			if strings.Contains(group, "quarantine") == quarantine && (quarantine || signal.OfTopic(o.Topic) != 0) {
@@ -259,8 +271,8 @@ func (c *cell) behind(adm *kadm.Client) (n int64) {
 func record(t *testing.T, components []string) map[string][]string {
 	c := newCell(t, components)
 	c.http, c.grpc = rig.FreeAddr(), rig.FreeAddr()
-	c.start("gateway", configs("distributions/gateway/config.yaml", "integration/rig/testdata/plaintext.yaml", "integration/privilege/testdata/gateway.yaml")...)
-	c.start("aggregator", aggregatorConfigs...)
+	c.start("gateway", []string{c.http, c.grpc}, configs("distributions/gateway/config.yaml", "integration/rig/testdata/plaintext.yaml", "integration/privilege/testdata/gateway.yaml")...)
+	c.start("aggregator", nil, aggregatorConfigs...)
 	client, err := kgo.NewClient(kgo.SeedBrokers(c.kafka.Brokers()...))
 	require.NoError(t, err)
 	t.Cleanup(client.Close)

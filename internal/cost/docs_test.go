@@ -83,6 +83,8 @@ func TestMeasuredFiguresAreThoseOfTheDocuments(t *testing.T) {
 	require.Len(t, want, 4, "README.md has the table of gateways")
 	peak := regexp.MustCompile(`(?m)^\| peak memory: gateway; aggregator \| \d+ MB; (\d+) MB \|`).FindSubmatch(readme)
 	require.NotNil(t, peak)
+	cpu := regexp.MustCompile(`(?m)^\| CPU an event, aggregator \+ ClickHouse with merges \| (\d+) \+ (\d+) = `).FindSubmatch(readme)
+	require.NotNil(t, cpu)
 	decision, err := os.ReadFile("../../docs/decisions/0018-dedupe-is-a-function-of-the-log.md")
 	require.NoError(t, err)
 	bytes := regexp.MustCompile(`about (\d+) bytes for each event of the window`).FindSubmatch(decision)
@@ -93,15 +95,17 @@ func TestMeasuredFiguresAreThoseOfTheDocuments(t *testing.T) {
 		return v
 	}
 	memory := Memories{DedupeBytesPerEvent: number(bytes[1]), AggregatorPeakMBytes: number(peak[1])}
+	work := CPU{HotMicroseconds: number(cpu[1]), ClickHouseMicroseconds: number(cpu[2])}
 	if *update {
 		now := *m
-		now.Gateway, now.Memory = want, memory
+		now.Gateway, now.CPU, now.Memory = want, work, memory
 		text, err := json.MarshalIndent(now, "", "  ")
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile("../../deploy/cost/measured.json", append(text, '\n'), 0o600))
 		return
 	}
 	require.Equal(t, want, m.Gateway, "README.md, the column of PulseGrid with everything on: run `go generate ./internal/cost`")
+	require.Equal(t, work, m.CPU, "README.md, the table of aggregators: run `go generate ./internal/cost`")
 	require.Equal(t, memory, m.Memory, "README.md and decision 0018: run `go generate ./internal/cost`")
 }
 

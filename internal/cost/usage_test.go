@@ -87,7 +87,7 @@ func TestATenantsBytesAreThoseOfTheDisk(t *testing.T) {
 	for _, s := range u.Services {
 		want := onDisk(" AND service_name = '"+s.Service+"'", "")
 		t.Logf("%s: %.1f B an event, on disk %.1f", s.Service, s.BytesPerEvent, want)
-		require.InEpsilon(t, want, s.BytesPerEvent, 0.2, s.Service)
+		require.InEpsilon(t, want, s.BytesPerEvent, 0.15, s.Service)
 	}
 	all, seconds := onDisk("", ""), u.Services[0].EventsPerSecond+u.Services[1].EventsPerSecond
 	for attribute, change := range map[string]string{
@@ -106,7 +106,7 @@ func TestATenantsBytesAreThoseOfTheDisk(t *testing.T) {
 		}
 		require.NotNil(t, found, attribute)
 		t.Logf("%s: %.2f B an event, on disk %.2f", attribute, found.BytesPerEvent, saved)
-		require.InEpsilon(t, saved, found.BytesPerEvent, 0.3, attribute)
+		require.InEpsilon(t, saved, found.BytesPerEvent, 0.2, attribute)
 		require.InEpsilon(t, found.BytesPerEvent*seconds, found.BytesPerSecond, 1e-6)
 		if attribute == "request.id" {
 			require.InDelta(t, 0.8, found.Share, 1e-6, "one of the two services has it")
