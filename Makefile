@@ -56,9 +56,10 @@ run: build ## Run a whole cell on this machine (ARGS="--data DIR ...")
 .PHONY: build
 build: $(OPERATOR) $(COLLECTOR) $(ENGINE) ## Build the Collector and the pulsegrid command, with the engine that `pulsegrid local` needs
 
+# Without cgo, as ocb builds the Collector: what both are made of is then compiled once.
 $(OPERATOR): $(SOURCES) go.mod go.sum
 	@mkdir -p _build
-	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $@ ./cmd/pulsegrid
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $@ ./cmd/pulsegrid
 
 # ocb writes a module that imports our components, and compiles it.
 $(COLLECTOR): $(SOURCES) go.mod go.sum builder-config.yaml | $(OCB)
@@ -79,7 +80,7 @@ tools: ## Install every part that the tests run against
 
 # observability is long and comes first, so that it is not alone at the end. vet is check's, and not each test's again. The parts of integration tests are the built programs, in which the race detector would see nothing.
 .PHONY: test
-test: tools build check lint vuln-if-reachable ## What CI runs: tools, build, gofmt, vet, lint, vuln where its database is reachable, every test, under the race detector but for integration
+test: tools build check lint vuln-if-reachable $(addprefix _build/linux-amd64/,pulsegrid healthcheck) ## What CI runs: tools, build, gofmt, vet, lint, vuln where its database is reachable, every test, under the race detector but for integration
 	status=0; packages=$$(go list $(PKG)); \
 	run() { [ -z "$$1" ] || go test $$2 -vet=off -timeout $(TEST_TIMEOUT) $$1 || status=1; }; \
 	{ run "$$(grep -v /integration/ <<< "$$packages" || true)" "-race -p $(TEST_P)"; run "$$(grep /integration/observability <<< "$$packages"; grep /integration/ <<< "$$packages" | grep -v /observability || true)" "-p $(INTEGRATION_P)"; (exit $$status); } | tee _build/test.log || { \
@@ -137,6 +138,7 @@ check: ## gofmt and go vet
 	@unformatted=$$(gofmt -l cmd distributions exporter integration internal observability orchestration receiver tools $(wildcard extension processor)); \
 		test -z "$$unformatted" || { echo "gofmt -w these:"; echo "$$unformatted"; exit 1; }
 	go vet ./...
+	go -C tools/image vet ./...
 
 .PHONY: lint
 lint: $(LINT) ## golangci-lint (.golangci.yml), which also holds who may import whom
@@ -185,6 +187,41 @@ vuln-if-reachable: vuln
 sbom: build ## What the two programs are made of, as CycloneDX: _build/pulsegrid.cdx.json, _build/pulsegrid-collector.cdx.json
 	tools/sbom.sh $(OPERATOR) $(VERSION) _build/pulsegrid.cdx.json
 	tools/sbom.sh $(COLLECTOR) $(VERSION) _build/pulsegrid-collector.cdx.json
+
+# What is released: programs that need no C library, for each of ARCHS. Go knows what of them is up to date; the revision is in them, so every commit is another.
+ARCHS    ?= amd64 arm64
+# The commit, and its time, which every file of a release has.
+REVISION ?= $(or $(shell git describe --always --abbrev=40 --dirty --exclude='*' 2>/dev/null),unknown)
+SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
+RELEASED := $(foreach arch,$(ARCHS),$(addprefix _build/linux-$(arch)/,healthcheck licenses))
+RELEASE_ENV = CGO_ENABLED=0 GOOS=linux GOARCH=$*
+.PHONY: FORCE
+.PRECIOUS: _build/linux-%/pulsegrid _build/linux-%/pulsegrid-collector
+_build/linux-%/pulsegrid: FORCE
+	@mkdir -p $(@D)
+	$(RELEASE_ENV) go build -trimpath -tags noengine -ldflags '-s -w -X main.version=$(VERSION) -X main.revision=$(REVISION)' -o $@ ./cmd/pulsegrid
+_build/linux-%/pulsegrid-collector: $(COLLECTOR) FORCE
+	@mkdir -p $(@D)
+	cd _build/collector && $(RELEASE_ENV) go build -trimpath -ldflags '-s -w' -o $(CURDIR)/$@ .
+_build/linux-%/healthcheck: FORCE
+	@mkdir -p $(@D)
+	$(RELEASE_ENV) go build -trimpath -ldflags '-s -w' -o $@ ./cmd/healthcheck
+_build/linux-%/licenses: _build/linux-%/pulsegrid _build/linux-%/pulsegrid-collector
+	$(foreach program,$^,go run ./tools/licenses $@/$(notdir $(program)) $(program) && ) true
+
+.PHONY: image
+image: $(RELEASED) ## Container images for ARCHS, as OCI layouts: _build/image (docs/images.md)
+	go -C tools/image run . -root $(CURDIR) -out $(CURDIR)/_build/image -version $(VERSION) -revision $(REVISION) -time $(SOURCE_DATE_EPOCH) \
+		$(foreach arch,$(ARCHS),-programs $(arch)=$(CURDIR)/_build/linux-$(arch)) | tee _build/image.digests
+
+.PHONY: release
+release: image ## Archives, images, SBOMs, provenance, signed checksums and notes of a release: _build/release. A dry run unless RELEASE_KEY names the SSH key to sign with
+	tools/release.sh _build/release _build $(VERSION) $(REVISION) $(SOURCE_DATE_EPOCH) $(ARCHS)
+
+.PHONY: test-image
+test-image: build image ## The tests of images for ARCHS, and of the programs built again elsewhere; arm64 runs under qemu-aarch64-static (Debian: qemu-user-static)
+	tools/install.sh kafka clickhouse python
+	go test ./integration/image -count 1 -timeout 1h -v -args -archs '$(ARCHS)' -programs $(CURDIR)/_build -again 'healthcheck pulsegrid pulsegrid-collector' -revision $(REVISION)
 
 .PHONY: lock
 lock: ## Write anew the checksums of what the tools are installed from, after a version was changed
