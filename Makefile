@@ -69,9 +69,10 @@ run-cells: tools build ## Run three cells behind a DNS server on this machine, o
 build: ## Build the Collector and the pulsegrid command, with the engine that `pulsegrid local` needs
 	@$(MAKE) -s -j2 $(ENGINE) $(OPERATOR) $(COLLECTOR)
 
+# Without cgo, as ocb builds the Collector: what both are made of is then compiled once.
 $(OPERATOR): $(SOURCES) go.mod go.sum
 	@mkdir -p _build
-	tools/step.sh "building $@: the command" "$(BUILD_USUALLY)" go build -v -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $@ ./cmd/pulsegrid
+	tools/step.sh "building $@: the command" "$(BUILD_USUALLY)" env CGO_ENABLED=0 go build -v -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $@ ./cmd/pulsegrid
 
 # ocb writes a module that imports our components, and compiles it. It comes after the command, with which it shares most packages.
 $(COLLECTOR): $(SOURCES) go.mod go.sum builder-config.yaml | $(OCB) $(OPERATOR)
@@ -93,7 +94,7 @@ tools: ## Install every part that the tests run against
 # The longest packages come first, so that none is alone at the end. vet is lint's (govet), and neither check's nor each test's again. The parts of integration tests are the
 # built programs, in which the race detector would see nothing.
 .PHONY: test
-test: tools build format lint vuln-if-reachable ## What CI runs: tools, build, gofmt, lint with vet, vuln where its database is reachable, every test, under the race detector but for integration
+test: tools build format lint vuln-if-reachable $(addprefix _build/linux-amd64/,pulsegrid healthcheck) ## What CI runs: tools, build, gofmt, lint with vet, vuln where its database is reachable, every test, under the race detector but for integration
 	@command -v terraform >/dev/null || echo "SKIPPED: terraform is not in PATH, so nothing of deploy/ is tried"
 	status=0; packages=$$(go list $(PKG)); \
 	run() { [ -z "$$1" ] || go test $$2 -vet=off -timeout $(TEST_TIMEOUT) $$1 || status=1; }; \
@@ -183,6 +184,7 @@ format: ## gofmt: names the files that it would change
 .PHONY: check
 check: format ## gofmt and go vet, without the linters
 	go vet ./...
+	go -C tools/image vet ./...
 
 .PHONY: lint
 lint: $(LINT) ## golangci-lint (.golangci.yml), which also holds who may import whom
@@ -237,6 +239,41 @@ vuln-if-reachable: vuln
 sbom: build ## What the two programs are made of, as CycloneDX: _build/pulsegrid.cdx.json, _build/pulsegrid-collector.cdx.json
 	tools/sbom.sh $(OPERATOR) $(VERSION) _build/pulsegrid.cdx.json
 	tools/sbom.sh $(COLLECTOR) $(VERSION) _build/pulsegrid-collector.cdx.json
+
+# What is released: programs that need no C library, for each of ARCHS. Go knows what of them is up to date; the revision is in them, so every commit is another.
+ARCHS    ?= amd64 arm64
+# The commit, and its time, which every file of a release has.
+REVISION ?= $(or $(shell git describe --always --abbrev=40 --dirty --exclude='*' 2>/dev/null),unknown)
+SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
+RELEASED := $(foreach arch,$(ARCHS),$(addprefix _build/linux-$(arch)/,healthcheck licenses))
+RELEASE_ENV = CGO_ENABLED=0 GOOS=linux GOARCH=$*
+.PHONY: FORCE
+.PRECIOUS: _build/linux-%/pulsegrid _build/linux-%/pulsegrid-collector
+_build/linux-%/pulsegrid: FORCE
+	@mkdir -p $(@D)
+	$(RELEASE_ENV) go build -trimpath -tags noengine -ldflags '-s -w -X main.version=$(VERSION) -X main.revision=$(REVISION)' -o $@ ./cmd/pulsegrid
+_build/linux-%/pulsegrid-collector: $(COLLECTOR) FORCE
+	@mkdir -p $(@D)
+	cd _build/collector && $(RELEASE_ENV) go build -trimpath -ldflags '-s -w' -o $(CURDIR)/$@ .
+_build/linux-%/healthcheck: FORCE
+	@mkdir -p $(@D)
+	$(RELEASE_ENV) go build -trimpath -ldflags '-s -w' -o $@ ./cmd/healthcheck
+_build/linux-%/licenses: _build/linux-%/pulsegrid _build/linux-%/pulsegrid-collector
+	$(foreach program,$^,go run ./tools/licenses $@/$(notdir $(program)) $(program) && ) true
+
+.PHONY: image
+image: $(RELEASED) ## Container images for ARCHS, as OCI layouts: _build/image (docs/images.md)
+	go -C tools/image run . -root $(CURDIR) -out $(CURDIR)/_build/image -version $(VERSION) -revision $(REVISION) -time $(SOURCE_DATE_EPOCH) \
+		$(foreach arch,$(ARCHS),-programs $(arch)=$(CURDIR)/_build/linux-$(arch)) | tee _build/image.digests
+
+.PHONY: release
+release: image ## Archives, images, SBOMs, provenance, signed checksums and notes of a release: _build/release. A dry run unless RELEASE_KEY names the SSH key to sign with
+	tools/release.sh _build/release _build $(VERSION) $(REVISION) $(SOURCE_DATE_EPOCH) $(ARCHS)
+
+.PHONY: test-image
+test-image: build image ## The tests of images for ARCHS, and of the programs built again elsewhere; arm64 runs under qemu-aarch64-static (Debian: qemu-user-static)
+	tools/install.sh kafka clickhouse python
+	go test ./integration/image -count 1 -timeout 1h -v -args -archs '$(ARCHS)' -programs $(CURDIR)/_build -again 'healthcheck pulsegrid pulsegrid-collector' -revision $(REVISION)
 
 .PHONY: lock
 lock: ## Write anew the checksums of what the tools are installed from, after a version was changed

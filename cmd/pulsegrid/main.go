@@ -27,8 +27,8 @@ const (
 	exitForced     = 130
 )
 
-// version is set by the Makefile.
-var version = "dev"
+// version is set by the Makefile, and for releases revision.
+var version, revision = "dev", ""
 
 // usageError marks an error of the command line.
 type usageError struct{ error }
@@ -111,18 +111,25 @@ func newVersion() *cobra.Command {
 		Example: "  pulsegrid version",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			revision := "unknown"
-			if info, ok := debug.ReadBuildInfo(); ok {
-				for _, s := range info.Settings {
-					if s.Key == "vcs.revision" {
-						revision = s.Value
-					}
-				}
-			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "pulsegrid %s (revision %s)\n", version, revision)
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "pulsegrid %s (revision %s)\n", version, builtFrom())
 			return err
 		},
 	}
+}
+
+// builtFrom is the commit that this program is built from.
+func builtFrom() string {
+	if revision != "" {
+		return revision
+	}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				return s.Value
+			}
+		}
+	}
+	return "unknown"
 }
 
 // printJSON prints a value for programs, and for people who read it.

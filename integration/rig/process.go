@@ -32,6 +32,8 @@ type Process struct {
 	ready []string // addresses that accept connections once it is up
 	armed []string // variables of the next start only
 
+	container *Container // nil: it runs as this program does
+
 	cmd  *exec.Cmd
 	done chan struct{}
 	log  logBuffer
@@ -61,6 +63,9 @@ func (p *Process) StartAs(program string, timeout time.Duration) error {
 	cmd.Env, cmd.Stdout, cmd.Stderr = append(slices.Clone(p.env), p.armed...), &p.log, &p.log
 	p.armed = nil
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if p.container != nil {
+		p.container.enter(cmd)
+	}
 	done, started := make(chan struct{}), make(chan error, 1)
 	go func() {
 		// The kernel takes the death of the thread that started a child for the parent's.

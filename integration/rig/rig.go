@@ -33,6 +33,7 @@ type Options struct {
 	Spares            int               // further aggregators, which Start does not start
 	Dir               string            // where everything lies; it stays
 	Collector         string            // empty: _build/collector/pulsegrid-collector
+	Container         *Container        // not nil: gateways and aggregators are this image's, with the configs in it; GatewayConfigs and AggregatorConfigs are paths in it
 	Env               map[string]string // further variables of the configs, see distributions/*/config.yaml
 	Secured           bool              // gateways serve TLS and want credentials, of which Env tells; false: distributions/gateway/insecure.yaml comes before GatewayConfigs
 	GatewayConfigs    []string          // files merged over distributions/gateway/config.yaml, in this order
@@ -87,7 +88,7 @@ func New(o Options) (r *Rig, err error) {
 	if o.Collector == "" {
 		o.Collector = filepath.Join(Root(), "_build", "collector", "pulsegrid-collector")
 	}
-	if _, err := os.Stat(o.Collector); err != nil {
+	if _, err := os.Stat(o.Collector); err != nil && o.Container == nil {
 		return nil, fmt.Errorf("the collector is not built (run `make build`): %w", err)
 	}
 	o.KafkaNodes, o.Gateways, o.Aggregators = max(1, o.KafkaNodes), max(1, o.Gateways), max(1, o.Aggregators)
@@ -119,6 +120,11 @@ func New(o Options) (r *Rig, err error) {
 		}
 	} else if err := os.MkdirAll(filepath.Join(r.lake(), "warehouse"), 0o755); err != nil {
 		return r, err
+	}
+	if o.Container != nil {
+		if err := o.Container.Mount(r.lake(), filepath.Join(r.lake(), "warehouse")); err != nil {
+			return r, err
+		}
 	}
 	if r.Kafka, err = kafkatest.New(r.kafkaOptions()); err != nil {
 		return r, err
@@ -206,7 +212,7 @@ func (r *Rig) describeTiers() error {
 		}
 		overlays := r.opts.GatewayConfigs
 		if !r.opts.Secured {
-			overlays = append([]string{filepath.Join(Root(), "distributions", "gateway", "insecure.yaml")}, overlays...)
+			overlays = append([]string{r.config("gateway", "insecure.yaml")}, overlays...)
 		}
 		r.describe(t, "gateway", listens, overlays, env)
 		r.Gateways = append(r.Gateways, t)
@@ -326,11 +332,24 @@ func (r *Rig) describe(t *Tier, kind string, listens, overlays []string, own map
 			env[k] = v
 		}
 	}
-	argv := []string{r.opts.Collector, "--config", filepath.Join(Root(), "distributions", kind, "config.yaml")}
+	args := []string{"--config", r.config(kind, "config.yaml")}
 	for _, c := range overlays {
-		argv = append(argv, "--config", c)
+		args = append(args, "--config", c)
 	}
-	t.Process = NewProcess(env, append(listens, t.health), argv...)
+	ready := append(listens, t.health)
+	if r.opts.Container != nil {
+		t.Process = r.opts.Container.Process(env, ready, args...)
+		return
+	}
+	t.Process = NewProcess(env, ready, append([]string{r.opts.Collector}, args...)...)
+}
+
+// config is a file of distributions/, at the path where the tiers find it.
+func (r *Rig) config(kind, name string) string {
+	if r.opts.Container != nil {
+		return filepath.Join(imageConfigs, kind, name)
+	}
+	return filepath.Join(Root(), "distributions", kind, name)
 }
 
 // StartClickHouse starts the engine, again where it was before.
@@ -425,6 +444,9 @@ func (r *Rig) Close() error {
 	for _, d := range r.Disks {
 		errs = append(errs, d.close())
 	}
+	if r.opts.Container != nil {
+		errs = append(errs, r.opts.Container.Unmount())
+	}
 	return errors.Join(errs...)
 }
 
@@ -460,6 +482,9 @@ func (r *Rig) ClickHouseHTTP() string { return r.chHTTP }
 
 // MetricsURL is where a gateway or an aggregator is scraped.
 func (t *Tier) MetricsURL() string { return "http://" + t.metrics + "/metrics" }
+
+// Health is where a gateway or an aggregator says whether it is well.
+func (t *Tier) Health() string { return t.health }
 
 // Metrics scrapes the first of a tier ("gateway", "aggregator").
 func (r *Rig) Metrics(tier string) (string, error) {

@@ -13,5 +13,7 @@
 // outside of a query ends the process: a reset in the middle of a request's header, for example, or anywhere in the native protocol.
 // Clients that may do such things belong behind a proxy (internal/cell has one).
 //
-// Reading order: engine.go (the parent's side), config.go (what the child is told), child.go (the child's side), library.go.
+// With the build tag noengine the program needs no C library, and Start fails: releases and images are built so.
+//
+// Reading order: engine.go (the parent's side), config.go (what the child is told), child.go and host.go (the child's side), library.go.
 package chengine

@@ -52,7 +52,13 @@ type Engine struct {
 
 var userName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`) // it becomes an XML element
 
+// errNoEngine is for programs that are built with the tag noengine, as releases are.
+var errNoEngine = errors.New("chengine: this program is built without the ClickHouse engine, to run without a C library; take the one that `make build` builds")
+
 func (o *Options) complete() error {
+	if !hasEngine {
+		return errNoEngine
+	}
 	var err error
 	if o.Library == "" {
 		if o.Library, err = FindLibrary(); err != nil {
