@@ -82,12 +82,13 @@ func benchFreshness(ctx context.Context, s settings) error {
 	})
 }
 
-// steadyRate is -rate, or what takes half of the machine.
+// steadyRate is -rate, or half of the capacity.
 func (s settings) steadyRate(r *rig.Rig) (int, error) {
 	if s.rate > 0 {
 		return s.rate, nil
 	}
-	return load.Half(r, func(format string, args ...any) { fmt.Printf(format+"\n", args...) })
+	most, err := load.Capacity(r, func(format string, args ...any) { fmt.Printf(format+"\n", args...) })
+	return most / 2, err
 }
 
 // watchLake lets pyiceberg look. The function that it returns ends it.
