@@ -10,7 +10,7 @@ step() {
   log=$(mktemp)
   took() { printf '%d:%02d' $(((SECONDS - begun) / 60)) $(((SECONDS - begun) % 60)); }
   echo "$what; usually $usually" >&2
-  while sleep "${STEP_EVERY:-15}" >/dev/null 2>&1 && kill -0 $$ 2>/dev/null; do echo "  $(took)  $name: $(tail -n 1 "$log" | cut -c1-120)" >&2; done &
+  while sleep "${STEP_EVERY:-15}" >/dev/null 2>&1 && kill -0 $$ 2>/dev/null; do echo "  $(took)  $name: $(tail -n 1 "$log" 2>/dev/null | cut -c1-120)" >&2; done &
   heart=$!
   set +e # not `if`: within its condition no command of a function would end it
   (set -e; "$@") >"$log" 2>&1; status=$?
