@@ -75,12 +75,11 @@ $(LINT):
 
 .PHONY: tools
 tools: ## Install every part that the tests run against
-	tools/install.sh ocb clickhouse kafka iceberg telemetrygen versitygw promtool amtool prometheus alertmanager node_exporter python clients temporal deploy
+	tools/install.sh ocb clickhouse kafka iceberg telemetrygen versitygw promtool amtool prometheus alertmanager node_exporter python clients temporal
 
 # observability is long and comes first, so that it is not alone at the end. vet is check's, and not each test's again. The parts of integration tests are the built programs, in which the race detector would see nothing.
 .PHONY: test
 test: tools build check lint vuln-if-reachable ## What CI runs: tools, build, gofmt, vet, lint, vuln where its database is reachable, every test, under the race detector but for integration
-	@command -v terraform >/dev/null || echo "SKIPPED: terraform is not in PATH, so nothing of deploy/ is tried"
 	status=0; packages=$$(go list $(PKG)); \
 	run() { [ -z "$$1" ] || go test $$2 -vet=off -timeout $(TEST_TIMEOUT) $$1 || status=1; }; \
 	{ run "$$(grep -v /integration/ <<< "$$packages" || true)" "-race -p $(TEST_P)"; run "$$(grep /integration/observability <<< "$$packages"; grep /integration/ <<< "$$packages" | grep -v /observability || true)" "-p $(INTEGRATION_P)"; (exit $$status); } | tee _build/test.log || { \
