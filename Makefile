@@ -89,13 +89,12 @@ $(LINT):
 
 .PHONY: tools
 tools: ## Install every part that the tests run against
-	tools/install.sh ocb clickhouse kafka iceberg telemetrygen versitygw promtool amtool prometheus alertmanager node_exporter python clients temporal deploy
+	tools/install.sh ocb clickhouse kafka iceberg telemetrygen versitygw promtool amtool prometheus alertmanager node_exporter python clients temporal
 
 # The longest packages come first, so that none is alone at the end. vet is lint's (govet), and neither check's nor each test's again. The parts of integration tests are the
 # built programs, in which the race detector would see nothing.
 .PHONY: test
 test: tools build format lint vuln-if-reachable $(addprefix _build/linux-amd64/,pulsegrid healthcheck) ## What CI runs: tools, build, gofmt, lint with vet, vuln where its database is reachable, every test, under the race detector but for integration
-	@command -v terraform >/dev/null || echo "SKIPPED: terraform is not in PATH, so nothing of deploy/ is tried"
 	status=0; packages=$$(go list $(PKG)); \
 	run() { [ -z "$$1" ] || go test $$2 -vet=off -timeout $(TEST_TIMEOUT) $$1 || status=1; }; \
 	of() { grep -E "$$1" <<< "$$packages" | grep -vE "$$2" || true; }; \
