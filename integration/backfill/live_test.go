@@ -33,7 +33,7 @@ var (
 	lines    = flag.Int("lines", 1000, "in each object")
 	jobRate  = flag.Int("job-rate", 250, "lines a second of each job, at most")
 	killSpan = flag.Duration("kill-span", 2*time.Second, "of loading, in which a moment is chosen at random for each kill")
-	liveRate = flag.Int("live-rate", 400, "events a second of the live load; 0: half of what this machine can do, which is measured first")
+	liveRate = flag.Int("live-rate", 400, "events a second of the live load; 0: what takes half of this machine's CPU, which is measured first")
 	warmUp   = flag.Duration("warm-up", 5*time.Second, "of live load, before anything is measured")
 	calmFor  = flag.Duration("calm", 6*time.Second, "how long the live load then runs alone, measured, before the backfill begins")
 	within   = flag.Duration("within", 8*time.Minute, "the backfill must have ended")
@@ -88,6 +88,7 @@ func TestABackfillBesideLiveLoad(t *testing.T) {
 	done := p.look()
 	requests := p.stopLive()
 	p.compare(requests, calm, begun, done)
+	p.schedule(rig.Contend) // there is no live load any more
 
 	require.Equal(t, b.truth.Lines, total.Lines)
 	require.Equal(t, b.truth.Copies, total.Duplicates)
@@ -161,15 +162,15 @@ func (p *proof) startCell() *bench {
 	if *judged {
 		p.jobs.every = 5 * time.Second // each look is a program that takes CPU
 	}
-	p.yield()
+	p.schedule(rig.Yield)
 	return b
 }
 
-// yield has worker and Temporal run when no other wants the CPU, where times are measured: elsewhere they have machines of their own, and only the stores are shared.
-func (p *proof) yield() {
+// schedule says when worker and Temporal run. Where times are measured they yield to all others: elsewhere they have machines of their own, and only the stores are shared.
+func (p *proof) schedule(policy func(pid int) error) {
 	if *judged {
-		require.NoError(p.t, rig.Yield(p.jobs.worker.PID()))
-		require.NoError(p.t, rig.Yield(p.jobs.server.PID()))
+		require.NoError(p.t, policy(p.jobs.worker.PID()))
+		require.NoError(p.t, policy(p.jobs.server.PID()))
 	}
 }
 
@@ -185,9 +186,9 @@ func (p *proof) generated() {
 func (p *proof) measureRate() {
 	p.outcome.LiveRate = *liveRate
 	if *liveRate == 0 {
-		most, err := load.Capacity(p.cell, "", p.t.Logf)
+		half, err := load.Half(p.cell, "", p.t.Logf)
 		require.NoError(p.t, err)
-		p.outcome.Capacity, p.outcome.LiveRate = most, most/2
+		p.outcome.LiveRate = half
 	}
 }
 
@@ -231,6 +232,7 @@ func (p *proof) stopLive() map[string][]*agents.Request {
 type moment struct {
 	at                 time.Time
 	worker, clickHouse time.Duration
+	worked, all        int64 // ticks of the machine's CPUs
 }
 
 func (p *proof) look() moment {
@@ -239,7 +241,9 @@ func (p *proof) look() moment {
 	clickHouse, err := rig.UsageOf(p.cell.ClickHouse.PID())
 	require.NoError(p.t, err)
 	p.outcome.WorkerMemory = max(p.outcome.WorkerMemory, worker.PeakRSS)
-	return moment{time.Now(), p.killed + worker.CPU, clickHouse.CPU}
+	worked, all, err := rig.CPUTime()
+	require.NoError(p.t, err)
+	return moment{time.Now(), p.killed + worker.CPU, clickHouse.CPU, worked, all}
 }
 
 // startJobs starts a job for each tenant.
@@ -270,7 +274,7 @@ func (p *proof) kills(ids []string) {
 		if slices.Contains(names, "worker") {
 			p.killed = used
 		}
-		p.yield()
+		p.schedule(rig.Yield)
 		p.t.Logf("%v after the start: killed %s", time.Since(p.began).Round(time.Second), strings.Join(names, " and "))
 	}
 }
@@ -314,6 +318,7 @@ func (p *proof) compare(requests map[string][]*agents.Request, calm, begun, done
 		}
 	}
 	o.Calm, o.Beside = of(calm.at, begun.at), of(begun.at, done.at)
+	o.LiveCPU = float64(begun.worked-calm.worked) / float64(begun.all-calm.all)
 	o.Seconds = done.at.Sub(begun.at).Seconds()
 	o.WorkerCPU = (done.worker - begun.worker).Seconds()
 	alone := (begun.clickHouse - calm.clickHouse).Seconds() / begun.at.Sub(calm.at).Seconds()

@@ -82,13 +82,12 @@ func benchFreshness(ctx context.Context, s settings) error {
 	})
 }
 
-// steadyRate is -rate, or half of the capacity.
+// steadyRate is -rate, or what takes half of the machine.
 func (s settings) steadyRate(r *rig.Rig) (int, error) {
 	if s.rate > 0 {
 		return s.rate, nil
 	}
-	most, err := load.Capacity(r, "", func(format string, args ...any) { fmt.Printf(format+"\n", args...) })
-	return most / 2, err
+	return load.Half(r, "", func(format string, args ...any) { fmt.Printf(format+"\n", args...) })
 }
 
 // watchLake lets pyiceberg look. The function that it returns ends it.

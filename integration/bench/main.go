@@ -40,7 +40,7 @@ type settings struct {
 	duration    time.Duration // of load on a gateway, after the warm-up
 	senders     int           // requests in flight
 	events      int           // in the topic that the aggregators read
-	rate        int           // events a second of freshness and restart; 0: half of what the machine can do
+	rate        int           // events a second of freshness and restart; 0: what takes half of this machine's CPU
 	window      int           // events in the dedupe window at restart's kill; 0: what 15 minutes of rate are
 	steady      time.Duration // of load in freshness, and before the kill in restart
 }
@@ -61,7 +61,7 @@ func main() {
 	flag.DurationVar(&s.duration, "duration", 8*time.Second, "of load on a gateway")
 	flag.IntVar(&s.senders, "senders", 8, "requests in flight")
 	flag.IntVar(&s.events, "events", 400_000, "events that the aggregators store")
-	flag.IntVar(&s.rate, "rate", 0, "events a second of freshness and restart; 0: half of what this machine can do")
+	flag.IntVar(&s.rate, "rate", 0, "events a second of freshness and restart; 0: what takes half of this machine's CPU")
 	flag.IntVar(&s.window, "window", 0, "events in the dedupe window before restart kills; 0: as many as 15 minutes of -rate bring")
 	flag.DurationVar(&s.steady, "steady", time.Minute, "of load in freshness, and before the kill in restart")
 	flag.Parse()

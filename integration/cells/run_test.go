@@ -300,13 +300,11 @@ var capacity struct {
 	err  error
 }
 
-// halfOfCapacity is half of the rate at which one cell stays fresh while the others idle on the same machine.
+// halfOfCapacity is the rate at which one cell takes half of the machine's CPU while the others idle on it.
 func halfOfCapacity(t *testing.T, c *Cell, key string) int {
 	t.Helper()
 	capacity.once.Do(func() {
-		var most int
-		most, capacity.err = load.Capacity(c.Rig, key, t.Logf)
-		capacity.half = most / 2
+		capacity.half, capacity.err = load.Half(c.Rig, key, t.Logf)
 	})
 	if capacity.err != nil {
 		t.Fatal(capacity.err)

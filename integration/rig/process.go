@@ -235,7 +235,12 @@ func UsageOf(pid int) (Usage, error) {
 }
 
 // Yield has each thread of a process, and so each that these start, run when no other wants the CPU: it stands for a process on another machine.
-func Yield(pid int) error {
+func Yield(pid int) error { return schedule(pid, unix.SCHED_IDLE) }
+
+// Contend undoes Yield.
+func Contend(pid int) error { return schedule(pid, unix.SCHED_NORMAL) }
+
+func schedule(pid int, policy uint32) error {
 	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	if err != nil {
 		return err
@@ -245,9 +250,9 @@ func Yield(pid int) error {
 		if err != nil {
 			return err
 		}
-		idle := unix.SchedAttr{Policy: unix.SCHED_IDLE}
-		if err = unix.SchedSetAttr(id, &idle, 0); err != nil && !errors.Is(err, unix.ESRCH) { // a thread may have ended
-			return fmt.Errorf("have process %d yield the CPU: %w", pid, err)
+		attr := unix.SchedAttr{Policy: policy}
+		if err = unix.SchedSetAttr(id, &attr, 0); err != nil && !errors.Is(err, unix.ESRCH) { // a thread may have ended
+			return fmt.Errorf("set the scheduling policy of process %d: %w", pid, err)
 		}
 	}
 	return nil

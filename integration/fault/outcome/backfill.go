@@ -16,10 +16,10 @@ type Backfill struct {
 	Copies    int64  `json:"copies"`
 	Malformed int    `json:"malformed"`
 
-	Capacity int     `json:"capacity"`  // of the machine, events a second; 0: not measured
 	LiveRate int     `json:"live_rate"` // events a second
 	Live     int     `json:"live_events"`
-	Calm     Latency `json:"calm"` // before the backfill
+	LiveCPU  float64 `json:"live_cpu"` // share of the machine's CPU that was in use before the backfill
+	Calm     Latency `json:"calm"`     // before the backfill
 	Beside   Latency `json:"beside"`
 
 	Killed        map[string]int `json:"killed"` // how often each process was
@@ -72,11 +72,7 @@ func Backfills(runs []Backfill) string {
 			return fmt.Sprintf("%d: %d events, %d copies, %d malformed", b.Lines, b.Rows, b.Copies, b.Malformed)
 		}},
 		{"live load", func(b *Backfill) string {
-			of := "as was asked for" // LIVE_RATE
-			if b.Capacity > 0 {
-				of = fmt.Sprintf("of %d that the machine can do", b.Capacity)
-			}
-			return fmt.Sprintf("%d events/s %s; %d in all", b.LiveRate, of, b.Live)
+			return fmt.Sprintf("%d events/s, %.0f %% of the machine's CPU; %d in all", b.LiveRate, 100*b.LiveCPU, b.Live)
 		}},
 		{"killed (SIGKILL)", func(b *Backfill) string {
 			return fmt.Sprintf("worker %d times, Temporal's server %d times", b.Killed["worker"], b.Killed["server"])
