@@ -13,6 +13,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/cell"
 	"github.com/pulsegrid/pulsegrid/internal/cellhealth"
 	"github.com/pulsegrid/pulsegrid/internal/drain"
+	"github.com/pulsegrid/pulsegrid/internal/sleep"
 )
 
 const (
@@ -211,8 +212,8 @@ func (o *cellOptions) status(cmd *cobra.Command, c *drain.Cell) error {
 	s := drain.Look(ctx, c, ask, nil)
 	interval := statusInterval // a rate needs two looks
 	for told := []string(nil); ; interval = cellWaitInterval {
-		if !pause(ctx, interval) {
-			return ctx.Err()
+		if err := sleep.For(ctx, interval); err != nil {
+			return err
 		}
 		s = drain.Look(ctx, c, ask, &s)
 		undrained := s.State.Cell != "" && !s.State.Drained // which no time mends; the state of one that cannot be read has no name

@@ -24,6 +24,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/exporter/clickhouseexporter"
 	"github.com/pulsegrid/pulsegrid/exporter/icebergexporter"
 	"github.com/pulsegrid/pulsegrid/internal/audit/erasure"
+	"github.com/pulsegrid/pulsegrid/internal/sleep"
 	"github.com/pulsegrid/pulsegrid/internal/subject"
 	"github.com/pulsegrid/pulsegrid/internal/upkeep"
 	"github.com/pulsegrid/pulsegrid/internal/wholefile"
@@ -349,8 +350,8 @@ func (e *hotEraser) mutated(ctx context.Context, table string) error {
 			said = time.Now()
 			e.say("ClickHouse, %s: %s parts to do", table, state[1])
 		}
-		if !pause(ctx, mutationPoll) {
-			return ctx.Err()
+		if err := sleep.For(ctx, mutationPoll); err != nil {
+			return err
 		}
 	}
 }
@@ -371,8 +372,8 @@ WHERE p.database = %[1]s AND NOT p.active AND p.data_version < m.version`, liter
 			said = time.Now()
 			e.say("ClickHouse has not yet removed %d old parts (old_parts_lifetime, by default 8 minutes) ...", n)
 		}
-		if !pause(ctx, mutationPoll) {
-			return int(n), ctx.Err()
+		if err := sleep.For(ctx, mutationPoll); err != nil {
+			return int(n), err
 		}
 	}
 }
@@ -571,14 +572,4 @@ func (p *pipelines) kafkaRetention(ctx context.Context) (longest time.Duration, 
 		}
 	}
 	return longest, nil
-}
-
-// pause returns false where the context ends first.
-func pause(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

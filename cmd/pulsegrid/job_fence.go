@@ -11,6 +11,7 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/internal/columns"
 	"github.com/pulsegrid/pulsegrid/internal/ledger"
+	"github.com/pulsegrid/pulsegrid/internal/sleep"
 )
 
 // A job that puts parts into tables beside live inserts must know two things: which rows are of blocks that an aggregator has finished, so that nobody stores them
@@ -46,8 +47,8 @@ func (q question) insertsEnd(ctx context.Context, table string) error {
 		if err != nil || len(left) == 0 {
 			return err
 		}
-		if !pause(ctx, fencePoll) {
-			return ctx.Err()
+		if err := sleep.For(ctx, fencePoll); err != nil {
+			return err
 		}
 	}
 	return nil

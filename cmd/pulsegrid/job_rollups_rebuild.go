@@ -9,6 +9,7 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/internal/columns"
 	"github.com/pulsegrid/pulsegrid/internal/failpoint"
+	"github.com/pulsegrid/pulsegrid/internal/sleep"
 )
 
 const (
@@ -55,8 +56,8 @@ func (r *rollups) rebuild(ctx context.Context, t *columns.Table, p *rollupPartit
 		}
 		if open > 0 {
 			p.State, p.Reason = rollupWaits, fmt.Sprintf("%d records have rows, and the ledger does not say that their blocks are finished: let the aggregators finish them", open)
-			if !pause(ctx, rebuildPause) {
-				return ctx.Err()
+			if err := sleep.For(ctx, rebuildPause); err != nil {
+				return err
 			}
 			continue
 		}

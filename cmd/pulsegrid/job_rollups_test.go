@@ -19,6 +19,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/columns"
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"github.com/pulsegrid/pulsegrid/internal/sleep"
 )
 
 // documentedQueries are those of docs/formats/rollups.md, over all times, and of one day of receipt where they are by day.
@@ -108,7 +109,7 @@ func TestRollupsAreBuiltAnewBesideLiveInserts(t *testing.T) {
 				for _, s := range signal.All {
 					_ = client.ProduceSync(ctx, received(s, "live", time.Now(), otlptest.Realistic(s, seed, 20))).FirstErr() // the test counts what is stored
 				}
-				pause(ctx, 50*time.Millisecond)
+				_ = sleep.For(ctx, 50*time.Millisecond) // the loop looks at the context
 			}
 		}()
 		return func() {

@@ -18,6 +18,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
 	"github.com/pulsegrid/pulsegrid/internal/cell"
 	"github.com/pulsegrid/pulsegrid/internal/refusals"
+	"github.com/pulsegrid/pulsegrid/internal/sleep"
 )
 
 // statusInterval is the time between the two looks from which rates come.
@@ -76,10 +77,8 @@ func look(ctx context.Context, state cell.State) (cell.Figures, error) {
 	}
 	defer observer.Close()
 	observer.Look(ctx)
-	select {
-	case <-ctx.Done():
-		return cell.Figures{}, ctx.Err()
-	case <-time.After(statusInterval):
+	if err := sleep.For(ctx, statusInterval); err != nil {
+		return cell.Figures{}, err
 	}
 	return observer.Look(ctx), nil
 }

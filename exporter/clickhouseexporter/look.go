@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pulsegrid/pulsegrid/internal/block"
+	"github.com/pulsegrid/pulsegrid/internal/sleep"
 )
 
 const (
@@ -203,10 +204,8 @@ func (e *chExporter) noneRuns(ctx context.Context, b block.Block, x extent) erro
 		if waited >= runsTimeout {
 			return &storeError{class: retryable, code: codeOther, cause: fmt.Errorf("an earlier INSERT of it still runs (%s)", token)}
 		}
-		select {
-		case <-time.After(runsInterval):
-		case <-ctx.Done():
-			return notStored("wait for an INSERT that runs", context.Cause(ctx))
+		if err := sleep.For(ctx, runsInterval); err != nil {
+			return notStored("wait for an INSERT that runs", err)
 		}
 	}
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/apache/iceberg-go/table"
 	"github.com/google/uuid"
 	"go.uber.org/zap"
+
+	"github.com/pulsegrid/pulsegrid/internal/sleep"
 )
 
 // Backoff between attempts that fail, jittered by half.
@@ -130,9 +132,9 @@ func (w *commitment) run() (outcome string, err error) {
 		}
 		w.log.Debug("commit attempt failed", zap.String("table", w.name()), zap.Int("failures", failures), zap.Int("conflicts", conflicts), zap.Error(err))
 		if conflict {
-			w.sleep(conflictPause(time.Since(began)))
+			_ = sleep.For(w.ctx, conflictPause(time.Since(began)))
 		} else {
-			w.sleep(failurePause(failures))
+			_ = sleep.For(w.ctx, failurePause(failures))
 		}
 	}
 	if w.abandon() {
@@ -148,15 +150,6 @@ func failurePause(failures int) time.Duration {
 
 // conflictPause spreads those who lost over about the time that an attempt takes. It does not grow: who has lost often would lose more.
 func conflictPause(attempt time.Duration) time.Duration { return rand.N(attempt + 1) }
-
-func (w *commitment) sleep(d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-w.ctx.Done():
-	}
-}
 
 // attempt loads the table, plans, writes files where there are none for that plan, and commits. done means that every call of
 // the group is decided.

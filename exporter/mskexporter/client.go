@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/pulsegrid/pulsegrid/internal/kafka"
+	"github.com/pulsegrid/pulsegrid/internal/sleep"
 )
 
 // Waits between tries of verifying the topics.
@@ -238,10 +239,8 @@ func (c *client) prepare() {
 		if c.tryPrepare() {
 			return
 		}
-		select {
-		case <-c.alive.Done():
+		if sleep.For(c.alive, backoff) != nil {
 			return
-		case <-time.After(backoff):
 		}
 		backoff = min(2*backoff, verifyBackoffMax)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/internal/envelope"
 	"github.com/pulsegrid/pulsegrid/internal/kafka"
+	"github.com/pulsegrid/pulsegrid/internal/sleep"
 	"github.com/pulsegrid/pulsegrid/internal/spill"
 )
 
@@ -203,10 +204,7 @@ func (s *spillway) run(ctx context.Context) {
 			case <-s.tripped:
 			}
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(s.cfg.ProbeInterval):
-		}
+		_ = sleep.For(ctx, s.cfg.ProbeInterval) // the loop looks at the context
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"github.com/pulsegrid/pulsegrid/internal/sleep"
 )
 
 const (
@@ -141,10 +142,8 @@ func (e *Evaluator) Run(ctx context.Context) error {
 func (g *runningGroup) run(ctx context.Context) {
 	for {
 		g.evaluateDue(ctx, time.Now())
-		select {
-		case <-ctx.Done():
+		if sleep.For(ctx, time.Until(time.Now().Truncate(lookEvery).Add(lookEvery))) != nil {
 			return
-		case <-time.After(time.Until(time.Now().Truncate(lookEvery).Add(lookEvery))):
 		}
 	}
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/pulsegrid/pulsegrid/internal/sleep"
 )
 
 // Bounds of delivery.
@@ -152,10 +154,8 @@ func (t *target) run(ctx context.Context) {
 		if wait == retryFirst {
 			t.log.Error("Alertmanager does not take alerts: they wait", zap.String("alertmanager", t.url), zap.Error(err))
 		}
-		select {
-		case <-ctx.Done():
+		if sleep.For(ctx, wait) != nil {
 			return
-		case <-time.After(wait):
 		}
 		wait = min(2*wait, retryMost)
 	}

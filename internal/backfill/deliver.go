@@ -14,6 +14,7 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/internal/block"
 	"github.com/pulsegrid/pulsegrid/internal/failpoint"
+	"github.com/pulsegrid/pulsegrid/internal/sleep"
 )
 
 const (
@@ -109,10 +110,7 @@ func (p *pass) deliver(f *flight) {
 			return
 		}
 		p.waitsFor(f, err)
-		select {
-		case <-time.After(backoff):
-		case <-p.ctx.Done():
-		}
+		_ = sleep.For(p.ctx, backoff) // the loop looks at the context
 	}
 }
 

@@ -15,6 +15,8 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"gocloud.dev/blob"
 	"gocloud.dev/gcerrors"
+
+	"github.com/pulsegrid/pulsegrid/internal/sleep"
 )
 
 const (
@@ -68,9 +70,7 @@ func (r *reader) object(ctx context.Context, object int, from int64, each func(*
 		if err == nil || ctx.Err() != nil || errors.Is(err, errStopped) || try == r.tries {
 			return err
 		}
-		select {
-		case <-time.After(r.backoff << try):
-		case <-ctx.Done():
+		if sleep.For(ctx, r.backoff<<try) != nil {
 			return err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pulsegrid/pulsegrid/internal/chengine"
+	"github.com/pulsegrid/pulsegrid/internal/sleep"
 )
 
 // Database that the ClickHouse exporter writes.
@@ -77,10 +78,8 @@ func (c *clickhouse) supervise(engine *chengine.Engine) {
 		}
 		c.set(nil, err)
 		c.report(fmt.Sprintf("clickhouse is down; starting it again in %v; its log is %s", delay, c.log.path))
-		select {
-		case <-c.ctx.Done():
+		if sleep.For(c.ctx, delay) != nil {
 			return
-		case <-time.After(delay):
 		}
 		delay = min(2*delay, restartMax)
 		begun = time.Now()

@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/pulsegrid/pulsegrid/internal/failpoint"
+	"github.com/pulsegrid/pulsegrid/internal/sleep"
 )
 
 const (
@@ -117,11 +118,7 @@ func (j *Journal[E]) settle(ctx context.Context) error {
 		if err != nil || !behind {
 			break
 		}
-		select {
-		case <-time.After(settleEvery):
-		case <-ctx.Done():
-			err = ctx.Err()
-		}
+		err = sleep.For(ctx, settleEvery)
 	}
 	if err != nil {
 		return fmt.Errorf("wait for the transactions of other writers: %w", err)

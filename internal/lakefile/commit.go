@@ -9,6 +9,8 @@ import (
 	"github.com/apache/iceberg-go"
 	iceio "github.com/apache/iceberg-go/io"
 	"github.com/apache/iceberg-go/table"
+
+	"github.com/pulsegrid/pulsegrid/internal/sleep"
 )
 
 const (
@@ -39,10 +41,8 @@ func Commit(ctx context.Context, load func(context.Context) (*table.Table, error
 			return committed, err
 		}
 		failed = err
-		select {
-		case <-time.After(backoff/2 + rand.N(backoff)):
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		if err := sleep.For(ctx, backoff/2+rand.N(backoff)); err != nil {
+			return nil, err
 		}
 		backoff = min(2*backoff, backoffMax)
 	}

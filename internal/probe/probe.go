@@ -17,6 +17,7 @@ import (
 
 	"github.com/pulsegrid/pulsegrid/internal/audit/stored"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"github.com/pulsegrid/pulsegrid/internal/sleep"
 )
 
 // Bounds of the configuration.
@@ -159,19 +160,10 @@ func (p *Probe) Watch(ctx context.Context) {
 	defer wg.Wait()
 	for i, s := range p.config.Stores {
 		wg.Go(func() {
-			for wait(ctx, s.Every) {
+			for sleep.For(ctx, s.Every) == nil {
 				p.look(ctx, i, false)
 			}
 		})
-	}
-}
-
-func wait(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(d):
-		return true
 	}
 }
 
@@ -181,7 +173,7 @@ func (p *Probe) Once(ctx context.Context) ([]Result, error) {
 	var wg sync.WaitGroup
 	for i, s := range p.config.Stores {
 		wg.Go(func() {
-			for !p.seen(events, i) && wait(ctx, s.Every) {
+			for !p.seen(events, i) && sleep.For(ctx, s.Every) == nil {
 				p.look(ctx, i, false)
 			}
 		})

@@ -14,6 +14,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/fileset"
 	"github.com/pulsegrid/pulsegrid/internal/rehearsal"
 	"github.com/pulsegrid/pulsegrid/internal/schema"
+	"github.com/pulsegrid/pulsegrid/internal/sleep"
 )
 
 // reportBytesMax bounds the file of a rehearsal's report.
@@ -191,7 +192,7 @@ func (c *Config) latency(ctx context.Context, cell Cell) (time.Duration, error) 
 	takes := min(c.Plan.WarnFor, window)
 	c.Say("cell %s: measuring latency for %v", cell.Name, takes)
 	for _, wait := range []time.Duration{0, takes} {
-		if err := sleep(ctx, wait); err != nil {
+		if err := sleep.For(ctx, wait); err != nil {
 			return 0, err
 		}
 		for _, url := range cell.Gateways {
@@ -242,7 +243,7 @@ func (c *Config) back(ctx context.Context, cell Cell, r *registry, why overBudge
 		if err == nil {
 			break
 		}
-		if errors.Is(err, errChanged) || sleep(ctx, time.Second) != nil {
+		if errors.Is(err, errChanged) || sleep.For(ctx, time.Second) != nil {
 			return fmt.Errorf("stage %s: %w; it could not be rolled back: %w", stage, why, err)
 		}
 	}
@@ -264,7 +265,7 @@ func (c *Config) behind(ctx context.Context, cell Cell) []string {
 			m, err := c.Scrape(ctx, url)
 			return err == nil && !readGateway(m, schema.Rollout{}).trying
 		})
-		if len(left) == 0 || sleep(ctx, time.Second) != nil {
+		if len(left) == 0 || sleep.For(ctx, time.Second) != nil {
 			return left
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pulsegrid/pulsegrid/internal/schema"
+	"github.com/pulsegrid/pulsegrid/internal/sleep"
 )
 
 const (
@@ -66,7 +67,7 @@ func (w *watch) run(ctx context.Context) (figures, error) {
 	}
 	every, turn := min(max(lasts/20, minEvery), maxEvery), began.Add(window)
 	for {
-		if err := sleep(ctx, every); err != nil {
+		if err := sleep.For(ctx, every); err != nil {
 			return figures{}, err
 		}
 		all, err := w.look(ctx)
@@ -153,13 +154,4 @@ func (w *watch) judge(ends bool) (figures, error) {
 			total.events, total.requests, w.plan.MinEvents)
 	}
 	return total, nil
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/pulsegrid/pulsegrid/internal/sleep"
 )
 
 const (
@@ -105,10 +107,8 @@ func (p *Pace) Wait(ctx context.Context, count int, share float64) error {
 			least = max(took, time.Duration(float64(p.count)/float64(p.Rate)*float64(time.Second)))
 		}
 		yielded := min(longestPause, time.Duration(float64(least)*(1/share-1)))
-		select {
-		case <-time.After(least - took + yielded):
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		if err := sleep.For(ctx, least-took+yielded); err != nil {
+			return err
 		}
 	}
 	p.begun, p.count = time.Now(), count

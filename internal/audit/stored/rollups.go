@@ -11,6 +11,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
 	"github.com/pulsegrid/pulsegrid/internal/columns"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"github.com/pulsegrid/pulsegrid/internal/sleep"
 )
 
 // Rollup tables hold sums over buckets of time, so a row of them has no place in Kafka. What can be compared is a day (of ingest_time, by which
@@ -114,10 +115,8 @@ func (c *ClickHouse) Rollup(ctx context.Context, t *columns.Table, resolution Re
 	if err != nil || len(first) == 0 {
 		return r, err
 	}
-	select {
-	case <-ctx.Done():
-		return r, ctx.Err()
-	case <-time.After(rollupSettle):
+	if err := sleep.For(ctx, rollupSettle); err != nil {
+		return r, err
 	}
 	second, err := differ()
 	if err != nil {
