@@ -40,8 +40,7 @@ func ReadBacklog(ctx context.Context, c *Cell) (Backlog, error) {
 	}
 	defer client.Close()
 	adm := kadm.NewClient(client)
-	// Asking for one's rights is the way to have the brokers answer, and not the client's memory of them.
-	topics, err := adm.ListTopics(kadm.WithAuthorizedOps(ctx))
+	topics, err := kafka.ListTopics(ctx, adm)
 	if err != nil {
 		return Backlog{}, err
 	}

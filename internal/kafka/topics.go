@@ -115,6 +115,11 @@ func BadTopics(err error) (bad map[string]error, all bool) {
 	return bad, all
 }
 
+// ListTopics asks the brokers about topics, or about all where none is named. To ask for one's rights too is the way to have the brokers answer, and not the client's memory.
+func ListTopics(ctx context.Context, adm *kadm.Client, names ...string) (kadm.TopicDetails, error) {
+	return adm.ListTopics(kadm.WithAuthorizedOps(ctx), names...)
+}
+
 // EnsureTopics creates the missing topics (policy create) and compares the others with their specs, in one round of requests.
 // It alters nothing that exists. It returns every mismatch; fatal ones are also in the error. What is wrong with one topic is a TopicError.
 func EnsureTopics(ctx context.Context, client *kgo.Client, policy ManagePolicy, specs []TopicSpec) ([]Mismatch, error) {
@@ -122,13 +127,11 @@ func EnsureTopics(ctx context.Context, client *kgo.Client, policy ManagePolicy, 
 		return nil, nil
 	}
 	adm := kadm.NewClient(client)
-	// Asking for one's rights is the way to have the brokers answer, and not the client's memory of them.
-	ctx = kadm.WithAuthorizedOps(ctx)
 	names := make([]string, len(specs))
 	for i, s := range specs {
 		names[i] = s.Name
 	}
-	have, err := adm.ListTopics(ctx, names...)
+	have, err := ListTopics(ctx, adm, names...)
 	if err != nil {
 		return nil, fmt.Errorf("listing topics %s: %w", strings.Join(names, ", "), err)
 	}
@@ -184,7 +187,7 @@ func verify(ctx context.Context, adm *kadm.Client, specs []TopicSpec) ([]Mismatc
 	for i, s := range specs {
 		names[i] = s.Name
 	}
-	details, err := adm.ListTopics(ctx, names...)
+	details, err := ListTopics(ctx, adm, names...)
 	if err != nil {
 		return nil, fmt.Errorf("listing topics %s: %w", strings.Join(names, ", "), err)
 	}
