@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"time"
 
@@ -105,27 +106,31 @@ func (l *LakeCopies) count(ctx context.Context, tbl *table.Table, q Marked) (map
 	if err != nil {
 		return nil, fmt.Errorf("plan the files: %w", err)
 	}
-	out, files := map[string]int64{}, map[string]map[string]int64{}
+	files := l.files[q.Table.Name]
+	if files == nil {
+		files = map[string]map[string]int64{}
+		l.files[q.Table.Name] = files
+	}
+	planned := make(map[string]table.FileScanTask, len(tasks))
 	for _, task := range tasks {
-		name := fileVersion(task)
-		found, known := l.files[q.Table.Name][name]
-		if !known {
+		planned[fileVersion(task)] = task
+	}
+	maps.DeleteFunc(files, func(name string, _ map[string]int64) bool { _, ok := planned[name]; return !ok })
+	out := map[string]int64{}
+	for name, task := range planned {
+		found, read := files[name]
+		if !read {
 			if found, err = readMarkers(ctx, tbl.Scan(options...), task, q.Column); err != nil {
 				return nil, fmt.Errorf("read %s: %w", task.File.FilePath(), err)
 			}
-			if l.files[q.Table.Name] == nil {
-				l.files[q.Table.Name] = map[string]map[string]int64{}
-			}
-			l.files[q.Table.Name][name] = found // also if this look does not come to its end: the next one goes on
+			files[name] = found // also if this look does not come to its end: the next one goes on
 		}
-		files[name] = found
 		for marker, n := range found {
 			if out[marker] += n; len(out) > MaxMarked {
 				return nil, errManyMarked
 			}
 		}
 	}
-	l.files[q.Table.Name] = files
 	return out, nil
 }
 
