@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
@@ -20,14 +21,15 @@ import (
 // none of which is; another one has a flag that is no number. With and without a store for what is too large.
 // Guarantees: the others are stored. The sender hears how many were rejected and why; they are in quarantine, where there is room for them.
 func TestAnEventThatCannotBeStoredCostsNoOther(t *testing.T) {
+	at := time.Now().UnixNano()
 	span := func(i int, more string) string {
-		return fmt.Sprintf(`{"traceId":"0102030405060708090a0b0c0d0e0f10","spanId":"01020304050607%02x","name":"n","kind":1,"startTimeUnixNano":"1795852800000000000","endTimeUnixNano":"1795852800000000001"%s}`, i, more)
+		return fmt.Sprintf(`{"traceId":"0102030405060708090a0b0c0d0e0f10","spanId":"01020304050607%02x","name":"n","kind":1,"startTimeUnixNano":"%d","endTimeUnixNano":"%d"%s}`, i, at, at+1, more)
 	}
 	attribute := func(size int) string {
 		return `"attributes":[{"key":"a","value":{"stringValue":"` + strings.Repeat("A", size) + `"}}]`
 	}
 	for name, more := range map[string]string{
-		"no limit of the schema": `,"events":[` + strings.TrimSuffix(strings.Repeat(`{"timeUnixNano":"1795852800000000000",`+attribute(1000)+`},`, 1050), ",") + `]`,
+		"no limit of the schema": `,"events":[` + strings.TrimSuffix(strings.Repeat(fmt.Sprintf(`{"timeUnixNano":"%d",`, at)+attribute(1000)+`},`, 1050), ",") + `]`,
 		"an attribute":           "," + attribute(1_050_000),
 	} {
 		for _, stored := range []bool{true, false} {
