@@ -100,6 +100,16 @@ func TestAKeyIsRotatedAsTheRunbookSays(t *testing.T) {
 	require.NoError(t, opens(over, fresh, end))
 }
 
+// Guarantee: nobody takes retention_days for a promise that is kept.
+func TestTheCheckSaysThatARetentionIsNotEnforced(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "a.yaml"), []byte("tenants:\n  - {id: acme, retention_days: 7}\n  - {id: globex}\n"), 0o600))
+	out, code, err := run(t, "tenant", "check", dir)
+	require.NoError(t, err)
+	require.Zero(t, code)
+	require.Contains(t, out, "2 tenants, 0 keys\n1 tenants have retention_days, which nothing enforces")
+}
+
 func TestWrongTenantCommandLinesExitWith2(t *testing.T) {
 	for want, args := range map[string][]string{
 		"name one tenant":         {"tenant", "key", "new"},

@@ -44,6 +44,16 @@ type storedKey struct {
 // Len is the number of tenants.
 func (s *Snapshot) Len() int { return len(s.tenants) }
 
+// WithRetention counts the tenants that have a retention of their own.
+func (s *Snapshot) WithRetention() (n int) {
+	for _, t := range s.tenants {
+		if t.value.RetentionDays > 0 {
+			n++
+		}
+	}
+	return n
+}
+
 // Keys is the number of API keys.
 func (s *Snapshot) Keys() int { return len(s.keys) }
 

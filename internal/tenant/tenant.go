@@ -51,7 +51,7 @@ type Tenant struct {
 	TopicClass    string        // of Kafka topics; empty: the common ones
 	IDAttribute   string        // log attribute whose values its senders never use twice; empty: none
 	Schema        schema.Policy // what is empty is as the gateway has it
-	RetentionDays int           // in the stores; zero: theirs
+	RetentionDays int           // as the registry has it; nothing enforces it. Zero: none of its own
 
 	signals [signals]bool
 	quotas  [signals]Quota
