@@ -31,7 +31,7 @@ func TestAnAnswerThatIsNotWholeIsNoAnswer(t *testing.T) {
 }
 
 func TestRowsAreThoseOfTheAnswer(t *testing.T) {
-	base, err := url.Parse(clickhousetest.Start(t).URL)
+	base, err := url.Parse(clickhousetest.Shared(t).URL)
 	require.NoError(t, err)
 	c := &client{http: http.DefaultClient, base: *base}
 	type number struct {

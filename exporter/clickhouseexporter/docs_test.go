@@ -34,7 +34,7 @@ func sqlOf(t *testing.T, path string) []string {
 }
 
 func TestQueriesOfTheDocumentsAnswer(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	now := pcommon.NewTimestampFromTime(time.Now().Add(-time.Minute))
 	origin := func(s signal.Signal, res pcommon.Resource) {
 		res.Attributes().PutStr("service.name", "checkout")

@@ -54,7 +54,7 @@ func deliver(t *testing.T, r *rig, ctx context.Context, request []byte) int {
 }
 
 func TestEverySignalWithEveryFieldIsStored(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	for compression, requests := range map[string]uint64{"none": 10, "lz4": 2, "zstd": 2, "gzip": 2} {
 		for _, s := range signal.All {
 			t.Run(compression+"/"+s.String(), func(t *testing.T) {
@@ -82,7 +82,7 @@ func TestEverySignalWithEveryFieldIsStored(t *testing.T) {
 }
 
 func TestFieldsArriveAsTheyWere(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	r := start(t, signal.Logs, config(ch.URL))
 	require.NoError(t, r.consumeLogs(t, 25, 100))
 	row := ch.QueryRows(`SELECT tenant_id, service_name, toUnixTimestamp64Nano(time) AS time, time_source, toUnixTimestamp64Nano(ingest_time) AS ingest_time,
@@ -101,7 +101,7 @@ func TestFieldsArriveAsTheyWere(t *testing.T) {
 }
 
 func TestABlockSentTwiceIsStoredOnce(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	r := start(t, signal.Logs, config(ch.URL))
 	for range 3 {
 		require.NoError(t, r.consumeLogs(t, 100, 0))
@@ -112,7 +112,7 @@ func TestABlockSentTwiceIsStoredOnce(t *testing.T) {
 }
 
 func TestEqualDataWithoutABlockIsStoredEachTime(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	r := start(t, signal.Logs, config(ch.URL))
 	ld, _ := someLogs(10, 0)
 	require.NoError(t, r.ConsumeLogs(t.Context(), ld))
@@ -121,7 +121,7 @@ func TestEqualDataWithoutABlockIsStoredEachTime(t *testing.T) {
 }
 
 func TestABlockOfManyDaysAndManyRowsIsOneToken(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	r := start(t, signal.Logs, config(ch.URL, func(c *Config) { c.RetentionDays, c.ClientConfig.Timeout = 0, 2*time.Minute })) // 150 parts are written through to the disk
 	ld := plog.NewLogs()
 	var blk block.Block
@@ -146,7 +146,7 @@ func TestNoEventsSendNothing(t *testing.T) {
 }
 
 func TestConcurrentCallsAreBoundedAndAllStored(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	r := start(t, signal.Logs, config(ch.URL, func(c *Config) { c.MaxConcurrentInserts = 3 }))
 	var wg sync.WaitGroup
 	errs := make([]error, 24)
@@ -218,7 +218,7 @@ func TestKillsInTheMiddleOfInsertsLoseAndDoubleNothing(t *testing.T) {
 }
 
 func TestRefusedDataIsPermanentAndNamesItsBlock(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	r := start(t, signal.Logs, config(ch.URL))
 	ch.Exec("ALTER TABLE pulsegrid.logs ADD CONSTRAINT no_huge CHECK mapContains(attributes_int, 'attempt') AND attributes_int['attempt'] < 5")
 	err := r.consumeLogs(t, 10, 40)
@@ -234,7 +234,7 @@ func TestRefusedDataIsPermanentAndNamesItsBlock(t *testing.T) {
 }
 
 func TestAViewThatFailsIsNotTheDatasFault(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	r := start(t, signal.Logs, config(ch.URL))
 	ch.Exec("CREATE TABLE pulsegrid.target (n UInt8) ENGINE = MergeTree ORDER BY n")
 	ch.Exec("CREATE MATERIALIZED VIEW pulsegrid.broken TO pulsegrid.target AS SELECT toUInt8(body) AS n FROM pulsegrid.logs")
@@ -248,7 +248,7 @@ func TestAViewThatFailsIsNotTheDatasFault(t *testing.T) {
 }
 
 func TestViewsTakeARepeatedBlockOnce(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	r := start(t, signal.Logs, config(ch.URL))
 	ch.Exec("CREATE TABLE pulsegrid.per_service (service_name String, n UInt64) ENGINE = SummingMergeTree ORDER BY service_name SETTINGS non_replicated_deduplication_window = 1000")
 	ch.Exec("CREATE MATERIALIZED VIEW pulsegrid.per_service_mv TO pulsegrid.per_service AS SELECT service_name, count() AS n FROM pulsegrid.logs GROUP BY service_name")
@@ -260,7 +260,7 @@ func TestViewsTakeARepeatedBlockOnce(t *testing.T) {
 }
 
 func TestATableThatVanishesIsMadeAgain(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	r := start(t, signal.Logs, config(ch.URL))
 	require.NoError(t, r.consumeLogs(t, 10, 0))
 	ch.Exec("DROP DATABASE pulsegrid SYNC")

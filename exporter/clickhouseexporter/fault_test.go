@@ -79,7 +79,7 @@ func cut(w http.ResponseWriter) {
 }
 
 func TestStatementsAreNotInTheURLThatTracesAndProxiesKeep(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	endpoint := inserting(t, ch, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		require.Less(t, len(r.URL.String()), 512)
 		require.NotContains(t, r.URL.RawQuery, "INSERT")
@@ -94,7 +94,7 @@ func TestStatementsAreNotInTheURLThatTracesAndProxiesKeep(t *testing.T) {
 }
 
 func TestAConnectionResetAfterTheWorkStoresOnce(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	var resets atomic.Int32
 	endpoint := inserting(t, ch, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		if resets.Add(1) <= 2 {
@@ -116,7 +116,7 @@ func TestAConnectionResetAfterTheWorkStoresOnce(t *testing.T) {
 }
 
 func TestAHangEndsAtTheTimeout(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	release := make(chan struct{})
 	endpoint := inserting(t, ch, func(_ http.ResponseWriter, r *http.Request, _ http.Handler) {
 		_, _ = io.Copy(io.Discard, r.Body)
@@ -132,7 +132,7 @@ func TestAHangEndsAtTheTimeout(t *testing.T) {
 }
 
 func TestACallThatIsGivenUpReturnsAtOnce(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	release, entered := make(chan struct{}), make(chan struct{}, 8)
 	endpoint := inserting(t, ch, func(_ http.ResponseWriter, r *http.Request, _ http.Handler) {
 		_, _ = io.Copy(io.Discard, r.Body)
@@ -230,7 +230,7 @@ func TestLongExceptionsAreBounded(t *testing.T) {
 }
 
 func TestTLSIsTheCollectorsOwn(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	target, err := url.Parse(ch.URL)
 	require.NoError(t, err)
 	transport := &http.Transport{}

@@ -20,13 +20,14 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/chengine"
 	"github.com/pulsegrid/pulsegrid/internal/lineage"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
+	"github.com/pulsegrid/pulsegrid/internal/testkit/clickhousetest"
 	"github.com/pulsegrid/pulsegrid/internal/testkit/collectortest"
 	"github.com/pulsegrid/pulsegrid/internal/testkit/leaktest"
 )
 
 func TestMain(m *testing.M) {
 	chengine.RunChildIfAsked()
-	goleak.VerifyTestMain(leaktest.Patient(m))
+	goleak.VerifyTestMain(leaktest.Patient(clickhousetest.Sharing(m)))
 }
 
 // rig is a running exporter of one signal whose Arrow memory must be zero at the end.

@@ -146,7 +146,7 @@ func ledgerInserts(t *testing.T, ch *clickhousetest.Server, handler func(w http.
 // Guarantee: a call that waits for the ledger holds no place, and those that came meanwhile share one insert.
 func TestBlocksStoredTogetherShareInsertsIntoTheLedger(t *testing.T) {
 	const blocks = 20
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	var inserts atomic.Int32
 	ctx, stored := context.WithCancel(t.Context())
 	defer stored()
@@ -176,7 +176,7 @@ func TestBlocksStoredTogetherShareInsertsIntoTheLedger(t *testing.T) {
 }
 
 func TestALedgerThatFailsKeepsBlocksUnacknowledgedAndRowsOnce(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	var failures atomic.Int32
 	endpoint := ledgerInserts(t, ch, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		switch failures.Add(1) {
@@ -204,7 +204,7 @@ func TestALedgerThatFailsKeepsBlocksUnacknowledgedAndRowsOnce(t *testing.T) {
 }
 
 func TestALedgerThatVanishesIsMadeAgain(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	r := start(t, signal.Logs, config(ch.URL))
 	require.NoError(t, r.deliver(t, 10, 0))
 	ch.Exec("DROP TABLE pulsegrid.ledger SYNC")

@@ -50,7 +50,7 @@ func someItems(t *testing.T, first, last int64) (context.Context, plog.Logs) {
 // Guarantee: an item is in the table of its rights, byte for byte and once, however often its block is delivered and whoever delivers it; the ledgers
 // of the tables do not know each other.
 func TestAnItemIsInItsTableOnceAndByteForByte(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	as := func(rows string) *rig {
 		return start(t, signal.Logs, config(ch.URL, func(c *Config) { c.Rows = rows }))
 	}
@@ -81,7 +81,7 @@ func TestAnItemIsInItsTableOnceAndByteForByte(t *testing.T) {
 
 // Guarantee: items that come in no block, from another receiver than msk, are stored too; those of the other table cost nothing.
 func TestItemsThatComeInNoBlockAreStored(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	r := start(t, signal.Logs, config(ch.URL, func(c *Config) { c.Rows, c.Ledger = columns.RowsQuarantine, false }))
 	for offset := range int64(2) {
 		_, ld := someItems(t, offset, offset)

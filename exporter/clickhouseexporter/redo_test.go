@@ -72,7 +72,7 @@ func requireOnce(t *testing.T, ch *clickhousetest.Server, rows int64, entries ..
 }
 
 func TestABlockIsStoredOnceHoweverOftenAndByWhomeverItIsDelivered(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	rigs := []*rig{start(t, signal.Logs, config(ch.URL)), start(t, signal.Logs, config(ch.URL))} // two that believe they own the partition
 	var wg sync.WaitGroup
 	for i := range 24 {
@@ -116,7 +116,7 @@ func TestAnEngineKilledBetweenRowsAndLedgerHasBothOnceAfterTheRedo(t *testing.T)
 }
 
 func TestABlockThatTheLedgerHasIsNotSentAgain(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	var inserts atomic.Int32
 	endpoint := inserting(t, ch, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		inserts.Add(1)
@@ -134,7 +134,7 @@ func TestABlockThatTheLedgerHasIsNotSentAgain(t *testing.T) {
 
 // Some parts of a block were stored before a crash; its next owner gets the whole.
 func TestOnlyWhatTheLedgerLacksOfABlockIsStored(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	r := start(t, signal.Logs, config(ch.URL))
 	require.NoError(t, r.deliver(t, 20, 102))
 	require.NoError(t, r.deliver(t, 10, 107))
@@ -164,7 +164,7 @@ func TestTheEntryOfWhatAStraddlingEntryLeavesCountsOnlyThat(t *testing.T) {
 		"its end is stored":       {105, "100-104 events 57 rows 50 duplicates 7\n105-114 events 100 rows 100 duplicates 0"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ch := clickhousetest.Start(t)
+			ch := clickhousetest.Shared(t)
 			r := start(t, signal.Logs, config(ch.URL))
 			require.NoError(t, r.deliver(t, 100, cut.first))
 			moved := func(b *block.Block) {
@@ -198,7 +198,7 @@ func shuffled(n int, first int64) (plog.Logs, block.Block) {
 }
 
 func TestABlockBeyondTheWindowWaitsForAnOperator(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	small := func(c *Config) {
 		c.MaxConcurrentInserts, c.DeduplicationWindow, c.DeduplicationPeriod, c.BeyondWindow = 1, 10, time.Hour, BeyondRefuse
 	}
@@ -224,7 +224,7 @@ func TestABlockBeyondTheWindowWaitsForAnOperator(t *testing.T) {
 }
 
 func TestCompareStoresExactlyWhatTheTableLacks(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	compare := func(c *Config) { c.BeyondWindow = BeyondCompare }
 	r := start(t, signal.Logs, config(ch.URL, compare))
 	before := start(t, signal.Logs, config(ch.URL)) // an earlier owner
@@ -262,7 +262,7 @@ func TestCompareStoresExactlyWhatTheTableLacks(t *testing.T) {
 
 // The window is the engine's own: as many inserts as it says are recognised, in the table and in each rollup, and no more.
 func TestTheWindowHoldsInTheTableAndInEveryRollup(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	const window = 10
 	small := func(c *Config) { c.MaxConcurrentInserts, c.DeduplicationWindow = 1, window }
 	r := start(t, signal.Logs, config(ch.URL, small))
@@ -285,7 +285,7 @@ func TestTheWindowHoldsInTheTableAndInEveryRollup(t *testing.T) {
 
 // A crash between the table's part and a rollup's leaves the rollup behind; the redo fills it.
 func TestARedoFillsRollupsThatTheFirstTryDidNotReach(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	r := start(t, signal.Logs, config(ch.URL))
 	ch.Exec("DETACH TABLE pulsegrid.logs_1m_mv")
 	require.NoError(t, r.deliver(t, 50, 0))
@@ -297,7 +297,7 @@ func TestARedoFillsRollupsThatTheFirstTryDidNotReach(t *testing.T) {
 }
 
 func TestABlockWithoutEventsHasAnEntryAndNoInsert(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	endpoint := inserting(t, ch, func(http.ResponseWriter, *http.Request, http.Handler) { t.Error("rows were inserted") })
 	r := start(t, signal.Logs, config(endpoint))
 	b := block.Block{Topic: signal.Logs.Topic(), Partition: 3, First: 7, Last: 9, Signal: signal.Logs, Events: 4, Account: &block.Account{}}
@@ -319,7 +319,7 @@ func TestAnIntroductionIsNoData(t *testing.T) {
 }
 
 func TestWithoutALedgerBlocksAreNotTakenAndOtherDataIs(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	r := start(t, signal.Logs, config(ch.URL, func(c *Config) { c.Ledger = false }))
 	err := r.deliver(t, 10, 0)
 	require.ErrorContains(t, err, "set ledger: true")
@@ -331,7 +331,7 @@ func TestWithoutALedgerBlocksAreNotTakenAndOtherDataIs(t *testing.T) {
 
 // The receiver halves a refused block until the poison stands alone, and then delivers its range empty.
 func TestOnePoisonRecordIsRefusedAloneAndNamed(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	r := start(t, signal.Logs, config(ch.URL))
 	ch.Exec("ALTER TABLE pulsegrid.logs ADD CONSTRAINT no_poison CHECK attributes_int['attempt'] != 64") // event 4 of offset 106
 	var refused []string

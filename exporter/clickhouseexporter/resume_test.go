@@ -86,7 +86,7 @@ func TestOffsetsThatWereResetDoubleNothing(t *testing.T) {
 		"to the end of what the ledger has": {100, unstated},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ch := clickhousetest.Start(t)
+			ch := clickhousetest.Shared(t)
 			r := start(t, signal.Logs, config(ch.URL))
 			first := r.worker(0)
 			first.takeAll(t, 0, 100, 10)
@@ -100,7 +100,7 @@ func TestOffsetsThatWereResetDoubleNothing(t *testing.T) {
 }
 
 func TestAnOffsetThatWasMovedForwardIsSentBack(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	r := start(t, signal.Logs, config(ch.URL))
 	r.worker(0).takeAll(t, 0, 100, 10)
 	require.EqualValues(t, 100, sentBackTo(t, r.worker(150, unstated).take(t, 150, 159)))
@@ -112,7 +112,7 @@ func TestAnOffsetThatWasMovedForwardIsSentBack(t *testing.T) {
 
 // Kafka no longer has it: the block that the receiver is sent back to spans it, and the hole is closed.
 func TestAHoleThatKafkaNoLongerHasIsClosedByTheBlockThatSpansIt(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	r := start(t, signal.Logs, config(ch.URL))
 	r.worker(0).takeAll(t, 0, 100, 10)
 	ch.Exec("DELETE FROM pulsegrid.ledger WHERE first_offset IN (30, 50)") // rows are there
@@ -125,7 +125,7 @@ func TestAHoleThatKafkaNoLongerHasIsClosedByTheBlockThatSpansIt(t *testing.T) {
 }
 
 func TestAnEmptyClickHouseIsFilledFromTheStart(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	r := start(t, signal.Logs, config(ch.URL))
 	require.EqualValues(t, block.FromStart, sentBackTo(t, r.worker(500).take(t, 500, 509)))
 	r.worker(20, fresh).takeAll(t, 20, 60, 10) // the log's start
@@ -133,7 +133,7 @@ func TestAnEmptyClickHouseIsFilledFromTheStart(t *testing.T) {
 }
 
 func TestALedgerThatWasLostReadsNothingAgain(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	r := start(t, signal.Logs, config(ch.URL))
 	r.worker(0).takeAll(t, 0, 50, 10)
 	ch.Exec("TRUNCATE TABLE pulsegrid.ledger")
@@ -178,7 +178,7 @@ func TestARestoredClickHouseIsFilledAgain(t *testing.T) {
 
 // Scenario: a topic is deleted and made anew; its blocks have the names of blocks that are stored.
 func TestATopicMadeAnewIsStoredCompletely(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	r := start(t, signal.Logs, config(ch.URL))
 	of := func(id byte) func(*worker) { return func(w *worker) { w.topic = block.TopicID{id} } }
 	r.worker(0, of(1)).takeAll(t, 0, 200, 10)
@@ -200,7 +200,7 @@ func TestATopicMadeAnewIsStoredCompletely(t *testing.T) {
 }
 
 func TestEntriesThatAnOlderVersionWroteCount(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	r := start(t, signal.Logs, config(ch.URL))
 	r.worker(0).takeAll(t, 0, 50, 10)
 	of := func(w *worker) { w.topic = block.TopicID{7} }
@@ -213,7 +213,7 @@ func TestEntriesThatAnOlderVersionWroteCount(t *testing.T) {
 // Scenario: so many blocks were stored since that the tables have forgotten the tokens of those that a crash left in doubt.
 // Guarantees: all of them are redone without an operator, rows and rollups are exact, and they share look-ups.
 func TestBlocksInDoubtBeyondTheWindowPassByThemselves(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	intended := time.Now().Add(-30 * time.Second)
 	small := func(c *Config) { c.MaxConcurrentInserts, c.DeduplicationWindow = 1, 20 }
 	lookUps := map[string]int{"AS holes": 0, "LIMIT 1 BY": 0, "written_time >=": 0, "GROUP BY kafka_offset ORDER BY": 0} // by what only they have
@@ -265,7 +265,7 @@ func TestBlocksInDoubtBeyondTheWindowPassByThemselves(t *testing.T) {
 }
 
 func TestAPartitionThatGoesOnIsNotLookedUpAgain(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	var reads atomic.Int32
 	endpoint := passing(t, ch, func(r *http.Request) bool { return !r.URL.Query().Has("async_insert") }, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		reads.Add(1)
@@ -281,7 +281,7 @@ func TestAPartitionThatGoesOnIsNotLookedUpAgain(t *testing.T) {
 
 // A power cut takes the newest entries, which nothing writes through to the disk; their rows are there.
 func TestEntriesThatAPowerCutTookAreWrittenAgain(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	r := start(t, signal.Logs, config(ch.URL))
 	r.worker(0).takeAll(t, 0, 100, 10)
 	ch.Exec("DELETE FROM pulsegrid.ledger WHERE first_offset >= 70")

@@ -15,7 +15,7 @@ import (
 )
 
 func TestEverySignalHasRollupsThatCountEveryEvent(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	for _, s := range signal.All {
 		t.Run(s.String(), func(t *testing.T) {
 			r := start(t, s, config(ch.URL))
@@ -37,7 +37,7 @@ func TestEverySignalHasRollupsThatCountEveryEvent(t *testing.T) {
 
 // The tables as the version before made them: no rollups, no ledger, another window.
 func TestADatabaseOfTheVersionBeforeIsUpgraded(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	for _, stmt := range columns.Logs.ClickHouseDDL(columns.DDLOptions{Database: "pulsegrid", TTLDays: 30, DedupWindow: 1000}) {
 		ch.Exec(stmt)
 	}
@@ -60,7 +60,7 @@ func TestADatabaseOfTheVersionBeforeIsUpgraded(t *testing.T) {
 }
 
 func TestVerifyNamesTheRollupOrLedgerThatIsMissingOrWrong(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	for name, tc := range map[string]struct{ spoil, want, mend string }{
 		"table": {"DROP TABLE pulsegrid.logs_1m SYNC", "table pulsegrid.logs_1m: it does not exist: create it, or set schema: create, or rollups: false", ""},
 		"view":  {"DROP TABLE pulsegrid.logs_1m_mv SYNC", "view pulsegrid.logs_1m_mv: it does not exist: create it, or set schema: create, or rollups: false", ""},
@@ -91,7 +91,7 @@ func TestVerifyNamesTheRollupOrLedgerThatIsMissingOrWrong(t *testing.T) {
 }
 
 func TestRollupsFalseMakesNoneAndLeavesThoseThatExist(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	without := func(c *Config) { c.Rollups = false }
 	require.NoError(t, start(t, signal.Logs, config(ch.URL, without)).deliver(t, 10, 0))
 	require.Equal(t, "ledger\nlogs", ch.Query("SELECT name FROM system.tables WHERE database = 'pulsegrid' AND engine != 'View' ORDER BY name"))
@@ -101,7 +101,7 @@ func TestRollupsFalseMakesNoneAndLeavesThoseThatExist(t *testing.T) {
 }
 
 func TestRollupsAreKeptAtLeastAsLongAsTheRows(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	start(t, signal.Logs, config(ch.URL, func(c *Config) { c.RetentionDays, c.RollupRetentionDays.Hour = 100, 365 }))
 	for table, days := range map[string]string{"logs": "100", "logs_10s": "100", "logs_1m": "180", "logs_1h": "365", "ledger": "100"} {
 		require.Contains(t, engineOf(ch, table), "toIntervalDay("+days+")", table)
@@ -114,7 +114,7 @@ func TestRollupsAreKeptAtLeastAsLongAsTheRows(t *testing.T) {
 
 // Agents' clocks are input: a bucket must exist for whatever they say, in as many partitions as there are days of receipt.
 func TestWildClocksMakeNoPartitionsAndDoNotWrapAround(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	r := start(t, signal.Logs, config(ch.URL))
 	ld, _ := someLogs(1000, 0)
 	for i, lr := range ld.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().All() {

@@ -25,7 +25,7 @@ func engineOf(ch *clickhousetest.Server, table string) string {
 }
 
 func TestATableThatIsRightIsNotTouched(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	for _, s := range signal.All {
 		start(t, s, config(ch.URL))
 		table := start(t, s, config(ch.URL)).table.Name
@@ -40,7 +40,7 @@ func TestATableThatIsRightIsNotTouched(t *testing.T) {
 }
 
 func TestExportersThatStartTogetherAllSucceed(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	var wg sync.WaitGroup
 	rigs := make([]*rig, 6)
 	for i := range rigs {
@@ -55,7 +55,7 @@ func TestExportersThatStartTogetherAllSucceed(t *testing.T) {
 }
 
 func TestAnOlderTableGetsTheColumnsItLacks(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	old := start(t, signal.Logs, config(ch.URL))
 	require.NoError(t, old.consumeLogs(t, 10, 0))
 	ch.Exec("ALTER TABLE pulsegrid.logs DROP COLUMN event_name, DROP COLUMN flags, ADD COLUMN own_note String DEFAULT 'n'")
@@ -73,7 +73,7 @@ func TestAnOlderTableGetsTheColumnsItLacks(t *testing.T) {
 }
 
 func TestAnOlderTableGetsTheIndexesItLacks(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	require.NoError(t, start(t, signal.Logs, config(ch.URL)).consumeLogs(t, 10, 0))
 	const indexes = "SELECT arrayStringConcat(arraySort(groupArray(name)), ' ') FROM system.data_skipping_indices WHERE database = 'pulsegrid' AND table = 'logs'"
 	const all = "idx_body idx_body_lower idx_time idx_trace_id idx_trace_id_hex"
@@ -90,7 +90,7 @@ func TestAnOlderTableGetsTheIndexesItLacks(t *testing.T) {
 }
 
 func TestAnOlderTableIsMergedLessOften(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	tables := []string{"logs", "logs_10s", "logs_1m", "logs_1h", "ledger"}
 	start(t, signal.Logs, config(ch.URL))
 	for _, table := range tables {
@@ -113,7 +113,7 @@ func TestAnOlderTableIsMergedLessOften(t *testing.T) {
 }
 
 func TestAColumnOfAnotherTypeIsNamedWithBothTypesUntilItIsMended(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	start(t, signal.Traces, config(ch.URL))
 	ch.Exec("ALTER TABLE pulsegrid.spans MODIFY COLUMN flags String")
 	for _, m := range []SchemaMode{SchemaCreate, SchemaVerify} {
@@ -130,7 +130,7 @@ func TestAColumnOfAnotherTypeIsNamedWithBothTypesUntilItIsMended(t *testing.T) {
 }
 
 func TestVerifyAsksForATableThatIsMissing(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	r := start(t, signal.Logs, config(ch.URL, mode(SchemaVerify)))
 	err := r.consumeLogs(t, 10, 0)
 	require.ErrorContains(t, err, "pulsegrid.logs: it does not exist: create it, or set schema: create")
@@ -140,7 +140,7 @@ func TestVerifyAsksForATableThatIsMissing(t *testing.T) {
 }
 
 func TestRetentionFollowsTheConfig(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	days := func(n int) func(*Config) { return func(c *Config) { c.RetentionDays = n } }
 	start(t, signal.Logs, config(ch.URL))
 	require.Contains(t, engineOf(ch, "logs"), "toIntervalDay(30)")
@@ -162,7 +162,7 @@ func TestRetentionFollowsTheConfig(t *testing.T) {
 }
 
 func TestATableThatForgetsInsertsIsMendedOrRefused(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	start(t, signal.Logs, config(ch.URL))
 	ch.Exec("ALTER TABLE pulsegrid.logs RESET SETTING non_replicated_deduplication_window")
 	r := start(t, signal.Logs, config(ch.URL, mode(SchemaVerify)))
@@ -172,7 +172,7 @@ func TestATableThatForgetsInsertsIsMendedOrRefused(t *testing.T) {
 }
 
 func TestAnotherEngineIsRefusedUnlessTheSchemaIsOff(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	start(t, signal.Logs, config(ch.URL))
 	ch.Exec("RENAME TABLE pulsegrid.logs TO pulsegrid.real")
 	ch.Exec("CREATE TABLE pulsegrid.logs AS pulsegrid.real ENGINE = Null")
@@ -183,7 +183,7 @@ func TestAnotherEngineIsRefusedUnlessTheSchemaIsOff(t *testing.T) {
 }
 
 func TestAWrongPasswordIsSaidClearlyAndGoesOnOnceMended(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	r := start(t, signal.Logs, config(ch.URL, func(c *Config) { c.Username, c.Password = "nobody", configopaque.String("wrong") }))
 	err := r.consumeLogs(t, 10, 0)
 	require.ErrorContains(t, err, "check username, password")
@@ -215,7 +215,7 @@ const ledgerBefore = `CREATE TABLE pulsegrid.ledger (kafka_topic LowCardinality(
 	ENGINE = ReplacingMergeTree(written_time) ORDER BY (kafka_topic, kafka_partition, first_offset, last_offset) TTL toDateTime(written_time) + toIntervalDay(30)`
 
 func TestALedgerOfTheVersionBeforeGetsTopicIDs(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	start(t, signal.Logs, config(ch.URL))
 	ch.Exec("DROP TABLE pulsegrid.ledger SYNC")
 	ch.Exec(ledgerBefore)
@@ -235,7 +235,7 @@ func TestALedgerOfTheVersionBeforeGetsTopicIDs(t *testing.T) {
 
 // Columns that somebody has added, or a newer exporter during a rolling upgrade, are left to their defaults.
 func TestColumnsThatTheExporterDoesNotKnowStopNothing(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	r := start(t, signal.Logs, config(ch.URL))
 	w := r.worker(0)
 	w.takeAll(t, 0, 10, 10)
@@ -253,7 +253,7 @@ func TestColumnsThatTheExporterDoesNotKnowStopNothing(t *testing.T) {
 }
 
 func TestTablesKeepOverAPowerCutWhatTheyHaveTaken(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	start(t, signal.Logs, config(ch.URL, func(c *Config) { c.Fsync = false }))
 	for _, table := range []string{"logs", "logs_10s", "logs_1m", "logs_1h"} {
 		require.NotContains(t, engineOf(ch, table), "fsync", table)

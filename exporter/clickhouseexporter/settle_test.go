@@ -48,7 +48,7 @@ func TestABlockThatIsStoredIsNotRefused(t *testing.T) {
 					continue // there is one try
 				}
 				t.Run(name+", then "+who+", then "+how, func(t *testing.T) {
-					ch := clickhousetest.Start(t)
+					ch := clickhousetest.Shared(t)
 					var tries atomic.Int32
 					endpoint := inserting(t, ch, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 						if tries.Add(1) == 1 {
@@ -90,7 +90,7 @@ func TestABlockThatIsStoredIsNotRefused(t *testing.T) {
 // Scenario: a part of a block is stored by a worker that nobody knows of; the rest is stored too, and the answer is 413.
 // Guarantee: the table is asked again, not what it was known to hold before.
 func TestTheRestOfABlockThatIsStoredIsNotRefused(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	start(t, signal.Logs, config(ch.URL)).worker(0).inGap(t, ch, 0, 3)
 	endpoint := inserting(t, ch, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		next.ServeHTTP(httptest.NewRecorder(), r)
@@ -102,7 +102,7 @@ func TestTheRestOfABlockThatIsStoredIsNotRefused(t *testing.T) {
 
 // Part of a block is stored under another name; what is refused of it is halved.
 func TestHalvesOfABlockThatIsStoredInPartStoreTheRest(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	var refuse atomic.Bool
 	endpoint := inserting(t, ch, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		if refuse.Load() {

@@ -16,7 +16,7 @@ import (
 // Scenario: a database without views for tools, with one of another version, with one that somebody has changed, and with a table of somebody's own by the name of one.
 // Guarantees: views are created, those of this program replaced, and nobody else's touched; rows are stored whatever becomes of them; verify and tool_views: false change nothing.
 func TestViewsForToolsAreCreatedAndReplacedButNothingElseIs(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	views := func() []string {
 		return strings.Fields(ch.Query("SELECT name FROM system.tables WHERE database = 'pulsegrid' AND engine = 'View' ORDER BY name"))
 	}
@@ -43,7 +43,7 @@ func TestViewsForToolsAreCreatedAndReplacedButNothingElseIs(t *testing.T) {
 // Scenario: the user may not create views, and later ClickHouse is away while they are looked at.
 // Guarantees: the first stops nothing; after the second the views are looked at again.
 func TestNothingThatIsStoredWaitsForViewsForTools(t *testing.T) {
-	ch := clickhousetest.Start(t)
+	ch := clickhousetest.Shared(t)
 	r := start(t, signal.Logs, config(ch.URL, mode(SchemaOff)))
 	refused := start(t, signal.Logs, config(ch.URL, mode(SchemaOff)))
 	for _, side := range []*rig{r, refused} {

@@ -10,7 +10,7 @@ import (
 )
 
 func TestAnUntouchedCellIsEqualRowByRow(t *testing.T) {
-	r := newRig(t, clickhousetest.Start(t))
+	r := newRig(t, clickhousetest.Shared(t))
 	r.fill(23)
 	r.store()
 	c := r.audit()

@@ -16,7 +16,7 @@ import (
 // Scenario: somebody deletes rows of each signal from ClickHouse: every third one, and those of a whole record.
 // Guarantee: Missing is called with exactly these events, and the rows that internal/columns makes of them make ClickHouse equal to Kafka again, column by column.
 func TestWhatClickHouseHasLostIsHandedOn(t *testing.T) {
-	r := newRig(t, clickhousetest.Start(t))
+	r := newRig(t, clickhousetest.Shared(t))
 	for seed := range uint64(6) {
 		r.produce(signal.Logs.Topic(), int32(seed%partitions), otlptest.Logs(seed, 9))
 		r.produce(signal.Metrics.Topic(), int32(seed%partitions), otlptest.Metrics(seed, 9))

@@ -44,7 +44,7 @@ import (
 
 func TestMain(m *testing.M) {
 	chengine.RunChildIfAsked()
-	goleak.VerifyTestMain(leaktest.Patient(m))
+	goleak.VerifyTestMain(leaktest.Patient(clickhousetest.Sharing(m)))
 }
 
 const (

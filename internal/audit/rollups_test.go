@@ -26,7 +26,7 @@ func (r *rig) createRollups() {
 // Scenario: rollups are right; then one has a row twice, and one loses a bucket; then one is gone.
 // Guarantees: rollups that are right are equal to the rows; what is doubled or missing is named; one that is gone is a problem.
 func TestRollupsAreComparedWithTheRows(t *testing.T) {
-	r := newRig(t, clickhousetest.Start(t))
+	r := newRig(t, clickhousetest.Shared(t))
 	r.createRollups()
 	r.fill(12)
 	r.store()

@@ -27,7 +27,7 @@ const logsTopic = "otlp.logs.v1"
 // Scenario: a cell whose stores hold exactly what they must; somebody spoils one of them.
 // Guarantees: the audit names each event, says what happened to it, counts it exactly, and says nothing of the other store.
 func TestWhatIsSpoiltIsFoundAndNamed(t *testing.T) {
-	hot := clickhousetest.Start(t)
+	hot := clickhousetest.Shared(t)
 	where := "kafka_topic = '" + logsTopic + "' AND kafka_partition = 0 AND "
 	for _, test := range []struct {
 		name   string
@@ -129,7 +129,7 @@ func (r *rig) alterHot(change string) {
 // Scenario: agents sent events again: at once in the same record, later in another one, and after the window.
 // Guarantees: what the rule calls duplicates must not be stored, the others must; a store that has one is found.
 func TestDuplicatesMustNotBeStored(t *testing.T) {
-	hot := clickhousetest.Start(t)
+	hot := clickhousetest.Shared(t)
 	for _, stored := range []bool{false, true} {
 		t.Run(fmt.Sprintf("stored %v", stored), func(t *testing.T) {
 			r := newRig(t, hot)
@@ -171,7 +171,7 @@ func TestDuplicatesMustNotBeStored(t *testing.T) {
 // Scenario: records that nobody can read, and records that one store or both refused.
 // Guarantees: what is in quarantine is not expected of that store; what is nowhere is a loss.
 func TestQuarantinedRecordsAreExpectedInQuarantineOnly(t *testing.T) {
-	r := newRig(t, clickhousetest.Start(t))
+	r := newRig(t, clickhousetest.Shared(t))
 	r.produce(logsTopic, 0, otlptest.Logs(1, 3))
 	garbage := r.produce(logsTopic, 0, []byte("no protobuf"))
 	wrong := r.produce(logsTopic, 0, otlptest.Logs(2, 3), "signal", "metrics")
@@ -209,7 +209,7 @@ func TestQuarantinedRecordsAreExpectedInQuarantineOnly(t *testing.T) {
 // Scenario: the ledger is spoilt.
 // Guarantees: holes, overlaps and wrong entries are found; an entry that is written twice is one entry.
 func TestALedgerThatDoesNotTileOrDoesNotAgreeIsFound(t *testing.T) {
-	r := newRig(t, clickhousetest.Start(t))
+	r := newRig(t, clickhousetest.Shared(t))
 	for seed := range uint64(20) {
 		r.produce(logsTopic, 0, otlptest.Logs(seed, 3))
 	}
@@ -233,7 +233,7 @@ func TestALedgerThatDoesNotTileOrDoesNotAgreeIsFound(t *testing.T) {
 // Scenario: a block of 5 records was stored in parts, since its owner died halfway: all but the last part say that there were no duplicates.
 // Guarantees: that is right, whatever part of it is audited; a number of duplicates that is wrong over all parts is not.
 func TestTheCountsOfABlockInPartsAreRightTogether(t *testing.T) {
-	r := newRig(t, clickhousetest.Start(t))
+	r := newRig(t, clickhousetest.Shared(t))
 	for seed := range uint64(10) {
 		r.produce(logsTopic, 0, otlptest.Logs(seed%3, 3)) // all from offset 3 on are duplicates
 	}
@@ -261,7 +261,7 @@ func TestTheCountsOfABlockInPartsAreRightTogether(t *testing.T) {
 // Scenario: Kafka's retention removes the first records.
 // Guarantees: what is gone is compared with the ledger, and the certificate says so; what may be a duplicate of something gone is no loss.
 func TestBeyondRetentionTheLedgerIsAllThereIs(t *testing.T) {
-	r := newRig(t, clickhousetest.Start(t))
+	r := newRig(t, clickhousetest.Shared(t))
 	for seed := range uint64(20) {
 		r.produce(logsTopic, 0, otlptest.Logs(seed, 3))
 	}
@@ -302,7 +302,7 @@ func TestBeyondRetentionTheLedgerIsAllThereIs(t *testing.T) {
 
 // Guarantees: times choose by append time, From included and To not; a group that lags behind what was asked for is said.
 func TestTimesChooseTheRecords(t *testing.T) {
-	r := newRig(t, clickhousetest.Start(t))
+	r := newRig(t, clickhousetest.Shared(t))
 	begin := r.now
 	for seed := range uint64(20) {
 		r.produce(logsTopic, 0, otlptest.Logs(seed, 3))
@@ -322,7 +322,7 @@ func TestTimesChooseTheRecords(t *testing.T) {
 
 // Guarantees: a store that is down, or that has no table, leaves the other one audited; the verdict is that not all was.
 func TestAStoreThatIsDownIsNoLoss(t *testing.T) {
-	r := newRig(t, clickhousetest.Start(t))
+	r := newRig(t, clickhousetest.Shared(t))
 	r.produce(logsTopic, 0, otlptest.Logs(1, 3))
 	r.store()
 	for name, change := range map[string]func(*Config){
@@ -350,7 +350,7 @@ func TestAStoreThatIsDownIsNoLoss(t *testing.T) {
 
 // Guarantees: the list of differences is bounded, the totals and stretches are not.
 func TestTheListIsBoundedTheTotalsAreExact(t *testing.T) {
-	r := newRig(t, clickhousetest.Start(t))
+	r := newRig(t, clickhousetest.Shared(t))
 	for seed := range uint64(10) {
 		r.produce(logsTopic, 0, otlptest.Logs(seed, 3))
 	}

@@ -27,8 +27,9 @@ type Server struct {
 	URL     string // "http://127.0.0.1:port" of the HTTP interface, the same after a Restart
 	TCPAddr string // "127.0.0.1:port" of the native interface, the same after a Restart
 
-	t       testing.TB
-	options chengine.Options
+	t        testing.TB
+	options  chengine.Options
+	borrowed bool // the engine is Shared's
 
 	mu     sync.Mutex
 	engine *chengine.Engine // nil: not running
@@ -46,6 +47,14 @@ func StartWith(t testing.TB, o chengine.Options) *Server {
 	if o.Dir == "" {
 		o.Dir = t.TempDir()
 	}
+	s := newServer(t, o)
+	t.Cleanup(s.Kill)
+	s.Restart()
+	return s
+}
+
+func newServer(t testing.TB, o chengine.Options) *Server {
+	t.Helper()
 	for _, port := range []*int{&o.HTTPPort, &o.TCPPort} {
 		if *port == 0 { // one that is free after a Restart, too
 			var err error
@@ -54,17 +63,23 @@ func StartWith(t testing.TB, o chengine.Options) *Server {
 			}
 		}
 	}
-	s := &Server{t: t, options: o}
-	t.Cleanup(s.Kill)
-	s.Restart()
-	return s
+	return &Server{t: t, options: o}
+}
+
+// lock locks mu for who ends or starts the engine, which one does with an engine of one's own.
+func (s *Server) lock() (unlock func()) {
+	s.t.Helper()
+	if s.borrowed {
+		s.t.Fatal("clickhousetest: other tests have this engine, too: want Start")
+	}
+	s.mu.Lock()
+	return s.mu.Unlock
 }
 
 // Restart starts a killed or stopped engine again and returns when it answers.
 func (s *Server) Restart() {
 	s.t.Helper()
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.lock()()
 	if s.engine != nil {
 		s.t.Fatal("clickhousetest: the engine is running already")
 	}
@@ -80,8 +95,7 @@ func (s *Server) Restart() {
 
 // Kill ends the engine at once (SIGKILL); open requests break off. Killing a killed engine does nothing.
 func (s *Server) Kill() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.lock()()
 	if s.engine != nil {
 		s.engine.Kill()
 		s.engine = nil
@@ -91,8 +105,7 @@ func (s *Server) Kill() {
 // Stop ends the engine cleanly.
 func (s *Server) Stop() {
 	s.t.Helper()
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.lock()()
 	if s.engine == nil {
 		return
 	}
@@ -106,8 +119,7 @@ func (s *Server) Stop() {
 
 // PID of the running engine; 0 where none runs.
 func (s *Server) PID() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.lock()()
 	if s.engine == nil {
 		return 0
 	}
