@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"testing"
 	"time"
 
 	"github.com/pulsegrid/pulsegrid/integration/fault/outcome"
@@ -31,22 +30,6 @@ var guards = []guard{
 	{name: "storm", does: "20 tenants with quotas; for 2 minutes one of them sends 50 times its quota, after as long a run in which it does not", kind: guarded, run: (*run).storm},
 	{name: "poison", does: "a million events, 1 % of which are invalid in one of many ways", kind: guarded, run: (*run).poison},
 	{name: "hostile", does: "20 tenants with quotas; for 5 minutes one of them sends hostile requests, at its full quota and beyond it", kind: walled, run: (*run).hostile, short: guarded},
-}
-
-// Scenario: the gateways' guards at work under load, see docs/guards.md; a guard is no fault, but is judged like one.
-func TestGuard(t *testing.T) {
-	for _, g := range guards {
-		t.Run(g.name, func(t *testing.T) {
-			t.Logf("seed %d; again: go test ./integration/fault -run 'TestGuard/%s$' -args -seed %d -scale %v", *seed, g.name, *seed, *scale)
-			short := g.short != nil && !*all && !named(g.name)
-			if short {
-				g.kind = g.short
-			}
-			r := newRun(t, g.kind, g.name)
-			r.short = short
-			r.judged(outcome.Run{Fault: g.name, Does: g.does}, func(out *outcome.Run) { g.run(r, out) })
-		})
-	}
 }
 
 const (

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"testing"
 	"time"
 
 	"github.com/pulsegrid/pulsegrid/integration/fault/outcome"
@@ -15,6 +16,23 @@ const (
 	numbersEach    = 1_000_000 // request numbers of a fleet
 	obedientRate   = 50        // events a second of those agents of the storm's tenant that obey
 )
+
+// Scenario: the gateways' guards at work under load, see docs/guards.md; a guard is no fault, but is judged like one. Tests run in the order of their files' names: this one comes
+// behind TestRehearsal, whose short runs take the rig that TestFault has left.
+func TestGuard(t *testing.T) {
+	for _, g := range guards {
+		t.Run(g.name, func(t *testing.T) {
+			t.Logf("seed %d; again: go test ./integration/fault -run 'TestGuard/%s$' -args -seed %d -scale %v", *seed, g.name, *seed, *scale)
+			short := g.short != nil && !*all && !named(g.name)
+			if short {
+				g.kind = g.short
+			}
+			r := newRun(t, g.kind, g.name)
+			r.short = short
+			r.judged(outcome.Run{Fault: g.name, Does: g.does}, func(out *outcome.Run) { g.run(r, out) })
+		})
+	}
+}
 
 // Guarantees: while one tenant sends many times its quota, no request of another is sent back or lost, and none of theirs goes by the
 // overflow lane; the storm's own requests are acknowledged and then stored once, by whichever lane, or sent back with the time to come
