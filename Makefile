@@ -22,7 +22,10 @@ PKG      ?= ./...#  what `make test`, fuzz and bench take
 TEST_P   ?= 3
 # Of integration tests, which wait more than they compute.
 INTEGRATION_P ?= 3
+# SQLite is C that was translated to Go. Its memory is its own, from mmap, where the race detector sees nothing (docs/decisions/0071).
+RACE      = -race $(foreach p,modernc.org/sqlite/lib modernc.org/libc/... modernc.org/memory,-gcflags=$(p)=-race=false)
 TEST_TIMEOUT ?= 90m#  a package, on a machine that is busy
+BUILD_USUALLY = minutes where nothing was built before, else seconds
 SCALE    ?= 1#  of test-fault, test-guards and rehearse: how long that lasts which lasts minutes
 FAULT    ?= .#  of test-fault: regular expression
 PROBE    ?=#  of test-fault: not empty: a probe measures beside the agents, and is held against the rig's own count; docs/faults.md has ten faults for it
@@ -53,23 +56,25 @@ help: ## Show this
 run: build ## Run a whole cell on this machine (ARGS="--data DIR ...")
 	exec $(OPERATOR) local $(ARGS)
 
+# The engine comes over the network while Go compiles.
 .PHONY: build
-build: $(OPERATOR) $(COLLECTOR) $(ENGINE) ## Build the Collector and the pulsegrid command, with the engine that `pulsegrid local` needs
+build: ## Build the Collector and the pulsegrid command, with the engine that `pulsegrid local` needs
+	@$(MAKE) -s -j2 $(ENGINE) $(OPERATOR) $(COLLECTOR)
 
 $(OPERATOR): $(SOURCES) go.mod go.sum
 	@mkdir -p _build
-	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $@ ./cmd/pulsegrid
+	tools/step.sh "building $@: the command" "$(BUILD_USUALLY)" go build -v -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $@ ./cmd/pulsegrid
 
-# ocb writes a module that imports our components, and compiles it.
-$(COLLECTOR): $(SOURCES) go.mod go.sum builder-config.yaml | $(OCB)
+# ocb writes a module that imports our components, and compiles it. It comes after the command, with which it shares most packages.
+$(COLLECTOR): $(SOURCES) go.mod go.sum builder-config.yaml | $(OCB) $(OPERATOR)
 	@mkdir -p _build
-	$(OCB) --config builder-config.yaml > _build/ocb.log 2>&1 || { tail -40 _build/ocb.log >&2; exit 1; }
+	tools/step.sh "building $@: gateway and aggregator" "$(BUILD_USUALLY)" $(OCB) --config builder-config.yaml
 	@touch $@
 
 $(OCB):
-	tools/install.sh ocb
+	@tools/install.sh ocb
 $(ENGINE):
-	tools/install.sh clickhouse
+	@tools/install.sh clickhouse
 $(LINT):
 	tools/install.sh golangci-lint
 
@@ -77,12 +82,15 @@ $(LINT):
 tools: ## Install every part that the tests run against
 	tools/install.sh ocb clickhouse kafka iceberg telemetrygen versitygw promtool amtool prometheus alertmanager node_exporter python clients temporal
 
-# observability is long and comes first, so that it is not alone at the end. vet is check's, and not each test's again. The parts of integration tests are the built programs, in which the race detector would see nothing.
+# The longest packages come first, so that none is alone at the end. vet is lint's (govet), and neither check's nor each test's again. The parts of integration tests are the
+# built programs, in which the race detector would see nothing.
 .PHONY: test
-test: tools build check lint vuln-if-reachable ## What CI runs: tools, build, gofmt, vet, lint, vuln where its database is reachable, every test, under the race detector but for integration
+test: tools build format lint vuln-if-reachable ## What CI runs: tools, build, gofmt, lint with vet, vuln where its database is reachable, every test, under the race detector but for integration
 	status=0; packages=$$(go list $(PKG)); \
 	run() { [ -z "$$1" ] || go test $$2 -vet=off -timeout $(TEST_TIMEOUT) $$1 || status=1; }; \
-	{ run "$$(grep -v /integration/ <<< "$$packages" || true)" "-race -p $(TEST_P)"; run "$$(grep /integration/observability <<< "$$packages"; grep /integration/ <<< "$$packages" | grep -v /observability || true)" "-p $(INTEGRATION_P)"; (exit $$status); } | tee _build/test.log || { \
+	of() { grep -E "$$1" <<< "$$packages" | grep -vE "$$2" || true; }; \
+	{ run "$$(of '/(cmd|exporter|receiver)/' /integration/; of . '/(cmd|exporter|receiver|integration)/')" "$(RACE) -p $(TEST_P)"; \
+	run "$$(of '/integration/(observability|fault|flow)$$' '^$$'; of /integration/ '/(observability|fault|flow)$$')" "-p $(INTEGRATION_P)"; (exit $$status); } | tee _build/test.log || { \
 		echo; echo "what failed, without the logs of its parts (whole: _build/test.log):"; \
 		grep -E '^ *--- FAIL|^ *[a-z_]+_test\.go:[0-9]+: |Error( Trace)?:|expected *:|actual *:|Messages:|^panic:|DATA RACE|^FAIL' _build/test.log | cut -c1-300 | tail -n 100; exit 1; }
 
@@ -132,10 +140,13 @@ test-alerts: tools build ## Alerts on what is stored, timed from event to webhoo
 alerts-table: ## Write the outcome of test-alerts into docs/alerts.md
 	go run ./integration/fault/faulttable -alerts
 
-.PHONY: check
-check: ## gofmt and go vet
+.PHONY: format
+format: ## gofmt: names the files that it would change
 	@unformatted=$$(gofmt -l cmd distributions exporter integration internal observability orchestration receiver tools $(wildcard extension processor)); \
 		test -z "$$unformatted" || { echo "gofmt -w these:"; echo "$$unformatted"; exit 1; }
+
+.PHONY: check
+check: format ## gofmt and go vet, without the linters
 	go vet ./...
 
 .PHONY: lint

@@ -6,6 +6,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/versions.env"
+. "$here/step.sh"
 bench=$here/../integration/bench/peers
 clients=$here/../integration/clients/testdata
 devserver=$here/../orchestration/devserver
@@ -14,16 +15,16 @@ mkdir -p "$cache"
 
 short_sum() { sha256sum "$1" | cut -c1-12; }
 
-# into DIR FUNCTION: runs FUNCTION in a fresh folder and renames it to DIR, so that a broken install is never taken for a whole one.
+# into DIR FUNCTION WHAT USUALLY: runs a function in a fresh folder and renames it to DIR, so that a broken install is never taken for a whole one. WHAT it brings and how long
+# that USUALLY takes, on two cores with nothing built before, is said.
 into() {
   local dir=$cache/$1
   [ -d "$dir" ] && return 0
-  echo "installing $1" >&2
   local tmp status; tmp=$(mktemp -d "$cache/.installing.XXXXXX")
   set +e # not `if`: within its condition no command of the function would end it
-  (set -e; cd "$tmp"; "$2"); status=$?
+  (set -e; cd "$tmp"; step "installing $1: $3" "$4" "$2"); status=$?
   set -e
-  if [ $status != 0 ]; then rm -rf "$tmp"; echo "installing $1 failed" >&2; return 1; fi
+  if [ $status != 0 ]; then rm -rf "$tmp"; return 1; fi
   mv -T "$tmp" "$dir" 2>/dev/null || rm -rf "$tmp" # another install won the race
 }
 
@@ -80,8 +81,6 @@ pip() { # PYTHON LIST ...: ready-made packages only, as whoever builds one fetch
   "$1" -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r "$here/python/$2" "${@:3}"
 }
 python() { # a venv cannot be moved: build it in place, mark it when it is whole
-  [ ! -f "$cache/$venv/installed" ] || return 0
-  echo "installing $venv" >&2
   python3 -m venv --clear "$cache/$venv"
   pip "$cache/$venv/bin/python" requirements.txt
   touch "$cache/$venv/installed"
@@ -105,19 +104,24 @@ fi
 
 for part in "$@"; do
   case $part in
-    clickhouse) into "clickhouse-$CHDB_VERSION" clickhouse ;;
-    kafka) into "kafka-$KAFKA_VERSION" kafka ;;
-    ocb | telemetrygen) into "$part-$COLLECTOR_VERSION" "$part" ;;
-    versitygw) into "versitygw-$VERSITYGW_VERSION" versitygw ;;
-    golangci-lint) into "golangci-lint-$GOLANGCI_LINT_VERSION" golangci_lint ;;
-    promtool | prometheus) into "$part-$PROMETHEUS_VERSION" "$part" ;;
-    amtool | alertmanager) into "$part-$ALERTMANAGER_VERSION" "$part" ;;
-    node_exporter) into "node_exporter-$NODE_EXPORTER_VERSION" node_exporter ;;
-    peers) into "$peers_dir" peers ;;
-    iceberg) into "iceberg-$(short_sum "$here/iceberg/jars.sha256")" iceberg ;;
-    python) python; into "duckdb-iceberg-$(short_sum "$here/python/duckdb-iceberg.txt")" duckdb_iceberg ;;
-    clients) into "$clients_dir" clients ;;
-    temporal) into "$temporal_dir" temporal ;;
+    clickhouse) into "clickhouse-$CHDB_VERSION" clickhouse "ClickHouse's engine from npm, 540 MiB unpacked" "15 s" ;;
+    kafka) into "kafka-$KAFKA_VERSION" kafka "Kafka's server, by Maven" "15 s" ;;
+    ocb) into "ocb-$COLLECTOR_VERSION" ocb "the Collector's builder" "30 s" ;;
+    telemetrygen) into "telemetrygen-$COLLECTOR_VERSION" telemetrygen "OpenTelemetry's own sender" "30 s" ;;
+    versitygw) into "versitygw-$VERSITYGW_VERSION" versitygw "an S3 server" "1 min" ;;
+    golangci-lint) into "golangci-lint-$GOLANGCI_LINT_VERSION" golangci_lint "the linters" "3 min" ;;
+    promtool) into "promtool-$PROMETHEUS_VERSION" promtool "Prometheus' check of rules" "2 min" ;;
+    prometheus) into "prometheus-$PROMETHEUS_VERSION" prometheus "Prometheus" "2 min" ;;
+    amtool) into "amtool-$ALERTMANAGER_VERSION" amtool "Alertmanager's check of its configuration" "2 min" ;;
+    alertmanager) into "alertmanager-$ALERTMANAGER_VERSION" alertmanager "Alertmanager" "2 min" ;;
+    node_exporter) into "node_exporter-$NODE_EXPORTER_VERSION" node_exporter "Prometheus' exporter of a host" "30 s" ;;
+    peers) into "$peers_dir" peers "the stock Collectors that make bench measures against" "10 min" ;;
+    iceberg) into "iceberg-$(short_sum "$here/iceberg/jars.sha256")" iceberg "Iceberg's Java library, by Maven" "15 s" ;;
+    python)
+      [ -f "$cache/$venv/installed" ] || step "installing $venv: pyiceberg, DuckDB and other readers and clients" "1 min" python
+      into "duckdb-iceberg-$(short_sum "$here/python/duckdb-iceberg.txt")" duckdb_iceberg "DuckDB's Iceberg extension" "10 s" ;;
+    clients) into "$clients_dir" clients "stock OTLP clients in four languages" "1 min" ;;
+    temporal) into "$temporal_dir" temporal "a Temporal server" "6 min" ;;
     *) echo "unknown part $part" >&2; sed -n 's/^#   //p' "$0" >&2; exit 2 ;;
   esac
 done

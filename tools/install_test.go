@@ -25,7 +25,7 @@ import (
 
 const otherSum = "0000000000000000000000000000000000000000000000000000000000000000"
 
-// checkout is a copy of tools/install.sh with lists of its own, and a cache of its own.
+// checkout is a copy of tools/install.sh and what it reads, with lists of its own, and a cache of its own.
 type checkout struct {
 	dir, cache string
 	env        []string
@@ -34,13 +34,10 @@ type checkout struct {
 func newCheckout(t *testing.T) checkout {
 	t.Helper()
 	c := checkout{dir: t.TempDir(), cache: t.TempDir()}
-	script, err := os.ReadFile("install.sh")
-	require.NoError(t, err)
-	versions, err := os.ReadFile("versions.env")
-	require.NoError(t, err)
 	for file, text := range map[string]string{
-		"tools/install.sh":                                  string(script),
-		"tools/versions.env":                                string(versions),
+		"tools/install.sh":                                  read(t, "install.sh"),
+		"tools/step.sh":                                     read(t, "step.sh"),
+		"tools/versions.env":                                read(t, "versions.env"),
 		"tools/python/requirements.txt":                     "",
 		"tools/python/duckdb-iceberg.txt":                   "",
 		"tools/kafka/pom.xml":                               "",
