@@ -280,7 +280,7 @@ data "aws_iam_policy_document" "probe" {
   }
   statement {
     sid       = "Catalog"
-    actions   = ["glue:GetDatabase", "glue:GetTable"]
+    actions   = ["glue:GetTable"]
     resources = local.lake_tables
   }
   statement {
@@ -302,7 +302,7 @@ data "aws_iam_policy_document" "alerts" {
   statement { # how far the log goes, and how far the group is: no record is read
     sid       = "Positions"
     actions   = ["kafka-cluster:DescribeTopic"]
-    resources = local.event_topics
+    resources = ["${local.kafka_topic}/otlp.*"]
   }
   statement {
     sid       = "Groups"

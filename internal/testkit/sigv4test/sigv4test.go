@@ -108,9 +108,10 @@ func canonicalRequest(req *http.Request, signed []string, bodyHash string) strin
 	var headers strings.Builder
 	for _, name := range signed {
 		values := slices.Clone(req.Header.Values(name))
-		if name == "host" {
+		switch name {
+		case "host":
 			values = []string{req.Host}
-		} else if name == "content-length" {
+		case "content-length":
 			values = []string{fmt.Sprint(req.ContentLength)}
 		}
 		for i, value := range values {
