@@ -125,7 +125,7 @@ func (r *region) acknowledge(received time.Time, records ...*kgo.Record) {
 func (r *region) store(groups ...string) {
 	r.t.Helper()
 	for _, group := range groups {
-		stop := func() {}
+		var stop func()
 		if group == audit.DefaultHotGroup {
 			stop = r.pipeline(r.t, group, clickhouseexporter.NewFactory(), map[string]any{"endpoint": r.hot.URL})
 		} else {

@@ -114,7 +114,7 @@ func (h *Home) Certify(ctx context.Context, tool string) (*Certificate, error) {
 		Request: h.Request, Tool: tool, Finished: time.Now().UTC(), Doubled: TotalOf(kept), Removed: p.Total, Rows: p.Rows, Left: int64(len(kept)) - int64(p.Events), Remains: r.Left,
 		Missing: int64(len(kept) - len(intersection(kept, Sorted(now)))), Rollups: r.Rollups, Declaration: r.Declaration, Exchange: hex.EncodeToString(last[:]),
 	}
-	if c.Had, err = h.Exchange.Had(); err != nil {
+	if c.Had, err = h.Had(); err != nil {
 		return nil, err
 	}
 	c.ToHome, c.ToGuest = h.Bytes()

@@ -198,7 +198,7 @@ func (g *Guest) plan(ctx context.Context) error {
 }
 
 func (g *Guest) remove(ctx context.Context) error {
-	p, err := g.Exchange.Plan()
+	p, err := g.Plan()
 	if err != nil {
 		return err
 	}
