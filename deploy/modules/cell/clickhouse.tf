@@ -1,5 +1,5 @@
-# The hot store: independent copies, each on a host of its own in a zone of its own, with its metadata and cache on a disk that outlives the host, and its parts
-# in its own prefix of the bucket hot. Each is filled by a consumer group of its own, so neither needs the other (decision 0067).
+# The hot store: independent copies, each on a host of its own in a zone of its own, with metadata, small parts and a cache on a disk that outlives the host, and what
+# merges have made large in its own prefix of the bucket hot. Each is filled by a consumer group of its own, so neither needs the other (decision 0067).
 #
 # A host reads its configuration from the registry bucket whenever ClickHouse starts there, so a change is applied copy by copy, by restarting it (docs/deploy.md).
 

@@ -140,7 +140,7 @@ variable "kafka" {
 variable "clickhouse" {
   description = <<-E
     The hot store. copies are independent servers, each filled by a consumer group of its own (decision 0067): a second one is a reserve, and half of the queries.
-    shards is 1: the exporter writes each partition to one endpoint. disk_gib holds metadata and the cache of what lies in S3.
+    shards is 1: the exporter writes each partition to one endpoint. disk_gib holds metadata, parts below 1 GiB and the cache of what lies in S3.
     cloud, if not null, takes ClickHouse Cloud instead of hosts: for each copy, named a or b, the PrivateLink service and the host name that Cloud shows.
   E
   type = object({
