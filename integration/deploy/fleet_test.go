@@ -63,7 +63,7 @@ func TestACellIsPlannedAndWrongSettingsAreRefused(t *testing.T) {
 func settings(t *testing.T) string {
 	t.Helper()
 	script := page(t)[0].script
-	from, to := strings.Index(script, "account=$(aws sts get-caller-identity --query Account --output text)\ncat > deploy/live/prod/terraform.tfvars"), strings.Index(script, "targets=()")
+	from, to := strings.Index(script, "account=$(aws sts get-caller-identity --region us-east-1 --query Account --output text)\ncat > deploy/live/prod/terraform.tfvars"), strings.Index(script, "targets=()")
 	require.True(t, from >= 0 && to > from)
 	return script[from:to]
 }
