@@ -18,7 +18,7 @@ import uuid
 
 os.environ.setdefault("MOTO_IAM_LOAD_MANAGED_POLICIES", "true")  # AWS's own policies, which roles are attached to
 
-from moto.applicationautoscaling.models import applicationautoscaling_backends
+from moto.applicationautoscaling.models import ApplicationAutoscalingBackend, applicationautoscaling_backends
 from moto.ec2 import ec2_backends
 from moto.ec2.models.security_groups import SecurityGroupRule
 from moto.ecs.models import ecs_backends
@@ -27,6 +27,7 @@ from moto.logs import logs_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.route53.models import FakeZone
 from moto.route53.responses import Route53
+from moto.s3.models import FakeBucket
 from werkzeug.serving import WSGIRequestHandler, run_simple
 from werkzeug.wrappers import Request, Response
 
@@ -94,6 +95,42 @@ def zones_are_private():
 
 zones_are_private()
 SecurityGroupRule.description = property(lambda rule: (rule.ip_range or {}).get("Description") or (rule.source_group or {}).get("Description"))
+
+
+def policies_with_conditions():
+    """A statement with a condition is of no effect: moto evaluates no condition, and would deny everything that is to be denied without TLS."""
+    ask = FakeBucket.get_permission
+
+    def get_permission(self, action, resource):
+        whole = self.policy
+        if whole is None:
+            return ask(self, action, resource)
+        policy = json.loads(whole)
+        policy["Statement"] = [s for s in policy["Statement"] if "Condition" not in s]
+        try:
+            self.policy = json.dumps(policy).encode() if policy["Statement"] else None
+            return ask(self, action, resource)
+        finally:
+            self.policy = whole
+
+    FakeBucket.get_permission = get_permission
+
+
+policies_with_conditions()
+
+
+def policies_by_service():
+    """Scaling policies are of one service, not of all whose names it begins with."""
+    ask = ApplicationAutoscalingBackend.describe_scaling_policies
+
+    def describe_scaling_policies(self, service_namespace, resource_id, *args, **named):
+        token, found = ask(self, service_namespace, resource_id, *args, **named)
+        return token, [p for p in found if not resource_id or p.resource_id == resource_id]
+
+    ApplicationAutoscalingBackend.describe_scaling_policies = describe_scaling_policies
+
+
+policies_by_service()
 
 
 def prefix_lists():
@@ -284,6 +321,30 @@ def tasks(request, region, name):
     return None
 
 
+def lifecycles(request):
+    """Rules of buckets as they were written: moto forgets filters by size."""
+    found, minimum = keep("lifecycles"), "x-amz-transition-default-minimum-object-size"
+    if request.method == "PUT":
+        found[request.path] = (request.get_data(), request.headers.get(minimum, "all_storage_classes_128K"))
+    elif request.method == "DELETE":
+        found.pop(request.path, None)
+        return Response(status=204)
+    elif request.path not in found:
+        return None
+    body, size = found[request.path]
+    return Response(body if request.method == "GET" else b"", headers={minimum: size}, content_type="application/xml")
+
+
+def monitoring(request, region):
+    """Detailed monitoring of instances."""
+    ids = [value for name, value in request.form.items() if name.startswith("InstanceId.")]
+    for instance in ids:
+        ec2_backends[ACCOUNT][region].get_instance(instance).monitoring_state = "enabled"
+    items = "".join(f"<item><instanceId>{i}</instanceId><monitoring><state>enabled</state></monitoring></item>" for i in ids)
+    space = "http://ec2.amazonaws.com/doc/2016-11-15/"
+    return Response(f'<MonitorInstancesResponse xmlns="{space}"><instancesSet>{items}</instancesSet></MonitorInstancesResponse>', content_type="text/xml")
+
+
 def beyond_moto(request):
     """The answer to what moto lacks; None: moto has it."""
     signed = re.search(r"Credential=[^/]+/\d+/([^/]+)/([^/]+)/", request.headers.get("Authorization", ""))
@@ -291,6 +352,10 @@ def beyond_moto(request):
     target, _, name = request.headers.get("X-Amz-Target", "").partition(".")
     if service == "kafka":
         return kafka(request, region)
+    if service == "s3" and "lifecycle" in request.args:
+        return lifecycles(request)
+    if service == "ec2" and request.form.get("Action") == "MonitorInstances":
+        return monitoring(request, region)
     if service == "aps" and request.path.endswith("/alertmanager/definition"):
         return alertmanager(request, region)
     if target == "AnyScaleFrontendService":
