@@ -169,7 +169,7 @@ availability: ## Compute the availability over a year into docs/availability.md,
 .PHONY: test-deploy
 test-deploy: build ## docs/deploy.md from top to bottom on a local fake of AWS: three regions applied, changed by hand, healed, scaled, upgraded, destroyed; then checkov and parliament
 	tools/install.sh deploy checkov
-	go test ./integration/deploy -count 1 -timeout 2h -v -args -all
+	go test -tags deploy ./integration/deploy -count 1 -timeout 2h -v
 
 .PHONY: record-privileges
 record-privileges: tools build ## Write down again what gateway, aggregator, probe and alerts do at AWS' services: deploy/privileges/recorded.json, by which their policies are judged
@@ -183,6 +183,7 @@ format: ## gofmt: names the files that it would change
 .PHONY: check
 check: format ## gofmt and go vet, without the linters
 	go vet ./...
+	go vet -tags deploy ./integration/deploy
 	go -C tools/image vet ./...
 
 .PHONY: lint

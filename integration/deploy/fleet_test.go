@@ -1,8 +1,9 @@
+//go:build deploy
+
 package deploy
 
 import (
 	"encoding/json"
-	"flag"
 	"fmt"
 	"maps"
 	"os"
@@ -18,8 +19,6 @@ import (
 	"github.com/pulsegrid/pulsegrid/integration/rig"
 )
 
-var all = flag.Bool("all", false, "run Terraform (make test-deploy)")
-
 // regions of the cells of deploy/live/prod.
 var regions = map[string]string{"eu-1": "eu-central-1", "eu-2": "eu-west-1", "us-1": "us-east-1"}
 
@@ -28,9 +27,6 @@ const prod = "terraform -chdir=deploy/live/prod "
 // Scenario: deploy/ as it stands; settings that AWS would refuse late, or never; one cell, planned.
 // Guarantees: it is formatted and valid; each such setting is refused by its name; the plan of a cell of two copies has what it must have.
 func TestACellIsPlannedAndWrongSettingsAreRefused(t *testing.T) {
-	if !*all {
-		t.Skip("run by make test-deploy")
-	}
 	s := newSite(t)
 	s.run("terraform fmt -check -recursive -diff deploy")
 	s.run("cd deploy/modules/cell && terraform init -backend=false && terraform test")
@@ -109,9 +105,6 @@ func (s *site) clean() {
 // Guarantees: a second plan has no change; the configurations of tasks are the files of distributions/, byte by byte, and no secret is in a definition; what was changed by
 // hand is named, and put back; an upgrade of one cell touches no other; nothing is left. The static checks find nothing that is not explained.
 func TestTheFleet(t *testing.T) {
-	if !*all {
-		t.Skip("run by make test-deploy: three regions take minutes")
-	}
 	s := newSite(t)
 	s.startFake()
 	begun := time.Now()

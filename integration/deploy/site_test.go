@@ -1,3 +1,5 @@
+//go:build deploy
+
 package deploy
 
 import (
@@ -75,11 +77,11 @@ func python(t *testing.T, list string) string {
 	return path
 }
 
-// findProvider has Terraform take the AWS provider from a folder of this machine, if there is one, and skips the test if Terraform or the provider cannot be had.
+// findProvider has Terraform take the AWS provider from a folder of this machine, if there is one. Without Terraform or the provider the test fails.
 func (s *site) findProvider() {
 	s.t.Helper()
 	if _, err := exec.LookPath("terraform"); err != nil {
-		s.t.Skip("SKIPPED, nothing of deploy/ is tried: terraform is not in PATH")
+		s.t.Fatal("terraform is not in PATH: install it as https://developer.hashicorp.com/terraform/install says")
 	}
 	if mirror := providerMirror(); mirror != "" {
 		config := filepath.Join(s.root, "terraformrc")
@@ -94,7 +96,7 @@ func (s *site) findProvider() {
 	require.NoError(s.t, err)
 	require.NoError(s.t, os.WriteFile(filepath.Join(probe, "versions.tf"), versions, 0o600))
 	if out, err := s.try("terraform -chdir=" + probe + " init"); err != nil {
-		s.t.Skipf("SKIPPED, nothing of deploy/ is tried: Terraform cannot have its AWS provider here:\n%s", out)
+		s.t.Fatalf("Terraform cannot have its AWS provider here, from its registry or a folder of this machine:\n%s", out)
 	}
 }
 

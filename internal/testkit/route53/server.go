@@ -62,13 +62,13 @@ func Start(o Options) (*Server, error) {
 		}
 		s.records[name] = append(s.records[name], r)
 	}
-	if err := s.listen(); err != nil {
-		return nil, errors.Join(err, s.Close())
-	}
 	for _, r := range o.Records {
 		if r.Check != "" && s.checks[r.Check] == nil {
 			s.checks[r.Check] = startCheck(r.Check, o.Interval, o.Threshold)
 		}
+	}
+	if err := s.listen(); err != nil {
+		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
