@@ -20,7 +20,9 @@ os.environ.setdefault("MOTO_IAM_LOAD_MANAGED_POLICIES", "true")  # AWS's own pol
 
 from moto.applicationautoscaling.models import ApplicationAutoscalingBackend, applicationautoscaling_backends
 from moto.ec2 import ec2_backends
+from moto.ec2.models.instances import InstanceBackend
 from moto.ec2.models.security_groups import SecurityGroupRule
+from moto.ec2.responses.instances import InstanceResponse
 from moto.ecs.models import ecs_backends
 from moto.ecs.responses import EC2ContainerServiceResponse
 from moto.logs import logs_backends
@@ -131,6 +133,27 @@ def policies_by_service():
 
 
 policies_by_service()
+
+
+def instances_are_protected():
+    """An instance that is made with protection against termination has it."""
+    run, answer = InstanceBackend.run_instances, InstanceResponse.run_instances
+
+    def run_instances(self, *args, **named):
+        self.newest = run(self, *args, **named)
+        return self.newest
+
+    def protected(self):
+        answered = answer(self)
+        if str(self._get_param("DisableApiTermination")).lower() == "true":
+            for instance in self.ec2_backend.newest.instances:
+                instance.disable_api_termination = True
+        return answered
+
+    InstanceBackend.run_instances, InstanceResponse.run_instances = run_instances, protected
+
+
+instances_are_protected()
 
 
 def prefix_lists():
@@ -321,9 +344,9 @@ def tasks(request, region, name):
     return None
 
 
-def lifecycles(request):
-    """Rules of buckets as they were written: moto forgets filters by size."""
-    found, minimum = keep("lifecycles"), "x-amz-transition-default-minimum-object-size"
+def as_written(request, what):
+    """Lifecycles and replications of buckets, which are what was written: moto forgets filters by size, and which objects a replication selects."""
+    found, minimum = keep(what), "x-amz-transition-default-minimum-object-size"
     if request.method == "PUT":
         found[request.path] = (request.get_data(), request.headers.get(minimum, "all_storage_classes_128K"))
     elif request.method == "DELETE":
@@ -352,8 +375,9 @@ def beyond_moto(request):
     target, _, name = request.headers.get("X-Amz-Target", "").partition(".")
     if service == "kafka":
         return kafka(request, region)
-    if service == "s3" and "lifecycle" in request.args:
-        return lifecycles(request)
+    for what in ("lifecycle", "replication"):
+        if service == "s3" and what in request.args:
+            return as_written(request, what)
     if service == "ec2" and request.form.get("Action") == "MonitorInstances":
         return monitoring(request, region)
     if service == "aps" and request.path.endswith("/alertmanager/definition"):
