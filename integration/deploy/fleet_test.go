@@ -249,7 +249,7 @@ func (s *site) changedByHand() {
 			--resource-id service/pulsegrid-us-1/gateway --min-capacity 1 --max-capacity 2`,
 	}
 	for _, address := range slices.Sorted(maps.Keys(changes)) {
-		s.run("account=$(aws sts get-caller-identity --query Account --output text)\n" + changes[address])
+		s.run("account=$(aws sts get-caller-identity --region us-east-1 --query Account --output text)\n" + changes[address])
 	}
 	code, out := s.exit(prod + "plan -detailed-exitcode 2>&1")
 	require.Equal(s.t, 2, code, "what was changed by hand is not seen:\n%s", tail(out))
@@ -274,7 +274,7 @@ roles=$(aws iam list-roles --query 'Roles[].RoleName' --output text | tr '\t' '\
 list() { local out; out=$(aws "$@" --output text); grep -v '^None$' <<< "$out" || true; }
 list route53 list-hosted-zones --query 'HostedZones[].Name'
 list route53 list-health-checks --query 'HealthChecks[].Id'
-list budgets describe-budgets --region us-east-1 --account-id $(aws sts get-caller-identity --query Account --output text) --query 'Budgets[].BudgetName'
+list budgets describe-budgets --region us-east-1 --account-id $(aws sts get-caller-identity --region us-east-1 --query Account --output text) --query 'Budgets[].BudgetName'
 for region in eu-central-1 eu-west-1 us-east-1; do
   list ec2 describe-vpcs --region $region --query 'Vpcs[?IsDefault==` + "`false`" + `].VpcId'
   list ec2 describe-instances --region $region --query 'Reservations[].Instances[?State.Name!=` + "`terminated`" + `][].InstanceId'
