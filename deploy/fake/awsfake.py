@@ -25,6 +25,7 @@ from moto.ec2.models.security_groups import SecurityGroupRule
 from moto.ec2.responses.instances import InstanceResponse
 from moto.ecs.models import ecs_backends
 from moto.ecs.responses import EC2ContainerServiceResponse
+from moto.iam.access_control import IAMPolicy
 from moto.logs import logs_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.route53.models import FakeZone
@@ -101,19 +102,11 @@ SecurityGroupRule.description = property(lambda rule: (rule.ip_range or {}).get(
 
 def policies_with_conditions():
     """A statement with a condition is of no effect: moto evaluates no condition, and would deny everything that is to be denied without TLS."""
-    ask = FakeBucket.get_permission
 
     def get_permission(self, action, resource):
-        whole = self.policy
-        if whole is None:
-            return ask(self, action, resource)
-        policy = json.loads(whole)
+        policy = json.loads(self.policy or '{"Statement": []}')
         policy["Statement"] = [s for s in policy["Statement"] if "Condition" not in s]
-        try:
-            self.policy = json.dumps(policy).encode() if policy["Statement"] else None
-            return ask(self, action, resource)
-        finally:
-            self.policy = whole
+        return IAMPolicy(json.dumps(policy)).is_action_permitted(action, resource)
 
     FakeBucket.get_permission = get_permission
 

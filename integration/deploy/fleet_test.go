@@ -22,7 +22,11 @@ import (
 // regions of the cells of deploy/live/prod.
 var regions = map[string]string{"eu-1": "eu-central-1", "eu-2": "eu-west-1", "us-1": "us-east-1"}
 
-const prod = "terraform -chdir=deploy/live/prod "
+const (
+	prod = "terraform -chdir=deploy/live/prod "
+	// anyRegion is for the test's own questions to services without regions, for which the CLI wants one all the same. Commands of the page name theirs.
+	anyRegion = "export AWS_DEFAULT_REGION=us-east-1\n"
+)
 
 // Scenario: deploy/ as it stands; settings that AWS would refuse late, or never; one cell, planned.
 // Guarantees: it is formatted and valid; each such setting is refused by its name; the plan of a cell of two copies has what it must have.
@@ -238,18 +242,18 @@ func (s *site) configurationsAreTheShippedOnes() {
 // changedByHand changes what a person might, and has a plan name it and apply put it back.
 func (s *site) changedByHand() {
 	s.t.Helper()
-	changes := map[string]string{
+	changes := map[string]string{ // of resources that no policy names: a plan names policies too, whose text it knows after the apply only
 		`module.us_1.aws_security_group.kafka`: `group=$(aws ec2 describe-security-groups --region us-east-1 --filters Name=group-name,Values=pulsegrid-us-1-kafka --query 'SecurityGroups[0].GroupId' --output text)
 			aws ec2 authorize-security-group-ingress --region us-east-1 --group-id $group --protocol tcp --port 9098 --cidr 0.0.0.0/0`,
 		`module.eu_1.aws_s3_bucket_public_access_block.store["lake"]`: `aws s3api delete-public-access-block --region eu-central-1 --bucket pulsegrid-eu-1-lake-$account`,
 		`module.eu_2.aws_iam_role_policy.task["gateway"]`: `aws iam put-role-policy --role-name pulsegrid-eu-2-gateway --policy-name gateway \
 			--policy-document '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":"*"}]}'`,
-		`module.eu_1.aws_cloudwatch_log_group.part["gateway"]`: `aws logs delete-retention-policy --region eu-central-1 --log-group-name /pulsegrid/eu-1/gateway`,
+		`module.eu_1.aws_s3_bucket_versioning.store["registry"]`: `aws s3api put-bucket-versioning --region eu-central-1 --bucket pulsegrid-eu-1-registry-$account --versioning-configuration Status=Suspended`,
 		`module.us_1.aws_appautoscaling_target.part["gateway"]`: `aws application-autoscaling register-scalable-target --region us-east-1 --service-namespace ecs --scalable-dimension ecs:service:DesiredCount \
 			--resource-id service/pulsegrid-us-1/gateway --min-capacity 1 --max-capacity 2`,
 	}
 	for _, address := range slices.Sorted(maps.Keys(changes)) {
-		s.run("account=$(aws sts get-caller-identity --region us-east-1 --query Account --output text)\n" + changes[address])
+		s.run(anyRegion + "account=$(aws sts get-caller-identity --query Account --output text)\n" + changes[address])
 	}
 	code, out := s.exit(prod + "plan -detailed-exitcode 2>&1")
 	require.Equal(s.t, 2, code, "what was changed by hand is not seen:\n%s", tail(out))
@@ -268,13 +272,13 @@ func (s *site) changedByHand() {
 // left is what the fake still has of ours, but for the bucket of the state.
 func (s *site) left() string {
 	s.t.Helper()
-	script := `
+	script := anyRegion + `
 buckets=$(aws s3api list-buckets --query 'Buckets[].Name' --output text | tr '\t' '\n'); grep -v '^pulsegrid-state-' <<< "$buckets" || true
 roles=$(aws iam list-roles --query 'Roles[].RoleName' --output text | tr '\t' '\n'); grep pulsegrid <<< "$roles" || true
 list() { local out; out=$(aws "$@" --output text); grep -v '^None$' <<< "$out" || true; }
 list route53 list-hosted-zones --query 'HostedZones[].Name'
 list route53 list-health-checks --query 'HealthChecks[].Id'
-list budgets describe-budgets --region us-east-1 --account-id $(aws sts get-caller-identity --region us-east-1 --query Account --output text) --query 'Budgets[].BudgetName'
+list budgets describe-budgets --region us-east-1 --account-id $(aws sts get-caller-identity --query Account --output text) --query 'Budgets[].BudgetName'
 for region in eu-central-1 eu-west-1 us-east-1; do
   list ec2 describe-vpcs --region $region --query 'Vpcs[?IsDefault==` + "`false`" + `].VpcId'
   list ec2 describe-instances --region $region --query 'Reservations[].Instances[?State.Name!=` + "`terminated`" + `][].InstanceId'
