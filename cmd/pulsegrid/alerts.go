@@ -91,7 +91,7 @@ func (o *alertStore) open(cmd *cobra.Command) (_ *openedAlerts, err error) {
 			return nil, fmt.Errorf("--clickhouse-password-file: %w", err)
 		}
 	}
-	hc, err := pipes.clickHouseClient(cmd.Context(), h)
+	hc, err := clickHouseClient(cmd.Context(), &h.exporter)
 	if err != nil {
 		return nil, err
 	}

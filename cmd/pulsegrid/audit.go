@@ -298,7 +298,9 @@ func (o *auditOptions) fromAggregators(cmd *cobra.Command, c audit.Config) (audi
 	if err != nil {
 		return c, err
 	}
-	hot.asked(&c)
+	if err := hot.asked(cmd.Context(), &c); err != nil {
+		return c, err
+	}
 	if !slices.Contains(o.stores, certificate.Hot) {
 		c.ClickHouse = nil
 	}

@@ -48,7 +48,7 @@ func (a aggregated) flags(more ...string) []string {
 	return append([]string{"audit", "--quiet", "--brokers", a.brokers, "--clickhouse", a.hot.URL, "--catalog-uri", "file:" + a.catalog, "--warehouse", "file://" + a.warehouse}, more...)
 }
 
-// storeAll produces records of each signal, every field set in some, some of them twice, one that is no OTLP, and more; then it has each store's pipeline take them.
+// storeAll produces records of each signal, every field set in some, some of them twice, one that is no OTLP, and more; then it runs the pipeline of each store over them.
 func storeAll(t *testing.T, more ...*kgo.Record) aggregated {
 	t.Helper()
 	k, err := kfake.NewCluster(kfake.NumBrokers(1))
@@ -100,7 +100,7 @@ func newAggregated(t *testing.T, broker, dir string) (aggregated, *kgo.Client) {
 	return a, client
 }
 
-// fill has each store's pipeline take what is in the topics of events, of which each has records.
+// fill runs the pipeline of each store until it has read the topics of events to their ends. Each topic has records.
 func (a aggregated) fill(t *testing.T, client *kgo.Client) {
 	t.Helper()
 	hot := clickhouseexporter.NewFactory()

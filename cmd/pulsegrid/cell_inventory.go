@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -233,7 +232,11 @@ func takeInventory(ctx context.Context, c *drain.Cell, day residency.Day, pipes 
 }
 
 func tablesOf(ctx context.Context, h *clickhouseexporter.Config, day residency.Day) ([]residency.Place, error) {
-	client, err := clickhouse.NewClient(http.DefaultClient, h.ClientConfig.Endpoint, h.Username, string(h.Password))
+	hc, err := clickHouseClient(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	client, err := clickhouse.NewClient(hc, h.ClientConfig.Endpoint, h.Username, string(h.Password))
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -116,7 +117,7 @@ func (o *rollupsOverCellsOptions) run(cmd *cobra.Command, name string) error {
 	}
 	var cells []federation.Cell
 	for i := range listed {
-		c, err := readableCell(&listed[i])
+		c, err := readableCell(cmd.Context(), &listed[i])
 		if err != nil {
 			return usageError{fmt.Errorf("--cells: cell %s: %w", listed[i].Name, err)}
 		}
@@ -141,7 +142,7 @@ func (o *rollupsOverCellsOptions) run(cmd *cobra.Command, name string) error {
 	return err
 }
 
-func readableCell(c *drain.Cell) (federation.Cell, error) {
+func readableCell(ctx context.Context, c *drain.Cell) (federation.Cell, error) {
 	if c.ClickHouse.Endpoint == "" {
 		return federation.Cell{}, errors.New("clickhouse::endpoint: is not said: an answer over cells would be without it")
 	}
@@ -153,7 +154,12 @@ func readableCell(c *drain.Cell) (federation.Cell, error) {
 		}
 		password = strings.TrimRight(string(b), "\r\n")
 	}
-	client, err := clickhouse.NewClient(http.DefaultClient, c.ClickHouse.Endpoint, c.ClickHouse.Username, password)
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	var err error
+	if transport.TLSClientConfig, err = c.ClickHouse.TLS.LoadTLSConfig(ctx); err != nil {
+		return federation.Cell{}, fmt.Errorf("clickhouse::tls: %w", err)
+	}
+	client, err := clickhouse.NewClient(&http.Client{Transport: transport}, c.ClickHouse.Endpoint, c.ClickHouse.Username, password)
 	return federation.Cell{Name: c.Name, Jurisdiction: c.Jurisdiction, Database: c.ClickHouse.Database, Client: client}, err
 }
 

@@ -145,13 +145,13 @@ func (o *settleOptions) validate() error {
 	case o.side == sideGuest && (o.signKey != "" || o.copyTo != ""):
 		return wrong("side", "the certificate is the home's")
 	case !tenant.ValidID(o.tenant):
-		return wrong("tenant", "%q is no tenant's id", o.tenant)
+		return wrong("tenant", "%q is not a tenant id: "+tenant.WantID, o.tenant)
 	}
 	if o.dryRun {
 		o.id = "dry-run"
 	}
 	if !tenant.ValidName(o.id) {
-		return wrong("id", "%q is no name of at most 32 of a-z, 0-9 and -", o.id)
+		return wrong("id", "%q: "+tenant.WantName, o.id)
 	}
 	if !o.dryRun && o.side != sideHome {
 		for flag, value := range map[string]string{"by": o.by, "reason": o.reason, "declare": o.declare} {

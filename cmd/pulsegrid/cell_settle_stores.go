@@ -63,7 +63,7 @@ func (s *settling) open(cmd *cobra.Command, c *drain.Cell) (*settleCell, error) 
 	case columns.Replicated(hots[0].Engine):
 		return nil, of(fmt.Errorf("exporters: engine %s: settling replicated tables is not supported", hots[0].Engine))
 	}
-	q, err := questionTo(hots[0])
+	q, err := questionTo(cmd.Context(), hots[0])
 	if err != nil {
 		return nil, of(err)
 	}

@@ -369,7 +369,7 @@ tenants: [{id: acme, jurisdiction: eu, home: eu-1, cells: [eu-1, eu-2]}, {id: gl
 	require.NoError(t, err)
 	var c settle.Certificate
 	require.NoError(t, json.Unmarshal(sealed, &c))
-	// Minutes 0 to 4 are equal, 15 to 24 the guest's alone; of 5 to 9, and of those without a time, identities are told.
+	// The cells agree on minutes 0 to 4. Only the guest has minutes 15 to 24. They exchange identities of minutes 5 to 9, and of events without a time.
 	require.Equal(t, []int{3 * 5, 3 * 10}, []int{c.Had.Equal, c.Had.None})
 	require.Greater(t, c.Had.Told, 3*5)
 	require.Less(t, c.ToHome, int64(16*(int(c.Had.Events)-equal*events)+4*c.Had.Told+33*c.Had.Buckets+2000))

@@ -96,9 +96,11 @@ type costOptions struct {
 	by   string
 	json bool
 
-	tenant, data, clickHouse, clickHouseUser string
-	window                                   time.Duration
-	services, sample, attributes             int
+	where                        reach
+	tenant                       string
+	clickHouse, clickHouseUser   string
+	window                       time.Duration
+	services, sample, attributes int
 }
 
 func newCost() *cobra.Command {
@@ -127,11 +129,11 @@ Exit codes: 0 done; 1 it failed; 2 wrong command line; 3 no cell is running.`,
 		},
 	}
 	o.flags(cmd)
+	o.where.flags(cmd)
 	f := cmd.Flags()
 	f.StringVar(&o.by, "by", "component", "component, item or count")
 	f.BoolVar(&o.json, "json", false, "print one JSON object")
 	f.StringVar(&o.tenant, "tenant", "", "the tenant to reckon with, instead of the whole")
-	f.StringVar(&o.data, "data", defaultDataDir, "with --tenant: data directory of the cell")
 	f.StringVar(&o.clickHouse, "clickhouse", "", "with --tenant: HOST:PORT of ClickHouse's HTTP interface (default: the running cell's)")
 	f.StringVar(&o.clickHouseUser, "clickhouse-user", "", "with --tenant: user of ClickHouse; its password is read from "+passwordVariable)
 	f.DurationVar(&o.window, "window", time.Hour, "with --tenant: over which rates are taken; 1m to 168h")
@@ -212,7 +214,7 @@ const costTimeout = 10 * time.Minute
 func (o *costOptions) ofTenant(ctx context.Context, w, progress io.Writer) error {
 	switch {
 	case !tenant.ValidID(o.tenant):
-		return usageError{fmt.Errorf("--tenant: %q is no tenant's id", o.tenant)}
+		return usageError{fmt.Errorf("--tenant: %q is not a tenant id: "+tenant.WantID, o.tenant)}
 	case o.window < time.Minute || o.window > cost.WindowMost:
 		return usageError{fmt.Errorf("--window %v: want 1m to %v", o.window, cost.WindowMost)}
 	case o.services < 1 || o.services > cost.ServicesMost:
@@ -228,22 +230,20 @@ func (o *costOptions) ofTenant(ctx context.Context, w, progress io.Writer) error
 	if err != nil {
 		return err
 	}
-	host, user, password := o.clickHouse, o.clickHouseUser, os.Getenv(passwordVariable)
-	if host == "" {
-		state, err := cell.ReadState(o.data)
-		if err != nil {
+	at := &clickHouse{http.DefaultClient, httpURL(o.clickHouse), o.clickHouseUser, os.Getenv(passwordVariable), cell.Database}
+	if o.clickHouse == "" {
+		if at, err = o.where.clickHouse(ctx); err != nil {
 			return err
 		}
-		host, user, password = state.Endpoints.ClickHouseHTTP, state.Endpoints.ClickHouseUser, state.Endpoints.ClickHousePassword
 	}
 	ctx, cancel := context.WithTimeout(ctx, costTimeout)
 	defer cancel()
-	client, err := clickhouse.NewClient(http.DefaultClient, "http://"+host, user, password)
+	client, err := clickhouse.NewClient(at.http, at.endpoint, at.user, at.password)
 	if err != nil {
 		return err
 	}
 	u, err := cost.ReadUsage(ctx, client, cost.UsageOptions{
-		Database: cell.Database, Tenant: o.tenant, Window: o.window, Services: o.services, Sample: o.sample,
+		Database: at.database, Tenant: o.tenant, Window: o.window, Services: o.services, Sample: o.sample,
 		Progress: func(format string, args ...any) { fmt.Fprintf(progress, "reading "+format+"\n", args...) },
 	})
 	if err != nil {
@@ -258,7 +258,7 @@ func (o *costOptions) ofTenant(ctx context.Context, w, progress io.Writer) error
 
 func (o *costOptions) printUsage(w io.Writer, u *cost.Usage, b *cost.Bill) error {
 	if len(u.Services) == 0 {
-		_, err := fmt.Fprintf(w, "%s has sent nothing in the last %v\n", u.Tenant, o.window)
+		_, err := fmt.Fprintf(w, "%s has no rows in the %v up to %s: the minute that is not over yet does not count\n", u.Tenant, o.window, u.To.Format(time.RFC3339))
 		return err
 	}
 	all, _ := b.PerGiB()

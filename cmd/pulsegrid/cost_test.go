@@ -40,7 +40,7 @@ func TestCostPrintsTheBill(t *testing.T) {
 func TestCostRefusesWhatItCannotReckonWith(t *testing.T) {
 	for want, args := range map[string][]string{
 		`no scenario "c"`: {"--scenario", "c"}, "want NAME=VALUE": {"--set", "hot_days"}, "field hot not found": {"--set", "hot=1"}, "hot_copies: 0": {"--set", "hot_copies=0"},
-		`--by "x"`: {"--by", "x"}, "is no tenant's id": {"--tenant", "a b"}, "--window 1s": {"--tenant", "a", "--window", "1s"}, "--sample 1:": {"--tenant", "a", "--sample", "1"},
+		`--by "x"`: {"--by", "x"}, "is not a tenant id": {"--tenant", "a b"}, "--window 1s": {"--tenant", "a", "--window", "1s"}, "--sample 1:": {"--tenant", "a", "--sample", "1"},
 		"--services 0": {"--tenant", "a", "--services", "0"},
 	} {
 		require.Contains(t, ends(t, exitUsage, append([]string{"cost"}, args...)...), want)

@@ -46,7 +46,7 @@ type cellEngines struct {
 
 // newCellEngines speaks to ClickHouse as the exporter does.
 func newCellEngines(ctx context.Context, p *pipelines, h *hot, threads int, through time.Time) (*cellEngines, error) {
-	client, err := p.clickHouseClient(ctx, h)
+	client, err := clickHouseClient(ctx, &h.exporter)
 	if err != nil {
 		return nil, err
 	}

@@ -13,12 +13,13 @@ import (
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/ipc"
+	"go.uber.org/zap"
 
 	"github.com/pulsegrid/pulsegrid/exporter/clickhouseexporter"
 )
 
 // questionTo is how a job asks, and changes, the ClickHouse of an exporter.
-func questionTo(c *clickhouseexporter.Config) (question, error) {
+func questionTo(ctx context.Context, c *clickhouseexporter.Config) (question, error) {
 	u, err := url.Parse(c.ClientConfig.Endpoint)
 	if err != nil {
 		return question{}, fmt.Errorf("endpoint: %w", err)
@@ -26,17 +27,15 @@ func questionTo(c *clickhouseexporter.Config) (question, error) {
 	if c.Username != "" {
 		u.User = url.UserPassword(c.Username, string(c.Password))
 	}
-	return question{endpoint: strings.TrimSuffix(u.String(), "/"), format: "TabSeparated", write: true}, nil
+	client, err := clickHouseClient(ctx, c)
+	return question{client: client, endpoint: strings.TrimSuffix(u.String(), "/"), format: "TabSeparated", write: true}, err
 }
 
-// clickHouseClient speaks to ClickHouse as the exporter does, without its timeout: statements of jobs take longer than inserts, and are short.
-func (p *pipelines) clickHouseClient(ctx context.Context, h *hot) (*http.Client, error) {
-	if err := p.startExtensions(ctx); err != nil {
-		return nil, err
-	}
-	conf := h.exporter.ClientConfig
+// clickHouseClient speaks to an exporter's ClickHouse as the exporter does, with its certificates, and without its timeout: statements of jobs take longer than inserts, and are short.
+func clickHouseClient(ctx context.Context, c *clickhouseexporter.Config) (*http.Client, error) {
+	conf := c.ClientConfig
 	conf.Timeout, conf.Compression = 0, ""
-	client, err := conf.ToClient(ctx, p.GetExtensions(), p.telemetry())
+	client, err := conf.ToClient(ctx, nil, noTelemetry(zap.NewNop()))
 	if err != nil {
 		return nil, fmt.Errorf("exporters: ClickHouse: %w", err)
 	}

@@ -269,7 +269,7 @@ func (o *erasureOptions) eraseHot(ctx context.Context, p *pipelines, report *era
 		return err
 	}
 	for _, c := range stores {
-		q, err := questionTo(c)
+		q, err := questionTo(ctx, c)
 		if err != nil {
 			return err
 		}

@@ -150,7 +150,7 @@ func (e *subjectErasure) open(ctx context.Context, p *pipelines) (done func(), e
 		if columns.Replicated(c.Engine) {
 			return done, fmt.Errorf("exporters: engine %s: erasing by an attribute from replicated tables is not supported", c.Engine)
 		}
-		q, err := questionTo(c)
+		q, err := questionTo(ctx, c)
 		if err != nil {
 			return done, err
 		}

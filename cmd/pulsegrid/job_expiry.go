@@ -105,7 +105,7 @@ func (p *pipelines) clocks(ctx context.Context, now time.Time) error {
 			continue
 		}
 		asked[c.ClientConfig.Endpoint] = true
-		q, err := questionTo(c)
+		q, err := questionTo(ctx, c)
 		if err != nil {
 			return err
 		}

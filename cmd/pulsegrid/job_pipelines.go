@@ -61,7 +61,12 @@ type pipelines struct {
 func (p *pipelines) GetExtensions() map[component.ID]component.Component { return p.extensions }
 
 func (p *pipelines) telemetry() component.TelemetrySettings {
-	return component.TelemetrySettings{Logger: p.log, MeterProvider: metricnoop.NewMeterProvider(), TracerProvider: tracenoop.NewTracerProvider(), Resource: pcommon.NewResource()}
+	return noTelemetry(p.log)
+}
+
+// noTelemetry has a component log, and measure nothing.
+func noTelemetry(log *zap.Logger) component.TelemetrySettings {
+	return component.TelemetrySettings{Logger: log, MeterProvider: metricnoop.NewMeterProvider(), TracerProvider: tracenoop.NewTracerProvider(), Resource: pcommon.NewResource()}
 }
 
 // newPipelines reads an aggregator's configuration. It starts nothing.
@@ -397,7 +402,7 @@ func (p *pipelines) stored(ctx context.Context) (out []stored.Store, err error) 
 			if c.Rows != columns.RowsEvents {
 				continue
 			}
-			s, err := stored.NewClickHouse(storedClickHouse(c))
+			s, err := openClickHouse(ctx, c)
 			if err != nil {
 				return out, err
 			}
@@ -417,8 +422,20 @@ func (p *pipelines) stored(ctx context.Context) (out []stored.Store, err error) 
 }
 
 // storedClickHouse reaches the ClickHouse of an exporter.
-func storedClickHouse(c *clickhouseexporter.Config) stored.ClickHouseConfig {
-	return stored.ClickHouseConfig{URL: c.ClientConfig.Endpoint, Database: c.Database, Username: c.Username, Password: string(c.Password)}
+func storedClickHouse(ctx context.Context, c *clickhouseexporter.Config) (stored.ClickHouseConfig, error) {
+	tls, err := c.ClientConfig.TLS.LoadTLSConfig(ctx)
+	if err != nil {
+		err = fmt.Errorf("exporters: ClickHouse: tls: %w", err)
+	}
+	return stored.ClickHouseConfig{URL: c.ClientConfig.Endpoint, Database: c.Database, Username: c.Username, Password: string(c.Password), TLS: tls}, err
+}
+
+func openClickHouse(ctx context.Context, c *clickhouseexporter.Config) (*stored.ClickHouse, error) {
+	config, err := storedClickHouse(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return stored.NewClickHouse(config)
 }
 
 // storedLake reaches the lake of an exporter.

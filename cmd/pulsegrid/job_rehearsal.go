@@ -109,7 +109,7 @@ func (o *rehearsalOptions) asked(ctx context.Context, now time.Time) (c rehearsa
 		return wrong("to", "%q is not after --from", o.to)
 	}
 	if c.Tenant = o.tenant; c.Tenant != "" && !tenant.ValidID(c.Tenant) {
-		return wrong("tenant", "%q is no tenant's id", o.tenant)
+		return wrong("tenant", "%q is not a tenant id: "+tenant.WantID, o.tenant)
 	}
 	validation, err := validationConfig(ctx, o.gateway)
 	if err != nil {

@@ -513,12 +513,12 @@ func TestARehearsalRefusesWhatItCannotDo(t *testing.T) {
 	require.NoError(t, os.Mkdir("bad", 0o700))
 	require.NoError(t, os.WriteFile("bad/a.yaml", []byte("groups: [{id: a, type: metric, metric_name: a, instrument: clock}]"), 0o600))
 	for want, args := range map[string][]string{
-		"--current: name":         {"--proposed", "schemas"},
-		"--proposed: name":        {"--current", "schemas"},
-		`"2": want 0% to 100%`:    {"--current", "schemas", "--proposed", "schemas", "--refuse-above", "2"},
-		`"101%": want 0%`:         {"--current", "schemas", "--proposed", "schemas", "--refuse-above", "101%"},
-		"is not after --from":     {"--current", "schemas", "--proposed", "schemas", "--to", "2h"},
-		`"a b" is no tenant's id`: {"--current", "schemas", "--proposed", "schemas", "--tenant", "a b"},
+		"--current: name":          {"--proposed", "schemas"},
+		"--proposed: name":         {"--current", "schemas"},
+		`"2": want 0% to 100%`:     {"--current", "schemas", "--proposed", "schemas", "--refuse-above", "2"},
+		`"101%": want 0%`:          {"--current", "schemas", "--proposed", "schemas", "--refuse-above", "101%"},
+		"is not after --from":      {"--current", "schemas", "--proposed", "schemas", "--to", "2h"},
+		`"a b" is not a tenant id`: {"--current", "schemas", "--proposed", "schemas", "--tenant", "a b"},
 	} {
 		_, code, err := run(t, append([]string{"job", "run", "rehearsal"}, args...)...)
 		require.ErrorContains(t, err, want, "%v", args)

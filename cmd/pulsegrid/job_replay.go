@@ -143,12 +143,14 @@ func runReplayOfKafka(cmd *cobra.Command, o replayOptions) error {
 		return err
 	}
 	ask.Tool = "pulsegrid " + version
-	hot.asked(&ask)
+	if err := hot.asked(ctx, &ask); err != nil {
+		return err
+	}
 	if !o.quiet {
 		ask.Progress = progressTo(cmd.ErrOrStderr())
 	}
 	r := &replay{database: hot.exporter.Database}
-	if r.clickHouse, err = questionTo(&hot.exporter); err != nil {
+	if r.clickHouse, err = questionTo(ctx, &hot.exporter); err != nil {
 		return err
 	}
 	if !o.dryRun {
@@ -207,11 +209,12 @@ type hot struct {
 }
 
 // asked has an audit ask the Kafka and the ClickHouse of the aggregator.
-func (h *hot) asked(c *audit.Config) {
+func (h *hot) asked(ctx context.Context, c *audit.Config) error {
 	c.Kafka, c.QuarantineTopic, c.DefaultTenant, c.Window = h.receiver.ClientConfig, h.receiver.QuarantineTopic, h.receiver.DefaultTenant, h.window
-	clickHouse := storedClickHouse(&h.exporter)
+	clickHouse, err := storedClickHouse(ctx, &h.exporter)
 	clickHouse.Group = h.receiver.GroupID
 	c.ClickHouse = &clickHouse
+	return err
 }
 
 // auditedLake is the lake of events, with the group that fills it.

@@ -101,7 +101,7 @@ func (o *replayOptions) lakeAsked(now time.Time, kept int) (c audit.Config, sign
 	case kept > 0 && c.From.Before(oldest):
 		return wrong("from", "ClickHouse deletes rows for their age that were received before %s (retention_days: %d)", oldest.UTC().Format(time.RFC3339), kept)
 	case c.Tenant != "" && !tenant.ValidID(c.Tenant):
-		return wrong("tenant", "%q is no tenant's id", c.Tenant)
+		return wrong("tenant", "%q is not a tenant id: "+tenant.WantID, c.Tenant)
 	}
 	return c, signals, nil
 }
@@ -126,7 +126,7 @@ func runReplayOfLake(cmd *cobra.Command, o replayOptions) error {
 		replay: replay{database: hot.exporter.Database}, signals: signals, erased: asked.Erased, asked: stored.Received{Tenant: asked.Tenant, From: asked.From, To: asked.To},
 		report: lakeReport{From: asked.From.UTC(), To: asked.To.UTC(), DryRun: o.dryRun, Rollups: []string{}}, tell: teller(cmd, o.quiet),
 	}
-	if r.clickHouse, err = questionTo(&hot.exporter); err != nil {
+	if r.clickHouse, err = questionTo(ctx, &hot.exporter); err != nil {
 		return err
 	}
 	if r.group, err = pipes.newGroup(ctx, hot.receiver); err != nil {
@@ -345,7 +345,7 @@ func floorRow(topic string, partition int32, floor int64) string {
 
 // compareRollups looks whether the rollups of the days that were asked for say what the rows say now.
 func (r *lakeReplay) compareRollups(ctx context.Context, hot *hot) error {
-	recount, err := stored.NewClickHouse(storedClickHouse(&hot.exporter))
+	recount, err := openClickHouse(ctx, &hot.exporter)
 	if err != nil {
 		return err
 	}

@@ -281,7 +281,7 @@ func TestWhatAReplayOfTheLakeRefuses(t *testing.T) {
 		"--topic: is of Kafka":                    {auditOptions: auditOptions{from: "2h", topics: []string{"otlp.logs.v1"}}},
 		"--range: is of Kafka":                    {auditOptions: auditOptions{from: "2h", ranges: []string{"otlp.logs.v1/0/1-2"}}},
 		"--signal: ":                              {auditOptions: auditOptions{from: "2h"}, signals: []string{"profiles"}},
-		`--tenant: "\x1b" is no tenant's id`:      {auditOptions: auditOptions{from: "2h", config: audit.Config{Tenant: "\x1b"}}},
+		`--tenant: "\x1b" is not a tenant id`:     {auditOptions: auditOptions{from: "2h", config: audit.Config{Tenant: "\x1b"}}},
 		"--from: \"yesterday\": want RFC 3339":    {auditOptions: auditOptions{from: "yesterday"}},
 		"--erased: open /does/not/exist: no such": {auditOptions: auditOptions{from: "2h", erased: []string{"/does/not/exist"}}},
 	} {

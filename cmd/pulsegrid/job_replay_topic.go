@@ -88,7 +88,7 @@ func (o *replayOptions) topicAsked(now time.Time) (r topicreplay.Request, erased
 	case r.To.After(now):
 		return wrong("to", "%s is still to come, and so are records before it", o.to)
 	case r.Tenant != "" && !tenant.ValidID(r.Tenant):
-		return wrong("tenant", "%q is no tenant's id", r.Tenant)
+		return wrong("tenant", "%q is not a tenant id: "+tenant.WantID, r.Tenant)
 	case o.rate < 0:
 		return wrong("rate", "%d: must not be negative", o.rate)
 	case o.yieldAfter < 0:

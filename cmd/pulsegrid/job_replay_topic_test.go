@@ -274,7 +274,7 @@ func TestWhatAReplayIntoATopicRefuses(t *testing.T) {
 		"no topic to copy has this partition":   {"logs=spare.logs", "--range", "otlp.logs.v1/9/0-1"},
 		"the topic's name does not say that it has logs: name it with --topic": {"logs=spare.logs", "--range", "premium/0/0-1"},
 		"--rate: -1: must not be negative":                                     {"logs=spare.logs", "--rate", "-1"},
-		`--tenant: "\x1b" is no tenant's id`:                                   {"logs=spare.logs", "--tenant", "\x1b"},
+		`--tenant: "\x1b" is not a tenant id`:                                  {"logs=spare.logs", "--tenant", "\x1b"},
 	} {
 		require.Contains(t, replay(exitUsage, asked[0], asked[1:]...), want)
 	}

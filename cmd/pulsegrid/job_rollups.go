@@ -116,10 +116,10 @@ func runRollups(cmd *cobra.Command, o rollupsOptions) (err error) {
 		return fmt.Errorf("exporters: engine %s: rollups of replicated tables are not supported: inserts by way of another replica would not be seen", hot.exporter.Engine)
 	}
 	r := &rollups{database: hot.exporter.Database, suffix: rebuiltSuffix + "_" + rand.Text()[:rebuiltRandom], dryRun: o.dryRun, tell: teller(cmd, o.quiet)}
-	if r.clickHouse, err = questionTo(&hot.exporter); err != nil {
+	if r.clickHouse, err = questionTo(ctx, &hot.exporter); err != nil {
 		return err
 	}
-	if r.recount, err = stored.NewClickHouse(storedClickHouse(&hot.exporter)); err != nil {
+	if r.recount, err = openClickHouse(ctx, &hot.exporter); err != nil {
 		return err
 	}
 	defer r.recount.Close()

@@ -266,5 +266,5 @@ func TestTailEndsQuietlyWhenInterrupted(t *testing.T) {
 	defer cancel()
 	interrupted, interrupt := context.WithCancel(ctx)
 	time.AfterFunc(100*time.Millisecond, interrupt)
-	require.NoError(t, tail(interrupted, &bytes.Buffer{}, tailOptions{brokers: brokers, from: "latest"}))
+	require.NoError(t, tail(interrupted, &bytes.Buffer{}, tailOptions{reach: reach{brokers: brokers}, from: "latest"}))
 }

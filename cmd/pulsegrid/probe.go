@@ -133,7 +133,7 @@ func (o *probeOptions) resolve() error {
 		return usageError{fmt.Errorf("--%s: %w", flag, fmt.Errorf(format, args...))}
 	}
 	if !tenant.ValidID(c.Tenant) {
-		return wrong("tenant", "%q is no tenant's id", c.Tenant)
+		return wrong("tenant", "%q is not a tenant id: "+tenant.WantID, c.Tenant)
 	}
 	if (o.http == "") != (o.grpc == "") {
 		return wrong("http", "goes with --grpc: give both, or none for the local cell")
@@ -199,7 +199,9 @@ func (o *probeOptions) openStores(cmd *cobra.Command) (closeStores func(), err e
 			if err != nil {
 				return closeStores, err
 			}
-			c = storedClickHouse(&hot.exporter)
+			if c, err = storedClickHouse(cmd.Context(), &hot.exporter); err != nil {
+				return closeStores, err
+			}
 		}
 		s, err := stored.NewClickHouse(c)
 		if err != nil {

@@ -24,7 +24,8 @@ import (
 )
 
 type quarantineOptions struct {
-	data, brokers, topic string
+	reach
+	topic                string
 	tenant, signal, code string
 	since                time.Duration
 	limit                int
@@ -50,9 +51,8 @@ group, so it takes nothing from anybody. Codes: docs/formats/verdicts.md.`,
 
 // common adds the flags of all of them.
 func (o *quarantineOptions) common(cmd *cobra.Command) {
+	o.kafkaFlags(cmd)
 	f := cmd.Flags()
-	f.StringVar(&o.data, "data", defaultDataDir, "data directory of the cell")
-	f.StringVar(&o.brokers, "brokers", "", "HOST:PORT,... of Kafka (default: the running cell's)")
 	f.StringVar(&o.topic, "topic", signal.QuarantineTopic, "the quarantine topic")
 	f.BoolVar(&o.json, "json", false, "one JSON object a line")
 }
@@ -112,7 +112,7 @@ Events that a schema marks as personal data are only shown with --personal-data.
 			if err != nil {
 				return usageError{err}
 			}
-			client, err := kafkaClient(cmd.Context(), o.data, o.brokers)
+			client, err := o.kafkaClient(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -163,7 +163,7 @@ func (o *quarantineOptions) each(ctx context.Context, do func(quarantine.Item) e
 			return usageError{fmt.Errorf("--signal: %w", err)}
 		}
 	}
-	client, err := kafkaClient(ctx, o.data, o.brokers)
+	client, err := o.kafkaClient(ctx)
 	if err != nil {
 		return err
 	}

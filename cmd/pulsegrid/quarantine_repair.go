@@ -86,7 +86,7 @@ func (o *repairOptions) run(ctx context.Context, w io.Writer, file string) error
 		}
 		c.Checker = schema.NewChecker(registry, schema.DefaultLimits())
 	}
-	if c.Kafka, err = kafkaOpts(o.data, o.brokers); err != nil {
+	if c.Kafka, err = o.kafkaOpts(ctx); err != nil {
 		return err
 	}
 	if !o.json {

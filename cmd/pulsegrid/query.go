@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,14 +33,15 @@ var outputFormats = map[string]string{
 func newQuery() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   `query "SQL"`,
-		Short: "Run SQL on the running cell's ClickHouse",
-		Long: `Run SQL on the running cell's ClickHouse, over its HTTP interface. The default database is pulsegrid, with one table a signal:
+		Short: "Run SQL on a cell's ClickHouse",
+		Long: `Run SQL on the ClickHouse of the running local cell, or of the cell whose aggregators have a configuration (--config). The default database is pulsegrid, with one table a signal:
 logs, metrics (one row a data point) and spans. Ids are raw bytes there: --format json prints them as hexadecimal digits, in other formats use
 lower(hex(trace_id)). Control characters that senders put into texts are printed as \uFFFD by table and vertical, and by every format on a terminal.
 
 Statements that change something are refused without --write.`,
 		Example: `  pulsegrid query "SELECT metric_name, count() FROM metrics GROUP BY ALL ORDER BY 2 DESC LIMIT 10"
-  pulsegrid query --format json "SELECT time, body FROM logs ORDER BY time DESC LIMIT 5"`,
+  pulsegrid query --format json "SELECT time, body FROM logs ORDER BY time DESC LIMIT 5"
+  pulsegrid query --config env:PULSEGRID_CONFIG --config env:PULSEGRID_CONFIG_AWS "SELECT count() FROM spans"`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 || strings.TrimSpace(args[0]) == "" {
 				return usageError{fmt.Errorf("want one argument, the SQL in quotes; see `%s --help`", cmd.CommandPath())}
@@ -47,11 +49,16 @@ Statements that change something are refused without --write.`,
 			return nil
 		},
 	}
-	data := dataFlag(cmd)
+	var where reach
+	where.flags(cmd)
 	format := cmd.Flags().String("format", "table", "table, vertical, json (one object a line), csv, tsv, or any ClickHouse format; not beside FORMAT in the SQL")
 	write := cmd.Flags().Bool("write", false, "let the SQL change data, tables and settings")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		state, err := cell.ReadState(*data)
+		at, err := where.clickHouse(cmd.Context())
+		if err != nil {
+			return err
+		}
+		q, err := at.question()
 		if err != nil {
 			return err
 		}
@@ -59,8 +66,7 @@ Statements that change something are refused without --write.`,
 		if !ok {
 			name = *format
 		}
-		e := state.Endpoints
-		q := question{endpoint: clickHouseURL(e.ClickHouseHTTP, e.ClickHouseUser, e.ClickHousePassword), sql: args[0], format: name, formatAsked: cmd.Flags().Changed("format"), write: *write}
+		q.sql, q.format, q.formatAsked, q.write = args[0], name, cmd.Flags().Changed("format"), *write
 		q.terminal = isTerminal(cmd.OutOrStdout())
 		return q.ask(cmd.Context(), cmd.OutOrStdout())
 	}
@@ -78,17 +84,19 @@ func isTerminal(w io.Writer) bool {
 
 // question is one statement for ClickHouse.
 type question struct {
-	endpoint, sql string // a URL, with user and password where there are any; a statement
-	format        string // of ClickHouse
-	formatAsked   bool   // by --format: FORMAT in the SQL contradicts it
-	write         bool   // the statement may change something
-	terminal      bool   // a person reads the answer
+	client        *http.Client // nil: one that trusts what the system trusts
+	database      string       // empty: cell.Database
+	endpoint, sql string       // a URL, with user and password where there are any; a statement
+	format        string       // of ClickHouse
+	formatAsked   bool         // by --format: FORMAT in the SQL contradicts it
+	write         bool         // the statement may change something
+	terminal      bool         // a person reads the answer
 }
 
 // ask copies the answer to w once the whole of it is known to be good.
 func (q question) ask(ctx context.Context, w io.Writer) error {
 	params := url.Values{
-		"database":       {cell.Database},
+		"database":       {cmp.Or(q.database, cell.Database)},
 		"default_format": {q.format},
 		// The server keeps the answer until it is whole, so that a failure half-way has a status of its own.
 		"wait_end_of_query":                       {"1"},
@@ -105,7 +113,7 @@ func (q question) ask(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := cmp.Or(q.client, http.DefaultClient).Do(req)
 	if err != nil {
 		return fmt.Errorf("ClickHouse at %s does not answer: %w", redacted(q.endpoint), unwrapURL(err))
 	}
@@ -141,15 +149,6 @@ func (q question) ask(ctx context.Context, w io.Writer) error {
 var messageNoise = regexp.MustCompile(`(?s)^Code: (\d+)\. DB::Exception: (.*?)( \(version [^)]*\(official build\)\)| \(version [^)]*\))?\s*$`)
 
 const expectedMax = 200
-
-// clickHouseURL is a question's endpoint. An empty user is none.
-func clickHouseURL(host, user, password string) string {
-	u := url.URL{Scheme: "http", Host: host}
-	if user != "" {
-		u.User = url.UserPassword(user, password)
-	}
-	return u.String()
-}
 
 // redacted is a URL for people: without its password.
 func redacted(endpoint string) string {

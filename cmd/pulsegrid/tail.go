@@ -1,25 +1,23 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/pulsegrid/pulsegrid/internal/cell"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
 type tailOptions struct {
-	data, brokers, signal, from string
-	filter                      eventFilter
-	json                        bool
-	limit                       int
+	reach
+	signal, from string
+	filter       eventFilter
+	json         bool
+	limit        int
 }
 
 func newTail() *cobra.Command {
@@ -34,9 +32,8 @@ consumer group, so it takes nothing from anybody. Ctrl-C ends it.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return tail(cmd.Context(), cmd.OutOrStdout(), o) },
 	}
+	o.kafkaFlags(cmd)
 	f := cmd.Flags()
-	f.StringVar(&o.data, "data", defaultDataDir, "data directory of the cell")
-	f.StringVar(&o.brokers, "brokers", "", "HOST:PORT,... of Kafka (default: the running cell's)")
 	f.StringVar(&o.signal, "signal", "", "only traces, metrics or logs (default: all)")
 	f.StringVar(&o.filter.tenant, "tenant", "", "only this tenant")
 	f.StringVar(&o.filter.service, "service", "", "only this service.name")
@@ -83,7 +80,7 @@ func tail(ctx context.Context, w io.Writer, o tailOptions) error {
 	if o.limit < 0 {
 		return usageError{fmt.Errorf("--limit %d: want 0 or more", o.limit)}
 	}
-	client, err := kafkaClient(ctx, o.data, o.brokers, kgo.ConsumeTopics(topics...), kgo.ConsumeResetOffset(offset))
+	client, err := o.kafkaClient(ctx, kgo.ConsumeTopics(topics...), kgo.ConsumeResetOffset(offset))
 	if err != nil {
 		return ignoreCanceled(err)
 	}
@@ -112,35 +109,6 @@ func tail(ctx context.Context, w io.Writer, o tailOptions) error {
 			}
 		}
 	}
-}
-
-// kafkaClient returns a client of the brokers, or of those of the cell that runs in the data directory.
-func kafkaClient(ctx context.Context, data, brokers string, opts ...kgo.Opt) (*kgo.Client, error) {
-	seeds, err := kafkaOpts(data, brokers)
-	if err != nil {
-		return nil, err
-	}
-	client, err := kgo.NewClient(append(opts, seeds...)...)
-	if err != nil {
-		return nil, usageError{fmt.Errorf("--brokers: %w", err)}
-	}
-	if err := client.Ping(ctx); err != nil {
-		client.Close()
-		return nil, fmt.Errorf("kafka at %s does not answer: %w", cmp.Or(brokers, "the cell of "+data), err)
-	}
-	return client, nil
-}
-
-// kafkaOpts say where Kafka is: brokers, or else that of the cell that runs in a data directory.
-func kafkaOpts(data, brokers string) ([]kgo.Opt, error) {
-	if brokers == "" {
-		state, err := cell.ReadState(data)
-		if err != nil {
-			return nil, err
-		}
-		brokers = state.Endpoints.Kafka
-	}
-	return []kgo.Opt{kgo.SeedBrokers(strings.Split(brokers, ",")...)}, nil
 }
 
 // ignoreCanceled: Ctrl-C is how tail ends.

@@ -46,7 +46,7 @@ lines after it belong into the registry. To change a key, add the new one, give 
 				return usageError{fmt.Errorf("name one tenant; see `%s --help`", cmd.CommandPath())}
 			}
 			if !tenant.ValidID(args[0]) {
-				return usageError{fmt.Errorf("%q is no tenant's id: want at most 128 of letters, digits and ._:/@+-", args[0])}
+				return usageError{fmt.Errorf("%q is not a tenant id: "+tenant.WantID, args[0])}
 			}
 			return nil
 		},

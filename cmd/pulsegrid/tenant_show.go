@@ -28,12 +28,14 @@ import (
 )
 
 type tenantShowOptions struct {
-	data, tenants, clickHouse, clickHouseUser, clickHousePassword string
-	gateways                                                      []string
-	window                                                        time.Duration
-	json                                                          bool
-	brokers, kafkaConfig                                          string
-	copiesPercent                                                 float64
+	where                               reach
+	tenants, clickHouse, clickHouseUser string
+	gateways                            []string
+	window                              time.Duration
+	json                                bool
+	kafkaConfig                         string
+	copiesPercent                       float64
+	question                            question // to the tenant's ClickHouse
 }
 
 func newTenantShow() *cobra.Command {
@@ -52,20 +54,19 @@ class, not by tenant, so refusals are those of all tenants of its class since th
 				return usageError{fmt.Errorf("name one tenant; see `%s --help`", cmd.CommandPath())}
 			}
 			if !tenant.ValidID(args[0]) {
-				return usageError{fmt.Errorf("%q is no tenant's id: want at most 128 of letters, digits and ._:/@+-", args[0])}
+				return usageError{fmt.Errorf("%q is not a tenant id: "+tenant.WantID, args[0])}
 			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), cmd.OutOrStdout(), args[0]) },
 	}
+	o.where.kafkaFlags(cmd)
 	f := cmd.Flags()
-	f.StringVar(&o.data, "data", defaultDataDir, "data directory of the cell")
 	f.StringVar(&o.tenants, "tenants", "", "the registry: a directory or s3://BUCKET/PREFIX?region=REGION (default: quotas are not shown)")
 	f.StringVar(&o.clickHouse, "clickhouse", "", "HOST:PORT of ClickHouse's HTTP interface (default: the running cell's)")
 	f.StringVar(&o.clickHouseUser, "clickhouse-user", "", "user of ClickHouse; its password is read from "+passwordVariable)
 	f.StringSliceVar(&o.gateways, "gateway-metrics", nil, "URLs of the gateways' Prometheus endpoints (default: the running cell's)")
 	f.DurationVar(&o.window, "window", 5*time.Minute, "over which rates are taken; at most 24h")
-	f.StringVar(&o.brokers, "brokers", "", "HOST:PORT,... of Kafka, to count copies (default: the running cell's)")
 	f.StringVar(&o.kafkaConfig, "kafka-config", "", "YAML file of Kafka client settings (brokers, tls, auth), as in the receiver's configuration")
 	f.Float64Var(&o.copiesPercent, "copies-percent", certificate.DefaultCopiesPercent, copiesUsage)
 	f.BoolVar(&o.json, "json", false, "print one JSON object")
@@ -125,19 +126,9 @@ func (o *tenantShowOptions) run(ctx context.Context, w io.Writer, id string) err
 	}
 	ctx, cancel := context.WithTimeout(ctx, tenantShowTimeout)
 	defer cancel()
-	o.clickHousePassword = os.Getenv(passwordVariable)
-	if o.clickHouse == "" {
-		state, err := cell.ReadState(o.data)
-		if err != nil {
-			return err
-		}
-		o.clickHouse, o.clickHouseUser, o.clickHousePassword = state.Endpoints.ClickHouseHTTP, state.Endpoints.ClickHouseUser, state.Endpoints.ClickHousePassword
-		if len(o.gateways) == 0 {
-			o.gateways = []string{state.Endpoints.GatewayMetrics}
-		}
-		if o.brokers == "" && o.kafkaConfig == "" {
-			o.brokers = state.Endpoints.Kafka
-		}
+	counted, err := o.find(ctx)
+	if err != nil {
+		return err
 	}
 	v := tenantView{ID: id, Signals: []tenantSignal{}, Quarantine: []tenantViolation{}}
 	t, err := o.registered(ctx, &v)
@@ -161,7 +152,7 @@ func (o *tenantShowOptions) run(ctx context.Context, w io.Writer, id string) err
 	if err := o.refused(ctx, &v); err != nil {
 		return err
 	}
-	if err := o.copies(ctx, &v); err != nil {
+	if err := o.copies(ctx, counted, &v); err != nil {
 		return err
 	}
 	if o.json {
@@ -170,23 +161,69 @@ func (o *tenantShowOptions) run(ctx context.Context, w io.Writer, id string) err
 	return v.print(w, o.window, o.copiesPercent)
 }
 
-// copies counts them in the newest records of Kafka.
-func (o *tenantShowOptions) copies(ctx context.Context, v *tenantView) error {
-	config := audit.DefaultConfig()
+// find says which ClickHouse is asked, and of which Kafka copies are counted; nil: of none, since nobody has named one.
+func (o *tenantShowOptions) find(ctx context.Context) (*audit.Config, error) {
+	counted := audit.DefaultConfig()
+	at := &clickHouse{http.DefaultClient, httpURL(o.clickHouse), o.clickHouseUser, os.Getenv(passwordVariable), cell.Database}
+	switch {
+	case len(o.where.config) > 0:
+		if o.clickHouse != "" || o.where.brokers != "" || o.kafkaConfig != "" {
+			return nil, usageError{errors.New("--config says where ClickHouse and Kafka are: leave --clickhouse, --brokers and --kafka-config out")}
+		}
+		pipes, err := o.where.pipelines(ctx)
+		if err != nil {
+			return nil, err
+		}
+		h, err := pipes.hot()
+		if err != nil {
+			return nil, fmt.Errorf("configuration of the aggregators: %w", err)
+		}
+		if err := h.asked(ctx, &counted); err != nil {
+			return nil, err
+		}
+		o.question, err = questionTo(ctx, &h.exporter)
+		o.question.database, o.question.write = h.exporter.Database, false
+		return &counted, err
+	case o.clickHouse == "":
+		state, err := cell.ReadState(o.where.data)
+		if err != nil {
+			return nil, err
+		}
+		e := state.Endpoints
+		at.endpoint, at.user, at.password = httpURL(e.ClickHouseHTTP), e.ClickHouseUser, e.ClickHousePassword
+		if len(o.gateways) == 0 {
+			o.gateways = []string{e.GatewayMetrics}
+		}
+		if o.where.brokers == "" && o.kafkaConfig == "" {
+			o.where.brokers = e.Kafka
+		}
+	}
 	var err error
+	if o.question, err = at.question(); err != nil {
+		return nil, err
+	}
 	switch {
 	case o.kafkaConfig != "":
-		if config.Kafka, err = readKafkaConfig(o.kafkaConfig); err != nil {
-			return usageError{fmt.Errorf("--kafka-config: %w", err)}
+		if counted.Kafka, err = readKafkaConfig(o.kafkaConfig); err != nil {
+			return nil, usageError{fmt.Errorf("--kafka-config: %w", err)}
 		}
-	case o.brokers == "":
+	case o.where.brokers == "":
+		return nil, nil
+	}
+	if o.where.brokers != "" {
+		counted.Kafka.Brokers = strings.Split(o.where.brokers, ",")
+	}
+	return &counted, nil
+}
+
+// copies counts them in the newest records of Kafka.
+func (o *tenantShowOptions) copies(ctx context.Context, counted *audit.Config, v *tenantView) error {
+	if counted == nil {
 		return nil
 	}
-	if o.brokers != "" {
-		config.Kafka.Brokers = strings.Split(o.brokers, ",")
-	}
-	config.Tenant = v.ID
-	if v.Copies, err = audit.Recent(ctx, config, time.Now().Add(-config.Window)); err != nil {
+	counted.Tenant = v.ID
+	var err error
+	if v.Copies, err = audit.Recent(ctx, *counted, time.Now().Add(-counted.Window)); err != nil {
 		return fmt.Errorf("count copies: %w", err)
 	}
 	for _, c := range v.Copies.Copies {
@@ -232,7 +269,9 @@ var tableOf = map[signal.Signal]string{signal.Logs: "logs", signal.Metrics: "met
 // rows asks ClickHouse for rows of JSON. A table that is not there yet has none. The id needs no quoting: ValidID has no quotes.
 func (o *tenantShowOptions) rows(ctx context.Context, sql string, each func([]byte) error) error {
 	var out bytes.Buffer
-	if err := (question{endpoint: clickHouseURL(o.clickHouse, o.clickHouseUser, o.clickHousePassword), sql: sql, format: jsonFormat}).ask(ctx, &out); err != nil {
+	q := o.question
+	q.sql, q.format = sql, jsonFormat
+	if err := q.ask(ctx, &out); err != nil {
 		if strings.Contains(err.Error(), "[ClickHouse error 60]") {
 			return nil
 		}

@@ -273,7 +273,7 @@ func (c *TopicsConfig) validate() error {
 	for i, class := range c.Classes {
 		switch {
 		case !tenant.ValidName(class) || class == envelope.LaneOverflow:
-			errs = append(errs, fmt.Errorf("topics::classes: %q is no name of at most 32 of a-z, 0-9 and -, other than overflow", class))
+			errs = append(errs, fmt.Errorf("topics::classes: %q: "+tenant.WantName+", and is not overflow", class))
 		case slices.Contains(c.Classes[:i], class):
 			errs = append(errs, fmt.Errorf("topics::classes: %q is there twice", class))
 		}

@@ -78,7 +78,7 @@ func (c *Config) Validate() error {
 	}
 	_, _, err := net.SplitHostPort(c.Endpoint)
 	bad(err != nil, "endpoint: %q is not HOST:PORT", c.Endpoint)
-	bad(c.Cell != "" && !tenant.ValidName(c.Cell), "cell: %q is no name of at most 32 of a-z, 0-9 and -", c.Cell)
+	bad(c.Cell != "" && !tenant.ValidName(c.Cell), "cell: %q: "+tenant.WantName, c.Cell)
 	if c.State.Location != "" {
 		err := fileset.Check(c.State.Location)
 		bad(err != nil, "state::location: %w", err)

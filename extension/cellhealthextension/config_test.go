@@ -51,7 +51,7 @@ func TestREADMEsExamplesLoad(t *testing.T) {
 func TestErrorsNameTheKeyAndTheValue(t *testing.T) {
 	for want, change := range map[string]func(*Config){
 		`endpoint: "nowhere" is not HOST:PORT`: func(c *Config) { c.Endpoint = "nowhere" },
-		`cell: "EU 1" is no name`:              func(c *Config) { c.Cell = "EU 1" },
+		`cell: "EU 1": want 1 to 32`:           func(c *Config) { c.Cell = "EU 1" },
 		"cell: is empty":                       func(c *Config) { c.State.Location = "/x" },
 		`state::location: "ftp://x"`:           func(c *Config) { c.State.Location = "ftp://x" },
 		"state::reload_interval: is 11s":       func(c *Config) { c.State.ReloadInterval = 11 * time.Second },

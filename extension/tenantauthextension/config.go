@@ -99,10 +99,10 @@ func (c *Config) Validate() error {
 		bad("registry::timeout: %v is not between 1s and 10m", t)
 	}
 	if c.Jurisdiction != "" && !tenant.ValidName(c.Jurisdiction) {
-		bad("jurisdiction: %q is no name of at most 32 of a-z, 0-9 and -", c.Jurisdiction)
+		bad("jurisdiction: %q: "+tenant.WantName, c.Jurisdiction)
 	}
 	if c.Cell != "" && !tenant.ValidName(c.Cell) {
-		bad("cell: %q is no name of at most 32 of a-z, 0-9 and -", c.Cell)
+		bad("cell: %q: "+tenant.WantName, c.Cell)
 	}
 	if len(c.OIDC) > maxIssuers {
 		bad("oidc: has %d issuers, more than %d", len(c.OIDC), maxIssuers)

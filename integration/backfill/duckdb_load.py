@@ -15,9 +15,10 @@ import time
 import duckdb
 
 objects, target = sys.argv[1:3]
-fields = {name: "VARCHAR" for name in "type service version host env region device_id os level event_id message name kind unit trace_id span_id".split()}
+origin = "agent cluster namespace pod node zone image commit account user_agent"
+fields = {name: "VARCHAR" for name in f"type service version host env region device_id os {origin} level event_id message name kind unit trace_id span_id".split()}
 fields.update({name: "BIGINT" for name in ("timestamp", "time", "start")}, value="DOUBLE", duration_ms="DOUBLE", attributes="MAP(VARCHAR, VARCHAR)", tags="MAP(VARCHAR, VARCHAR)")
-resource_columns = "split_part(key, '/', 1) as tenant_id, service, version, host, env, region, device_id, os"
+resource_columns = "split_part(key, '/', 1) as tenant_id, service, version, host, env, region, device_id, os, " + ", ".join(origin.split())
 kinds = {
     "logs": f"{resource_columns}, make_timestamp_ms(timestamp) as time, level, event_id, message, attributes from lines where type = 'log' and timestamp is not null",
     "metrics": f"{resource_columns}, make_timestamp_ms(time) as time, name, kind, unit, value, tags as attributes from lines where type = 'metric' and value is not null",

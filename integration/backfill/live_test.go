@@ -29,7 +29,7 @@ import (
 
 // Of TestABackfillBesideLiveLoad. The defaults are those of `make test`, in which nothing is measured; `make test-backfill` has the others.
 var (
-	mib      = flag.Int("mib", 6, "of JSON to load, before compression")
+	mib      = flag.Int("mib", 10, "of JSON to load, before compression")
 	lines    = flag.Int("lines", 1000, "in each object")
 	jobRate  = flag.Int("job-rate", 250, "lines a second of each job, at most")
 	killSpan = flag.Duration("kill-span", 2*time.Second, "of loading, in which a moment is chosen at random for each kill")

@@ -64,8 +64,8 @@ func TestAStateThatIsNotUnderstoodIsRefused(t *testing.T) {
 		"field draned not found":               good + "draned: true\n",
 		"drained: is missing":                  strings.Replace(good, "drained: true\n", "", 1),
 		"cannot unmarshal":                     strings.Replace(good, "true", "perhaps", 1),
-		`cell: "" is no name`:                  strings.Replace(good, "cell: eu-1\n", "", 1),
-		`cell: "EU 1" is no name`:              strings.Replace(good, "eu-1", "EU 1", 1),
+		`cell: "": want 1 to 32`:               strings.Replace(good, "cell: eu-1\n", "", 1),
+		`cell: "EU 1": want 1 to 32`:           strings.Replace(good, "eu-1", "EU 1", 1),
 		"since: is missing":                    strings.Replace(good, "since: 2026-11-30T02:40:00Z\n", "", 1),
 		`reason: "a\nb" is not one line`:       good + `reason: "a\nb"`,
 		"reason: has 513 bytes":                good + "reason: " + strings.Repeat("x", 513),
@@ -101,7 +101,7 @@ func TestTheStateOfACellIsReadFromItsLocation(t *testing.T) {
 	}
 	require.NoError(t, tree.Write(t.Context(), StateFile, []byte("drained: true\n")))
 	_, err = Read(t.Context(), source, "eu-1")
-	require.ErrorContains(t, err, "cell: \"\" is no name")
+	require.ErrorContains(t, err, "cell: \"\": want 1 to 32")
 	gone, err := fileset.OpenNamed(t.Context(), dir+"/nowhere", []string{StateFile})
 	require.NoError(t, err)
 	_, err = Read(t.Context(), gone, "eu-1")

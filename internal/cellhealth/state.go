@@ -41,7 +41,7 @@ type State struct {
 func (s *State) Validate() error {
 	switch {
 	case !tenant.ValidName(s.Cell):
-		return fmt.Errorf("cell: %q is no name of at most 32 of a-z, 0-9 and -", s.Cell)
+		return fmt.Errorf("cell: %q: "+tenant.WantName, s.Cell)
 	case s.Since.IsZero():
 		return errors.New("since: is missing")
 	case len(s.Reason) > reasonBytesMax:

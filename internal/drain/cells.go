@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"go.opentelemetry.io/collector/config/configtls"
 	"go.opentelemetry.io/collector/confmap"
 	"gopkg.in/yaml.v3"
 
@@ -64,6 +65,8 @@ type ClickHouse struct {
 	Username string `mapstructure:"username"`
 	// PasswordFile holds the password. Default: none.
 	PasswordFile string `mapstructure:"password_file"`
+	// TLS is for https. Default: the authorities that the system trusts.
+	TLS configtls.ClientConfig `mapstructure:"tls"`
 }
 
 // Copy is an object store with copies.
@@ -170,9 +173,8 @@ func (c *Cell) validate() error {
 			errs = append(errs, fmt.Errorf(format, args...))
 		}
 	}
-	const name = "is no name of at most 32 of a-z, 0-9 and -"
-	bad(!tenant.ValidName(c.Name), "name: %q %s", c.Name, name)
-	bad(!tenant.ValidName(c.Jurisdiction), "jurisdiction: %q %s", c.Jurisdiction, name)
+	bad(!tenant.ValidName(c.Name), "name: %q: "+tenant.WantName, c.Name)
+	bad(!tenant.ValidName(c.Jurisdiction), "jurisdiction: %q: "+tenant.WantName, c.Jurisdiction)
 	if err := fileset.Check(c.State); err != nil {
 		bad(true, "state: %w", err)
 	}
@@ -194,7 +196,7 @@ func (c *Cell) validate() error {
 	for _, copied := range c.Copies {
 		u, err := url.Parse(copied.URL)
 		bad(err != nil || u.Scheme != "s3" && u.Scheme != "file", "copies: url %q: want s3://BUCKET?prefix=PREFIX/&region=REGION or file:///DIRECTORY", copied.URL)
-		bad(copied.Jurisdiction != "" && !tenant.ValidName(copied.Jurisdiction), "copies: jurisdiction: %q %s", copied.Jurisdiction, name)
+		bad(copied.Jurisdiction != "" && !tenant.ValidName(copied.Jurisdiction), "copies: jurisdiction: %q: "+tenant.WantName, copied.Jurisdiction)
 		bad(copied.Of != OfLake && copied.Of != OfStores, "copies: of %q: want %s or %s", copied.Of, OfLake, OfStores)
 	}
 	for _, g := range c.Groups {

@@ -82,8 +82,8 @@ func TestTheDocumentsExampleIsRead(t *testing.T) {
 func TestAListThatIsWrongIsRefused(t *testing.T) {
 	for want, change := range map[string][2]string{
 		"want one key `cells`":                                               {"cells:", "cels:"},
-		`cells: the 1., "": name: "" is no name`:                             {"name: eu-1", "name: ''"},
-		`cells: the 1., "eu-1": jurisdiction: "EU" is no name`:               {"jurisdiction: eu", "jurisdiction: EU"},
+		`cells: the 1., "": name: "": want 1 to 32`:                          {"name: eu-1", "name: ''"},
+		`cells: the 1., "eu-1": jurisdiction: "EU": want 1 to 32`:            {"jurisdiction: eu", "jurisdiction: EU"},
 		`state: "ftp://x" is neither`:                                        {"s3://pulsegrid-eu-1/cell?region=eu-central-1", "ftp://x"},
 		`gateways: "10.1.0.11:8888": want a URL`:                             {"http://10.1.0.11:8888/metrics", "10.1.0.11:8888"},
 		"gateways: are 0":                                                    {"[https://10.2.0.11:8888/metrics]", "[]"},
@@ -92,7 +92,7 @@ func TestAListThatIsWrongIsRefused(t *testing.T) {
 		`copies: url "/backups": want s3://`:                                 {"file:///backups", "/backups"},
 		`clickhouse::endpoint: "clickhouse.us-1:8443": want a URL`:           {"https://clickhouse.us-1:8443", "clickhouse.us-1:8443"},
 		`copies: of "tables": want lake or stores`:                           {"of: stores", "of: tables"},
-		`copies: jurisdiction: "CA" is no name`:                              {"jurisdiction: ca", "jurisdiction: CA"},
+		`copies: jurisdiction: "CA": want 1 to 32`:                           {"jurisdiction: ca", "jurisdiction: CA"},
 		`groups: "hot": needs name and topics`:                               {"topics: [otlp.logs.v1, otlp.logs.premium.v1]", "topics: []"},
 		"has invalid keys: gateway":                                          {"gateways: [https", "gateway: [https"},
 		`cells: the 2., "eu-1": name eu-1: is there twice`:                   {"name: us-1", "name: eu-1"},

@@ -112,7 +112,7 @@ func TestABadFileIsNamed(t *testing.T) {
 		{"hosts.jsonl", `{"team":"a"}`, "hosts.jsonl:1: column name: has no key"},
 		{"hosts.jsonl", `{"name":1.5}`, `column name: "1.5": is no key`},
 		{"hosts.jsonl", `{"name":true}`, `column name: "true": is no key`},
-		{"hosts.jsonl", `{"name":"a","tenant_id":1}`, `column tenant_id: "1": is no tenant's id`},
+		{"hosts.jsonl", `{"name":"a","tenant_id":1}`, `column tenant_id: "1": is not a tenant id`},
 		{"hosts.jsonl", `{"name":"a","x":[1]}`, `column x: "[1]": is an array or an object`},
 		{"hosts.jsonl", `{"name":"a","x":1e999}`, `column x: "1e999": is no number`},
 		{"hosts.jsonl", `{"name":"a","$x":1}`, `"$x": is no column`},

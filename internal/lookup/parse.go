@@ -323,7 +323,7 @@ func (p *parser) object(line []byte) error {
 		case TenantColumn:
 			var ok bool
 			if tenant, ok = v.(string); !ok && v != nil {
-				return p.bad(name, fmt.Sprint(v), "is no tenant's id: want a string")
+				return p.bad(name, fmt.Sprint(v), "is not a tenant id: want a string")
 			}
 		default:
 			attribute, err := p.column(name)

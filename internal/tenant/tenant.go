@@ -75,6 +75,12 @@ const (
 	maxNameBytes  = 32
 )
 
+// What to write in an error about an id or a name that is refused.
+const (
+	WantID   = "want 1 to 128 letters, digits and " + IDPunctuation
+	WantName = "want 1 to 32 of a-z, 0-9 and -, which does not begin with -"
+)
+
 // ValidID bounds what becomes a Kafka header or key, a path or a column's value: ids of tenants and of their agents.
 func ValidID(s string) bool {
 	if s == "" || len(s) > MaxIDBytes {

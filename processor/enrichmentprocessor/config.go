@@ -90,10 +90,10 @@ func (c *Config) Validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if len(c.Cell) > maxCellBytes || c.Cell != "" && !tenant.ValidID(c.Cell) {
-		bad("cell: %q is no name of at most %d of letters, digits and %s", c.Cell, maxCellBytes, tenant.IDPunctuation)
+		bad("cell: %q: want 1 to %d letters, digits and %s", c.Cell, maxCellBytes, tenant.IDPunctuation)
 	}
 	if c.Jurisdiction != "" && !tenant.ValidName(c.Jurisdiction) {
-		bad("jurisdiction: %q is no name of at most 32 of a-z, 0-9 and -", c.Jurisdiction)
+		bad("jurisdiction: %q: "+tenant.WantName, c.Jurisdiction)
 	}
 	if i := c.Tables.ReloadInterval; i < minReloadInterval || i > maxReloadInterval {
 		bad("tables::reload_interval: %v is not between %v and %v", i, minReloadInterval, maxReloadInterval)
@@ -128,7 +128,7 @@ func (c *Config) Validate() error {
 func (c LookupConfig) validate() error {
 	switch {
 	case !lookup.ValidName(c.Table):
-		return fmt.Errorf("table: %q is no name of at most %d of letters, digits, and _ - . after the first", c.Table, lookup.MaxNameBytes)
+		return fmt.Errorf("table: %q: want 1 to %d letters, digits, and _ - . after the first", c.Table, lookup.MaxNameBytes)
 	case !lookup.ValidName(c.key()) || c.key() == lookup.TenantColumn:
 		return fmt.Errorf("key: %q is no column that can hold a key", c.Key)
 	case c.From != "" && c.From != fromResource && c.From != fromEvent:

@@ -73,7 +73,7 @@ func (c *Config) Validate() error {
 		bad("spoofed: %q is unknown, want overwrite or refuse", c.Spoofed)
 	}
 	if c.DefaultTenant != "" && !tenant.ValidID(c.DefaultTenant) {
-		bad("default_tenant: %q is no tenant's id", c.DefaultTenant)
+		bad("default_tenant: %q is not a tenant id: "+tenant.WantID, c.DefaultTenant)
 	}
 	if c.DefaultTenant != "" && c.Unauthenticated != trustUnauthenticated {
 		bad("default_tenant: %q is of no use with unauthenticated: %s", c.DefaultTenant, c.Unauthenticated)

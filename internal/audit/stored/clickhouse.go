@@ -44,6 +44,7 @@ func NewClickHouse(c ClickHouseConfig) (*ClickHouse, error) {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.DisableCompression = true // Arrow streams are LZ4 already, and gzip would cost both sides more than the rest
 	transport.ResponseHeaderTimeout = answerTimeout
+	transport.TLSClientConfig = c.TLS.Clone()
 	return &ClickHouse{config: c, base: base, http: &http.Client{Transport: transport}}, nil
 }
 

@@ -1,5 +1,7 @@
 package stored
 
+import "crypto/tls"
+
 // ClickHouseConfig reaches ClickHouse.
 type ClickHouseConfig struct {
 	URL      string // of the HTTP interface, http://host:8123
@@ -7,6 +9,8 @@ type ClickHouseConfig struct {
 	Username string
 	Password string
 	Group    string // consumer group that fills it
+	// TLS is for https. Nil: the authorities that the system trusts.
+	TLS *tls.Config
 }
 
 // LakeConfig reaches the Iceberg tables.
