@@ -94,12 +94,13 @@ tools: ## Install every part that the tests run against
 # The longest packages come first, so that none is alone at the end. vet is lint's (govet), and neither check's nor each test's again. The parts of integration tests are the
 # built programs, in which the race detector would see nothing.
 .PHONY: test
-test: tools build format lint vuln-if-reachable $(addprefix _build/linux-amd64/,pulsegrid healthcheck) ## What CI runs: tools, build, gofmt, lint with vet, vuln where its database is reachable, every test, under the race detector but for integration
+test: tools build format lint vuln-if-reachable $(addprefix _build/linux-amd64/,pulsegrid healthcheck) ## What CI runs: tools, build, gofmt, lint with vet, vuln where its database is reachable, every test, under the race detector but for integration, deploy/ planned where Terraform is
 	status=0; packages=$$(go list $(PKG)); \
 	run() { [ -z "$$1" ] || go test $$2 -vet=off -timeout $(TEST_TIMEOUT) $$1 || status=1; }; \
 	of() { grep -E "$$1" <<< "$$packages" | grep -vE "$$2" || true; }; \
 	{ run "$$(of '/(cmd|exporter|receiver)/' /integration/; of . '/(cmd|exporter|receiver|integration)/')" "$(RACE) -p $(TEST_P)"; \
-	run "$$(of '/integration/(observability|fault|flow)$$' '^$$'; of /integration/ '/(observability|fault|flow)$$')" "-p $(INTEGRATION_P)"; (exit $$status); } | tee _build/test.log || { \
+	run "$$(of '/integration/(observability|fault|flow)$$' '^$$'; of /integration/ '/(observability|fault|flow)$$')" "-p $(INTEGRATION_P)"; \
+	$(MAKE) --no-print-directory plan-if-terraform || status=1; (exit $$status); } | tee _build/test.log || { \
 		echo; echo "what failed, without the logs of its parts (whole: _build/test.log):"; \
 		grep -E '^ *--- FAIL|^ *[a-z_]+_test\.go:[0-9]+: |Error( Trace)?:|expected *:|actual *:|Messages:|^panic:|DATA RACE|^FAIL' _build/test.log | cut -c1-300 | tail -n 100; exit 1; }
 
@@ -171,8 +172,13 @@ test-deploy: build ## docs/deploy.md from top to bottom on a local fake of AWS: 
 	tools/install.sh deploy checkov
 	go test -tags deploy ./integration/deploy -count 1 -timeout 2h -v
 
+.PHONY: plan-if-terraform
+plan-if-terraform: build ## One cell of deploy/ planned on the fake, and wrong settings refused, where Terraform is installed: the short part of test-deploy
+	if command -v terraform >/dev/null; then tools/install.sh deploy && go test -tags deploy ./integration/deploy -run TestACellIsPlanned -count 1 -vet=off -timeout 30m; \
+	else echo "terraform is not installed: deploy/ was not planned"; fi
+
 .PHONY: record-privileges
-record-privileges: tools build ## Write down again what gateway, aggregator, probe and alerts do at AWS' services: deploy/privileges/recorded.json, by which their policies are judged
+record-privileges: tools build ## Write down again what gateway, aggregator, probe, alerts, workers and operators do at AWS' services: deploy/privileges/recorded.json, by which their policies are judged
 	go test ./integration/privilege -run TestWhatIsRecordedIsWhatComponentsDo -count 1 -timeout 30m -update
 
 .PHONY: format

@@ -38,8 +38,7 @@ func words(field any) (out []string) {
 
 // nowhere are actions for which AWS knows no resource.
 var nowhere = []string{
-	"ecr:GetAuthorizationToken",
-	"ecs:DescribeClusters", "ecs:DescribeServices", "ecs:DescribeTasks", "ecs:DescribeTaskDefinition", "ecs:ListTasks", "ecs:ListServices", "ecs:ListServiceDeployments", "ecs:DescribeServiceDeployments",
+	"ecr:GetAuthorizationToken", "ecs:DescribeTaskDefinition", "ecs:ListServices",
 }
 
 // parliament reads the policies of its arguments. Its own command cannot read files where its standard input is no terminal.

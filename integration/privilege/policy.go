@@ -168,9 +168,10 @@ func (m *terraform) context() *hcl.EvalContext {
 			"aws_kms_key":               one("cell", object("arn", arnKey)),
 			"aws_prometheus_workspace":  one("cell", object("arn", arnAPS)),
 			"data":                      one("aws_iam_policy_document", cty.ObjectVal(documents)),
+			"var":                       one("history_buckets", cty.ListVal([]cty.Value{text("arn:aws:s3:::history")})),
 		},
 		Functions: map[string]function.Function{
-			"replace": stdlib.ReplaceFunc, "concat": stdlib.ConcatFunc, "flatten": stdlib.FlattenFunc, "merge": stdlib.MergeFunc, "toset": stdlib.MakeToFunc(cty.Set(cty.DynamicPseudoType)),
+			"replace": stdlib.ReplaceFunc, "concat": stdlib.ConcatFunc, "flatten": stdlib.FlattenFunc, "merge": stdlib.MergeFunc, "length": stdlib.LengthFunc, "toset": stdlib.MakeToFunc(cty.Set(cty.DynamicPseudoType)),
 		},
 	}
 }

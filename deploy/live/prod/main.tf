@@ -63,6 +63,7 @@ module "eu_1" {
   kafka               = lookup(var.kafka, "eu-1", {})
   clickhouse          = lookup(var.clickhouse, "eu-1", {})
   temporal            = lookup(var.temporal, "eu-1", null)
+  history_buckets     = lookup(var.history_buckets, "eu-1", [])
   replica             = module.eu_2.replica
   pager_emails        = var.pager_emails
   deletion_protection = var.deletion_protection
@@ -82,6 +83,7 @@ module "eu_2" {
   kafka               = lookup(var.kafka, "eu-2", {})
   clickhouse          = lookup(var.clickhouse, "eu-2", {})
   temporal            = lookup(var.temporal, "eu-2", null)
+  history_buckets     = lookup(var.history_buckets, "eu-2", [])
   replica             = module.eu_1.replica
   pager_emails        = var.pager_emails
   deletion_protection = var.deletion_protection
@@ -101,6 +103,7 @@ module "us_1" {
   kafka               = lookup(var.kafka, "us-1", {})
   clickhouse          = lookup(var.clickhouse, "us-1", {})
   temporal            = lookup(var.temporal, "us-1", null)
+  history_buckets     = lookup(var.history_buckets, "us-1", [])
   pager_emails        = var.pager_emails
   deletion_protection = var.deletion_protection
 }

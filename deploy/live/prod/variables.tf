@@ -43,6 +43,12 @@ variable "temporal" {
   default     = {}
 }
 
+variable "history_buckets" {
+  description = "ARNs of the old collectors' buckets that the backfills of a cell read."
+  type        = map(list(string))
+  default     = {}
+}
+
 variable "tags" {
   description = "Tags of every resource, beside project, environment and cell. Activate all of them as cost allocation tags."
   type        = map(string)

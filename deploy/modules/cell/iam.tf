@@ -200,21 +200,34 @@ data "aws_iam_policy_document" "aggregator" {
 
 # --- worker ------------------------------------------------------------------
 
+data "aws_iam_policy_document" "history" {
+  statement {
+    sid       = "ReadHistory"
+    actions   = ["s3:GetObject"]
+    resources = [for b in var.history_buckets : "${b}/*"]
+  }
+  statement {
+    sid       = "ListHistory"
+    actions   = ["s3:ListBucket"]
+    resources = var.history_buckets
+  }
+}
+
 data "aws_iam_policy_document" "worker" {
-  source_policy_documents = [data.aws_iam_policy_document.metrics.json]
+  source_policy_documents = concat([data.aws_iam_policy_document.metrics.json], length(var.history_buckets) > 0 ? [data.aws_iam_policy_document.history.json] : [])
   statement {
     sid       = "Connect"
-    actions   = ["kafka-cluster:Connect", "kafka-cluster:DescribeCluster", "kafka-cluster:WriteDataIdempotently"]
+    actions   = ["kafka-cluster:Connect", "kafka-cluster:DescribeCluster"]
     resources = [aws_msk_cluster.cell.arn]
   }
-  statement { # audits read the log; replays, repairs and backfills write into it
+  statement { # audits read the log; replays and repairs write into it, in transactions
     sid       = "Topics"
     actions   = ["kafka-cluster:CreateTopic", "kafka-cluster:DescribeTopic", "kafka-cluster:DescribeTopicDynamicConfiguration", "kafka-cluster:ReadData", "kafka-cluster:WriteData"]
     resources = concat(local.event_topics, ["${local.kafka_topic}/replays.*"])
   }
-  statement {
+  statement { # what the aggregators have finished
     sid       = "Groups"
-    actions   = ["kafka-cluster:AlterGroup", "kafka-cluster:DescribeGroup"]
+    actions   = ["kafka-cluster:DescribeGroup"]
     resources = ["${local.kafka_group}/pulsegrid*"]
   }
   statement { # a replay into a topic writes copies and positions in one transaction
@@ -222,33 +235,29 @@ data "aws_iam_policy_document" "worker" {
     actions   = ["kafka-cluster:AlterTransactionalId", "kafka-cluster:DescribeTransactionalId"]
     resources = ["${local.kafka_trans}/pulsegrid*"]
   }
-  statement {
-    sid     = "Objects"
-    actions = ["s3:PutObject", "s3:GetObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
-    resources = [
-      "${local.bucket["lake"]}/warehouse/*", # with plans and progress of jobs
-      "${local.bucket["quarantine"]}/quarantine/*",
-      "${local.bucket["spill"]}/spill/*",
-    ]
+  statement { # with plans and progress of jobs
+    sid       = "Objects"
+    actions   = ["s3:PutObject", "s3:GetObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
+    resources = ["${local.bucket["lake"]}/warehouse/*"]
   }
   statement {
     sid       = "ListObjects"
     actions   = ["s3:ListBucket"]
-    resources = [for name in ["lake", "quarantine", "spill", "registry"] : local.bucket[name]]
+    resources = [for name in ["lake", "spill", "registry"] : local.bucket[name]]
   }
   statement {
     sid       = "ReadRegistry"
     actions   = ["s3:GetObject"]
-    resources = [for prefix in ["tenants", "schemas", "cell"] : "${local.bucket["registry"]}/${prefix}/*"]
+    resources = [for prefix in ["tenants", "schemas"] : "${local.bucket["registry"]}/${prefix}/*"]
   }
   statement { # a rollout of schemas is files in the registry
     sid       = "RollOutSchemas"
-    actions   = ["s3:PutObject", "s3:DeleteObject"]
+    actions   = ["s3:PutObject"]
     resources = ["${local.bucket["registry"]}/schemas/*"]
   }
   statement {
     sid       = "Catalog"
-    actions   = ["glue:GetDatabase", "glue:GetTable", "glue:GetTables", "glue:CreateTable", "glue:UpdateTable", "glue:DeleteTable"]
+    actions   = ["glue:GetDatabase", "glue:GetTable", "glue:GetTables", "glue:CreateTable", "glue:UpdateTable"]
     resources = local.lake_tables
   }
   statement {
@@ -264,8 +273,13 @@ data "aws_iam_policy_document" "operator" {
   source_policy_documents = [data.aws_iam_policy_document.worker.json]
   statement { # pulsegrid cell drain, cell undrain
     sid       = "DrainCell"
-    actions   = ["s3:PutObject", "s3:DeleteObject"]
+    actions   = ["s3:GetObject", "s3:PutObject"]
     resources = ["${local.bucket["registry"]}/cell/*"]
+  }
+  statement { # pulsegrid cell inventory asks whether the warehouse itself is an object, and would take a refusal for a place that cannot be read
+    sid       = "Inventory"
+    actions   = ["s3:GetObject"]
+    resources = ["${local.bucket["lake"]}/warehouse"]
   }
 }
 

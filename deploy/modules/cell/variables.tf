@@ -179,6 +179,16 @@ variable "temporal" {
   }
 }
 
+variable "history_buckets" {
+  description = "Buckets of the old collectors that backfills of this cell read (docs/runbooks/backfill.md): their ARNs. They must be encrypted by S3's own keys, or by a key whose policy lets the worker's and the operator's role decrypt."
+  type        = list(string)
+  default     = []
+  validation {
+    condition     = alltrue([for b in var.history_buckets : can(regex("^arn:[^:]+:s3:::[a-z0-9.-]+$", b))])
+    error_message = "history_buckets: want ARNs such as arn:aws:s3:::old-collectors."
+  }
+}
+
 variable "schema_mode" {
   description = "What gateways do with events that violate their schema, where the tenant's registry says nothing: warn counts them, enforce quarantines them, off does not look."
   type        = string

@@ -230,10 +230,15 @@ resource "aws_iam_policy" "ecs_read" {
 }
 
 data "aws_iam_policy_document" "ecs_read" {
-  statement {
+  statement { # ListTasks is asked of a cluster's container instances, also where there are none: https://docs.aws.amazon.com/AmazonECS/latest/developerguide/security_iam_id-based-policy-examples.html
     sid       = "Read"
-    actions   = ["ecs:DescribeClusters", "ecs:DescribeServices", "ecs:DescribeTasks", "ecs:DescribeTaskDefinition", "ecs:ListTasks", "ecs:ListServices", "ecs:ListServiceDeployments", "ecs:DescribeServiceDeployments"]
-    resources = ["*"] # lists and descriptions; several know no resource
+    actions   = ["ecs:DescribeClusters", "ecs:DescribeServices", "ecs:DescribeTasks", "ecs:ListTasks", "ecs:ListServiceDeployments", "ecs:DescribeServiceDeployments"]
+    resources = [for kind in ["cluster/pulsegrid-*", "service/pulsegrid-*/*", "task/pulsegrid-*/*", "container-instance/pulsegrid-*/*", "service-deployment/pulsegrid-*/*"] : "arn:${local.partition}:ecs:*:${local.account}:${kind}"]
+  }
+  statement { # AWS knows no resource for these
+    sid       = "List"
+    actions   = ["ecs:DescribeTaskDefinition", "ecs:ListServices"]
+    resources = ["*"]
   }
 }
 

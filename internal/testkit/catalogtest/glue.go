@@ -2,7 +2,9 @@ package catalogtest
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -91,6 +93,19 @@ func (g *Glue) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		found["DatabaseName"], found["VersionId"] = g.database, strconv.Itoa(g.versions[in.Name])
 		glueAnswers(w, http.StatusOK, map[string]any{"Table": found})
+	case "AWSGlue.GetTables":
+		list := []map[string]any{}
+		for _, name := range slices.Sorted(maps.Keys(g.tables)) {
+			list = append(list, g.tables[name])
+		}
+		glueAnswers(w, http.StatusOK, map[string]any{"TableList": list})
+	case "AWSGlue.DeleteTable":
+		if _, ok := g.tables[in.Name]; !ok {
+			missing()
+			return
+		}
+		delete(g.tables, in.Name)
+		glueAnswers(w, http.StatusOK, struct{}{})
 	case "AWSGlue.UpdateTable":
 		if _, ok := g.tables[name]; !ok {
 			missing()
