@@ -20,6 +20,7 @@ os.environ.setdefault("MOTO_IAM_LOAD_MANAGED_POLICIES", "true")  # AWS's own pol
 
 from moto.applicationautoscaling.models import ApplicationAutoscalingBackend, applicationautoscaling_backends
 from moto.ec2 import ec2_backends
+from moto.ec2.models.elastic_network_interfaces import NetworkInterface
 from moto.ec2.models.instances import InstanceBackend
 from moto.ec2.models.security_groups import SecurityGroupRule
 from moto.ec2.responses.instances import InstanceResponse
@@ -97,6 +98,8 @@ def zones_are_private():
 
 
 zones_are_private()
+# An interface without a public address has no association: an empty one is read as an address.
+NetworkInterface.association = property(lambda interface, ask=NetworkInterface.association.fget: ask(interface) or None)
 SecurityGroupRule.description = property(lambda rule: (rule.ip_range or {}).get("Description") or (rule.source_group or {}).get("Description"))
 
 

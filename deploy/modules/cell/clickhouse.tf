@@ -26,16 +26,15 @@ data "aws_ssm_parameter" "host_image" {
 }
 
 resource "aws_instance" "clickhouse" {
-  for_each                    = local.hosts
-  ami                         = data.aws_ssm_parameter.host_image.insecure_value
-  instance_type               = var.clickhouse.instance_type
-  subnet_id                   = aws_subnet.inner[each.value].id
-  associate_public_ip_address = false
-  vpc_security_group_ids      = [aws_security_group.clickhouse.id]
-  iam_instance_profile        = aws_iam_instance_profile.clickhouse[each.key].name
-  ebs_optimized               = true
-  monitoring                  = true
-  disable_api_termination     = var.deletion_protection
+  for_each                = local.hosts
+  ami                     = data.aws_ssm_parameter.host_image.insecure_value
+  instance_type           = var.clickhouse.instance_type
+  subnet_id               = aws_subnet.inner[each.value].id
+  vpc_security_group_ids  = [aws_security_group.clickhouse.id]
+  iam_instance_profile    = aws_iam_instance_profile.clickhouse[each.key].name
+  ebs_optimized           = true
+  monitoring              = true
+  disable_api_termination = var.deletion_protection
   metadata_options {
     http_tokens                 = "required"
     http_endpoint               = "enabled"

@@ -193,6 +193,31 @@ data "aws_iam_policy_document" "oncall" {
     actions   = ["ecs:UpdateService"]
     resources = ["arn:${local.partition}:ecs:*:${local.account}:service/pulsegrid-*/*"]
   }
+  statement { # pulsegrid cell drain, undrain: from anywhere, since the cell may be the one that is ill
+    sid       = "DrainCells"
+    actions   = ["s3:GetObject", "s3:PutObject"]
+    resources = ["arn:${local.partition}:s3:::pulsegrid-*-registry-${local.account}/cell/*"]
+  }
+  statement {
+    sid       = "ListDrains"
+    actions   = ["s3:ListBucket"]
+    resources = ["arn:${local.partition}:s3:::pulsegrid-*-registry-${local.account}"]
+  }
+  statement {
+    sid       = "KeysOfRegistries"
+    actions   = ["kms:GenerateDataKey", "kms:Decrypt"]
+    resources = ["arn:${local.partition}:kms:*:${local.account}:key/*"]
+    condition {
+      test     = "ForAnyValue:StringLike"
+      variable = "kms:ResourceAliases"
+      values   = ["alias/pulsegrid-*"]
+    }
+    condition { # by way of S3 only, where the two statements above say which objects
+      test     = "StringLike"
+      variable = "kms:ViaService"
+      values   = ["s3.*.amazonaws.com"]
+    }
+  }
   statement {
     sid       = "Sessions"
     actions   = ["ssm:StartSession"]
