@@ -284,7 +284,9 @@ for region in eu-central-1 eu-west-1 us-east-1; do
   list ec2 describe-instances --region $region --query 'Reservations[].Instances[?State.Name!=` + "`terminated`" + `][].InstanceId'
   list ec2 describe-volumes --region $region --query 'Volumes[].VolumeId'
   list elbv2 describe-load-balancers --region $region --query 'LoadBalancers[].LoadBalancerArn'
-  list ecs list-clusters --region $region --query clusterArns
+  for cluster in $(aws ecs list-clusters --region $region --query clusterArns --output text); do # ECS remembers deleted clusters for a while, as inactive
+    list ecs describe-clusters --region $region --clusters $cluster --query 'clusters[?status!=` + "`INACTIVE`" + `].clusterArn'
+  done
   list ecr describe-repositories --region $region --query 'repositories[].repositoryName'
   list kafka list-clusters --region $region --query 'ClusterInfoList[].ClusterName'
   list kafka list-configurations --region $region --query 'Configurations[].Name'
