@@ -27,12 +27,9 @@ Exit code 1 if a certificate is missing, was changed, or is not signed by the ke
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var public ed25519.PublicKey
-			if publicKey != "" {
-				var err error
-				if public, err = certificate.ReadPublicKey(publicKey); err != nil {
-					return usageError{fmt.Errorf("--public-key: %w", err)}
-				}
+			public, err := readPublicKey(publicKey)
+			if err != nil {
+				return err
 			}
 			chain, err := certificate.VerifyChain(args[0], public)
 			signed := 0
@@ -96,4 +93,16 @@ Keep the private key where those who could change stores or certificates have no
 		},
 	})
 	return cmd
+}
+
+// readPublicKey reads the key of --public-key; nil: there is none, so signatures are not looked at.
+func readPublicKey(file string) (ed25519.PublicKey, error) {
+	if file == "" {
+		return nil, nil
+	}
+	public, err := certificate.ReadPublicKey(file)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("--public-key: %w", err)}
+	}
+	return public, nil
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -444,12 +443,9 @@ Exit codes: 0 it is good, and its verdict is settled; 1 it is not; 2 wrong comma
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var public ed25519.PublicKey
-			if publicKey != "" {
-				var err error
-				if public, err = certificate.ReadPublicKey(publicKey); err != nil {
-					return usageError{fmt.Errorf("--public-key: %w", err)}
-				}
+			public, err := readPublicKey(publicKey)
+			if err != nil {
+				return err
 			}
 			b, err := os.ReadFile(args[0])
 			if err != nil {

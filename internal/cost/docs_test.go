@@ -274,15 +274,22 @@ func countsTable(bill *Bill) string {
 	return b.String()
 }
 
-func effectsTable(t *testing.T, s *Scenarios, m *Measured, p *PriceFile) string {
+// effectsOf are those of each scenario's changes.
+func effectsOf(t *testing.T, s *Scenarios, reckon func(Workload) ([]Effect, error)) map[string][]Effect {
 	t.Helper()
 	of := map[string][]Effect{}
 	for _, n := range s.Names {
 		w, err := s.Workload(n)
 		require.NoError(t, err)
-		of[n], err = Sensitivity(w, s.Sensitivity, m, p)
+		of[n], err = reckon(w)
 		require.NoError(t, err)
 	}
+	return of
+}
+
+func effectsTable(t *testing.T, s *Scenarios, m *Measured, p *PriceFile) string {
+	t.Helper()
+	of := effectsOf(t, s, func(w Workload) ([]Effect, error) { return Sensitivity(w, s.Sensitivity, m, p) })
 	var b strings.Builder
 	b.WriteString("| change |")
 	for _, n := range s.Names {
@@ -305,13 +312,7 @@ func effectsTable(t *testing.T, s *Scenarios, m *Measured, p *PriceFile) string 
 
 func leversTable(t *testing.T, s *Scenarios, m *Measured, p *PriceFile) string {
 	t.Helper()
-	of := map[string][]Effect{}
-	for _, n := range s.Names {
-		w, err := s.Workload(n)
-		require.NoError(t, err)
-		of[n], err = Levers(w, s.Levers, m, p)
-		require.NoError(t, err)
-	}
+	of := effectsOf(t, s, func(w Workload) ([]Effect, error) { return Levers(w, s.Levers, m, p) })
 	var b strings.Builder
 	b.WriteString("| | lever | what it costs |")
 	for _, n := range s.Names {

@@ -49,6 +49,14 @@ type request struct {
 	original   original         // what is put into quarantine if it cannot be decoded; empty where that is not configured
 }
 
+// took is how long the request took since it was there. The time in which its body comes is its sender's: a phone may need longer than the promised answer does.
+func (q *request) took() time.Duration {
+	if q.received.IsZero() { // it was refused before
+		return time.Since(q.start)
+	}
+	return time.Since(q.received)
+}
+
 // identify takes tenant and source from a request's headers. values returns all values of one header.
 func (r *ingestReceiver) identify(q *request, values func(string) []string) error {
 	var err error

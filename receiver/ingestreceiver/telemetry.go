@@ -160,7 +160,7 @@ func (t *transport) done(ctx context.Context, q *request, a *answer) {
 		t.tell(ctx, q, a)
 	}
 	t.in.requests.Add(ctx, 1, t.byOutcome[q.signal][outcome])
-	t.in.duration.Record(ctx, time.Since(q.start).Seconds(), t.byOutcome[q.signal][outcome])
+	t.in.duration.Record(ctx, q.took().Seconds(), t.byOutcome[q.signal][outcome])
 }
 
 // Reasons of refusals of events, whose requests were taken otherwise, in the log.
