@@ -37,6 +37,8 @@ const (
 	receiverType = "msk"
 	// jobCommitAge is how long blocks of a job wait for a commit of the lake: it has only so many under way, and nobody waits for single events.
 	jobCommitAge = 2 * time.Second
+	// jobNice is how far inserts of jobs yield to those of live traffic, within ClickHouse.
+	jobNice = 10
 	// jobStopping bounds how long the pipelines may take to stop.
 	jobStopping = 30 * time.Second
 )
@@ -138,6 +140,9 @@ func (p *pipelines) exporter(id component.ID) (component.Config, error) {
 	cfg := exporterFactory(id).CreateDefaultConfig()
 	if err := p.configure("exporters", id, cfg); err != nil {
 		return nil, err
+	}
+	if c, isHot := cfg.(*clickhouseexporter.Config); isHot {
+		c.InsertNice = max(c.InsertNice, jobNice)
 	}
 	if c, isLake := cfg.(*icebergexporter.Config); isLake {
 		p.commitWaits[id] = c.Commit.MaxAge

@@ -111,6 +111,10 @@ type Config struct {
 	// (default; a majority) or a number; 0: the one that was asked.
 	InsertQuorum string `mapstructure:"insert_quorum"`
 
+	// InsertNice is the Linux nice value, 0 to 19, of ClickHouse's threads that work on an insert (os_thread_priority): above 0 they yield to those of other inserts and queries. It has no
+	// effect where ClickHouse lacks the capability CAP_SYS_NICE. Default 0; jobs use 10 at least.
+	InsertNice int `mapstructure:"insert_nice"`
+
 	// Ledger writes an entry for each block into the table `ledger`. Default true. False is for data that does not come in blocks
 	// (from another receiver than msk): a block is then not stored, since it could not be redone safely.
 	Ledger bool `mapstructure:"ledger"`
@@ -248,6 +252,9 @@ func (c *Config) Validate() error {
 	}
 	if n, err := strconv.Atoi(c.InsertQuorum); c.InsertQuorum != quorumAuto && (err != nil || n < 0) {
 		bad("insert_quorum %q: want auto or a number of replicas", c.InsertQuorum)
+	}
+	if c.InsertNice < 0 || c.InsertNice > 19 {
+		bad("insert_nice %d: want 0 to 19", c.InsertNice)
 	}
 	if c.MaxConcurrentInserts < 1 || c.MaxConcurrentInserts > maxInsertsMax {
 		bad("max_concurrent_inserts %d: want 1 to %d", c.MaxConcurrentInserts, maxInsertsMax)

@@ -68,6 +68,7 @@ func TestErrorsNameTheKeyAndTheValue(t *testing.T) {
 		"compression":            {"snappy", `compression "snappy"`},
 		"password":               {"p", "username is empty"},
 		"database":               {"", "database is empty"},
+		"insert_nice":            {20, "insert_nice 20"},
 		"schema":                 {"drop", `schema "drop"`},
 		"rows":                   {"poison", `rows "poison": want events, quarantine or quarantine_pii`},
 		"retention_days":         {-1, "retention_days -1"},

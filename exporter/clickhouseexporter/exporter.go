@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -465,6 +466,9 @@ func (e *chExporter) insertSettings(token string) map[string]string {
 	s["min_insert_block_size_rows"] = maxRows
 	s["min_insert_block_size_bytes"] = "0"
 	s["max_insert_threads"] = "1"
+	if e.cfg.InsertNice > 0 {
+		s["os_thread_priority"] = strconv.Itoa(e.cfg.InsertNice)
+	}
 	return s
 }
 

@@ -160,7 +160,7 @@ func (p *proof) startCell() *bench {
 	p.jobs = startTemporal(b)
 	p.jobs.within = *within
 	if *judged {
-		p.jobs.every = 5 * time.Second // each look is a program that takes CPU
+		p.jobs.every, p.jobs.asks = 5*time.Second, rig.Yield // each look is a program that takes CPU, elsewhere that of an operator's machine
 	}
 	p.schedule(rig.Yield)
 	return b

@@ -1,6 +1,7 @@
 package backfill_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"os"
@@ -26,8 +27,9 @@ type temporal struct {
 	spill          string // directory of the gateways' spill
 	metrics        string // of the worker
 	server, worker *rig.Process
-	every          time.Duration // between two looks at a job
-	within         time.Duration // a job must come to something
+	every          time.Duration       // between two looks at a job
+	asks           func(pid int) error // what becomes of a program that looks, once it is started; nil: nothing
+	within         time.Duration       // a job must come to something
 }
 
 func startTemporal(b *bench) *temporal {
@@ -53,17 +55,23 @@ func startTemporal(b *bench) *temporal {
 }
 
 // ask runs `pulsegrid job`, and returns what it prints and its exit code.
-func (t *temporal) ask(args ...string) (out []byte, said string, code int) {
+func (t *temporal) ask(args ...string) (answer []byte, said string, code int) {
 	t.t.Helper()
 	cmd := exec.Command(program, append([]string{"job"}, args...)...)
 	cmd.Env = append(os.Environ(), "TEMPORAL_ADDRESS="+t.address)
-	out, err := cmd.Output()
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	require.NoError(t.t, cmd.Start())
+	if t.asks != nil {
+		_ = t.asks(cmd.Process.Pid) // it may have ended
+	}
+	err := cmd.Wait()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
-		return out, string(exit.Stderr), exit.ExitCode()
+		return out.Bytes(), errs.String(), exit.ExitCode()
 	}
 	require.NoError(t.t, err)
-	return out, "", 0
+	return out.Bytes(), "", 0
 }
 
 // start starts the backfill, and returns its id; started is false where it ran already.

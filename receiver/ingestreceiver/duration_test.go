@@ -15,7 +15,6 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
-	"github.com/pulsegrid/pulsegrid/receiver/ingestreceiver/internal/metadata"
 )
 
 // slowBody ends only after a while.
