@@ -28,6 +28,8 @@ const (
 	stepsAtATime = 16
 	// stoppingWithin is what activities get to write down where they are.
 	stoppingWithin = 45 * time.Second
+	// starvedFor is how long a step of a workflow may take before it counts as stuck: on a machine whose cores others have the SDK's second is soon over.
+	starvedFor = 10 * time.Second
 )
 
 // Worker runs workflows and activities until it is stopped.
@@ -49,7 +51,7 @@ func StartWorker(c client.Client, jobs Jobs, m *Metrics, fatal func(error)) (*Wo
 	} {
 		queue := worker.New(c, q.name, worker.Options{
 			WorkerStopTimeout: stoppingWithin, MaxHeartbeatThrottleInterval: sendEvery, DefaultHeartbeatThrottleInterval: sendEvery, OnFatalError: fatal,
-			MaxConcurrentActivityExecutionSize: q.atATime, DisableWorkflowWorker: !q.workflows,
+			MaxConcurrentActivityExecutionSize: q.atATime, DisableWorkflowWorker: !q.workflows, DeadlockDetectionTimeout: starvedFor,
 		})
 		if q.workflows {
 			registerWorkflows(queue)

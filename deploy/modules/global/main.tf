@@ -207,11 +207,6 @@ data "aws_iam_policy_document" "oncall" {
     sid       = "KeysOfRegistries"
     actions   = ["kms:GenerateDataKey", "kms:Decrypt"]
     resources = ["arn:${local.partition}:kms:*:${local.account}:key/*"]
-    condition {
-      test     = "ForAnyValue:StringLike"
-      variable = "kms:ResourceAliases"
-      values   = ["alias/pulsegrid-*"]
-    }
     condition { # by way of S3 only, where the two statements above say which objects
       test     = "StringLike"
       variable = "kms:ViaService"
