@@ -129,7 +129,7 @@ func (o *backfillOptions) requestFlags(cmd *cobra.Command) {
 	f.IntVar(&o.lineBytes, "max-line-bytes", defaultMaxLineBytes, "longer lines go to quarantine, cut off here")
 	f.IntVar(&o.rate, "rate", defaultRate, "lines a second, at most; 0: as fast as the stores take them")
 	f.DurationVar(&o.yieldAfter, "yield-after", defaultYieldAfter, "work less while live events wait longer than this for a store (for the lake: than this and its commit::max_age), by the aggregators' groups in Kafka; 0: never")
-	f.IntVar(&o.inFlight, "in-flight", defaultInFlight, "how many times --block-lines lines each store is given at a time; they bound memory, about 3 KB a line and store")
+	f.IntVar(&o.inFlight, "in-flight", defaultInFlight, "how many times --block-lines lines each store is given at a time; they bound memory: up to 15 KB a line of 1 KB, garbage included")
 	f.DurationVar(&o.patience, "patience", defaultPatience, "how long the stores may take nothing before the run ends with 1")
 	f.BoolVar(&o.fresh, "new-objects", false, "load the objects that are in no job's plan yet, as a further job")
 	f.BoolVar(&o.again, "again", false, "offer everything to the stores again, which take what they lack: after one was restored from a backup")
