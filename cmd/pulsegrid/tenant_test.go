@@ -113,7 +113,7 @@ func TestTheCheckSaysThatARetentionIsNotEnforced(t *testing.T) {
 func TestWrongTenantCommandLinesExitWith2(t *testing.T) {
 	for want, args := range map[string][]string{
 		"name one tenant":         {"tenant", "key", "new"},
-		`"a b" is no tenant's`:    {"tenant", "key", "new", "a b"},
+		`"a b" is not a tenant`:   {"tenant", "key", "new", "a b"},
 		`--expires "soon"`:        {"tenant", "key", "new", "a", "--expires", "soon"},
 		"name one directory":      {"tenant", "check"},
 		`neither a directory nor`: {"tenant", "check", "ftp://x"},
