@@ -47,7 +47,7 @@ func (b *boards) fleet() Dashboard {
 					Queries: lines(`sum by (cell, job) (up{job=~"pulsegrid-(gateway|aggregator)",cell=~"$cell"})`, "{{cell}} {{job}}"),
 				},
 				{
-					Title: "Gateways that have DNS send senders", As: Lines, Unit: units.Short, Alerts: []string{"CellDrained"},
+					Title: "Gateways that have DNS send senders", As: Lines, Unit: units.Short, Page: "docs/regions.md",
 					Says:    "At zero DNS sends the cell's senders elsewhere: it is drained, or can accept nothing.",
 					Queries: lines(`sum by (cell) (otelcol_cell_health_serving{cell=~"$cell"})`, "{{cell}}"),
 				},

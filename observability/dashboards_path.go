@@ -56,7 +56,7 @@ func (b *boards) gateway() Dashboard {
 			}},
 			{"Health of the cell", []Panel{
 				{
-					Title: "Whether DNS is told to send senders", As: Lines, Unit: units.Short, Page: "docs/regions.md",
+					Title: "Whether DNS is told to send senders", As: Lines, Unit: units.Short, Alerts: []string{"CellDrained"},
 					Says: "One instance that differs from the others cannot read the cell's state, or cannot reach Kafka.",
 					Queries: lines(
 						`max by (instance) (otelcol_cell_health_serving{`+of+`})`, "serving {{instance}}",
