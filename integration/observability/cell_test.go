@@ -149,7 +149,8 @@ func TestTheAlertsRunbooksOnARunningCell(t *testing.T) {
 		page, err := rig.Runbook(m[1])
 		require.NoError(t, err)
 		for _, command := range runbook.Commands(page) {
-			if !slices.Contains(commands, command) {
+			ofSeveral := strings.HasPrefix(command, "pulsegrid cell ") // a list of cells, which cmd/pulsegrid's tests of cells have
+			if !ofSeveral && !slices.Contains(commands, command) {
 				commands = append(commands, command)
 			}
 		}
