@@ -48,7 +48,7 @@ func (a aggregated) flags(more ...string) []string {
 	return append([]string{"audit", "--quiet", "--brokers", a.brokers, "--clickhouse", a.hot.URL, "--catalog-uri", "file:" + a.catalog, "--warehouse", "file://" + a.warehouse}, more...)
 }
 
-// storeAll produces records of each signal, every field set in some, some of them twice, one that is no OTLP, and more; then it runs the pipeline of each store over them.
+// storeAll produces records of each signal, and runs the pipeline of each store over them. Some records have every field, some come twice, and one is not OTLP. more are further records.
 func storeAll(t *testing.T, more ...*kgo.Record) aggregated {
 	t.Helper()
 	k, err := kfake.NewCluster(kfake.NumBrokers(1))

@@ -288,7 +288,7 @@ Exit codes: 0 all are good; 1 one is not; 2 wrong command line.`,
 				paths = append(paths, found...)
 			}
 			if len(paths) == 0 {
-				return usageError{errors.New("there is no file to verify")} // must not look like success
+				return usageError{errors.New("there is no file to verify")} // exit code 0 would say that all files are good
 			}
 			bad := 0
 			for _, path := range paths {

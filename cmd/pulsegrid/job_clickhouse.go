@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 
@@ -20,15 +19,13 @@ import (
 
 // questionTo is how a job asks, and changes, the ClickHouse of an exporter.
 func questionTo(ctx context.Context, c *clickhouseexporter.Config) (question, error) {
-	u, err := url.Parse(c.ClientConfig.Endpoint)
+	at, err := clickHouseOf(ctx, c)
 	if err != nil {
-		return question{}, fmt.Errorf("endpoint: %w", err)
+		return question{}, err
 	}
-	if c.Username != "" {
-		u.User = url.UserPassword(c.Username, string(c.Password))
-	}
-	client, err := clickHouseClient(ctx, c)
-	return question{client: client, endpoint: strings.TrimSuffix(u.String(), "/"), format: "TabSeparated", write: true}, err
+	q, err := at.question()
+	q.database, q.format, q.write = "", "TabSeparated", true // jobs name the database in their statements
+	return q, err
 }
 
 // clickHouseClient speaks to an exporter's ClickHouse as the exporter does, with its certificates, and without its timeout: statements of jobs take longer than inserts, and are short.

@@ -10,6 +10,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.opentelemetry.io/collector/confmap"
 	"go.uber.org/zap"
+
+	"github.com/pulsegrid/pulsegrid/exporter/clickhouseexporter"
 )
 
 // Guarantee: live traffic is behind while a group of the aggregators has not committed a record that is older than the bound, and a job says which; a younger record, one that the lake commits with
@@ -83,4 +85,16 @@ func TestAJobSeesThatLiveTrafficIsBehind(t *testing.T) {
 		append1("otlp.metrics.v1", 1, time.Minute-time.Duration(i)*time.Second)
 	}
 	require.NotEmpty(t, behind())
+}
+
+// Guarantees: inserts of jobs yield to live ones, also where the aggregators' configuration asks for less.
+func TestInsertsOfJobsYield(t *testing.T) {
+	for asked, want := range map[int]int{0: jobNice, 5: jobNice, 15: 15} {
+		p, err := newPipelines(confmap.NewFromStringMap(map[string]any{"exporters": map[string]any{"pulsegrid_clickhouse": map[string]any{"insert_nice": asked}}}), 0, zap.NewNop())
+		require.NoError(t, err)
+		require.Len(t, p.exporters, 1)
+		for _, c := range p.exporters {
+			require.Equal(t, want, c.(*clickhouseexporter.Config).InsertNice)
+		}
+	}
 }

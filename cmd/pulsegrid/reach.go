@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 
+	"github.com/pulsegrid/pulsegrid/exporter/clickhouseexporter"
 	"github.com/pulsegrid/pulsegrid/internal/cell"
 )
 
@@ -42,6 +43,19 @@ func (r *reach) pipelines(ctx context.Context) (*pipelines, error) {
 		return nil, err
 	}
 	return newPipelines(conf, 0, zap.NewNop())
+}
+
+// hot is the part of the aggregators that fills ClickHouse with events.
+func (r *reach) hot(ctx context.Context) (*hot, error) {
+	pipes, err := r.pipelines(ctx)
+	if err != nil {
+		return nil, err
+	}
+	h, err := pipes.hot()
+	if err != nil {
+		return nil, fmt.Errorf("configuration of the aggregators: %w", err)
+	}
+	return h, nil
 }
 
 // kafkaOpts say where Kafka is, and as whom it is asked.
@@ -106,16 +120,17 @@ func (r *reach) clickHouse(ctx context.Context) (*clickHouse, error) {
 		e := state.Endpoints
 		return &clickHouse{http.DefaultClient, httpURL(e.ClickHouseHTTP), e.ClickHouseUser, e.ClickHousePassword, cell.Database}, nil
 	}
-	pipes, err := r.pipelines(ctx)
+	h, err := r.hot(ctx)
 	if err != nil {
 		return nil, err
 	}
-	h, err := pipes.hot()
-	if err != nil {
-		return nil, fmt.Errorf("configuration of the aggregators: %w", err)
-	}
-	hc, err := clickHouseClient(ctx, &h.exporter)
-	return &clickHouse{hc, h.exporter.ClientConfig.Endpoint, h.exporter.Username, string(h.exporter.Password), h.exporter.Database}, err
+	return clickHouseOf(ctx, &h.exporter)
+}
+
+// clickHouseOf is that of an exporter.
+func clickHouseOf(ctx context.Context, c *clickhouseexporter.Config) (*clickHouse, error) {
+	hc, err := clickHouseClient(ctx, c)
+	return &clickHouse{hc, c.ClientConfig.Endpoint, c.Username, string(c.Password), c.Database}, err
 }
 
 // question is one for it, which may change nothing.

@@ -161,7 +161,7 @@ func (o *tenantShowOptions) run(ctx context.Context, w io.Writer, id string) err
 	return v.print(w, o.window, o.copiesPercent)
 }
 
-// find says which ClickHouse is asked, and of which Kafka copies are counted; nil: of none, since nobody has named one.
+// find sets the question to ClickHouse, and returns the configuration of the count of copies in Kafka. Nil: no Kafka was named, and copies are not counted.
 func (o *tenantShowOptions) find(ctx context.Context) (*audit.Config, error) {
 	counted := audit.DefaultConfig()
 	at := &clickHouse{http.DefaultClient, httpURL(o.clickHouse), o.clickHouseUser, os.Getenv(passwordVariable), cell.Database}
@@ -170,19 +170,17 @@ func (o *tenantShowOptions) find(ctx context.Context) (*audit.Config, error) {
 		if o.clickHouse != "" || o.where.brokers != "" || o.kafkaConfig != "" {
 			return nil, usageError{errors.New("--config says where ClickHouse and Kafka are: leave --clickhouse, --brokers and --kafka-config out")}
 		}
-		pipes, err := o.where.pipelines(ctx)
+		h, err := o.where.hot(ctx)
 		if err != nil {
 			return nil, err
-		}
-		h, err := pipes.hot()
-		if err != nil {
-			return nil, fmt.Errorf("configuration of the aggregators: %w", err)
 		}
 		if err := h.asked(ctx, &counted); err != nil {
 			return nil, err
 		}
-		o.question, err = questionTo(ctx, &h.exporter)
-		o.question.database, o.question.write = h.exporter.Database, false
+		if at, err = clickHouseOf(ctx, &h.exporter); err != nil {
+			return nil, err
+		}
+		o.question, err = at.question()
 		return &counted, err
 	case o.clickHouse == "":
 		state, err := cell.ReadState(o.where.data)

@@ -294,3 +294,13 @@ func TestStatementsThatMakeTablesSayThatInsertsAreWrittenThrough(t *testing.T) {
 		}
 	}
 }
+
+// Guarantees: an insert's threads in ClickHouse have the nice value of the configuration; live inserts ask for none.
+func TestInsertsHaveTheirNiceValue(t *testing.T) {
+	endpoint := fake(t, func(http.ResponseWriter, *http.Request) {})
+	for nice, want := range map[int]string{0: "", 10: "10"} {
+		e := start(t, signal.Logs, config(endpoint, mode(SchemaOff), func(c *Config) { c.InsertNice = nice }))
+		require.Equal(t, want, e.insertSettings("token")["os_thread_priority"])
+	}
+	require.Zero(t, createDefaultConfig().(*Config).InsertNice)
+}

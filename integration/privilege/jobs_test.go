@@ -28,7 +28,7 @@ func (c *cell) jobs(adm *kadm.Client) {
 		c.t.Helper()
 		c.command("worker", append(args, aggregatorConfigs...)...)
 	}
-	schemas := strings.Replace(c.location("worker", "registry", ""), "?", "/schemas?", 1)
+	schemas := c.registry("worker", "schemas")
 
 	// What the stores have lost comes back, from Kafka and from the lake; copies go into a topic.
 	c.clickhouse.Exec("DELETE FROM pulsegrid.logs WHERE event_index % 3 = 1")
@@ -63,7 +63,7 @@ func (c *cell) jobs(adm *kadm.Client) {
 
 	// Schemas.
 	proposed := filepath.Dir(c.file("proposed.yaml", otlptest.HandledSchema+"\n# proposed\n"))
-	rehearse := c.operator("worker", slices.Concat([]string{"job", "run", "rehearsal", "--quiet", "--json", "--current", schemas, "--proposed", proposed, "--from", "1h", "--tenants", strings.Replace(schemas, "/schemas?", "/tenants?", 1)}, aggregatorConfigs, ofGateway)...)
+	rehearse := c.operator("worker", slices.Concat([]string{"job", "run", "rehearsal", "--quiet", "--json", "--current", schemas, "--proposed", proposed, "--from", "1h", "--tenants", c.registry("worker", "tenants")}, aggregatorConfigs, ofGateway)...)
 	report, err := rehearse.Output()
 	require.NoError(c.t, err, "%s", report)
 	plan := c.file("plan.yaml", fmt.Sprintf("proposed: %s\ncells:\n  - {name: eu-1, registry: '%s', gateways: ['http://%s/metrics'], rehearsed: %s}\nwarn_for: 4s\nenforce_for: 4s\nmin_events: 1\n",
@@ -114,7 +114,7 @@ func (c *cell) rollOut(plan string) {
 
 // drainAndBack is what an operator does beside jobs.
 func (c *cell) drainAndBack() {
-	state := strings.Replace(c.location("operator", "registry", ""), "?", "/cell?", 1)
+	state := c.registry("operator", "cell")
 	cells := c.file("cells.yaml", fmt.Sprintf("cells:\n  - {name: eu-1, jurisdiction: eu, state: '%s', gateways: ['http://%s/metrics'], kafka: {brokers: [%q]}}\n",
 		state, c.metrics["gateway"], c.kafka.BrokersOn("OPERATOR")[0]))
 	c.command("operator", "cell", "drain", "eu-1", "--cells", cells, "--reason", "a test", "--although-last")

@@ -149,6 +149,11 @@ func (c *cell) location(component, bucket, query string) string {
 	return "s3://" + bucket + "?" + query + "region=" + s3test.Region + "&use_path_style=true&endpoint=" + c.endpoints[component]["s3"]
 }
 
+// registry is a folder of the registry's bucket, likewise.
+func (c *cell) registry(component, folder string) string {
+	return strings.Replace(c.location(component, "registry", ""), "?", "/"+folder+"?", 1)
+}
+
 // env is what deploy/modules/cell gives a component, with this machine's addresses.
 func (c *cell) env(component string) map[string]string {
 	e := c.endpoints[component]
@@ -159,9 +164,9 @@ func (c *cell) env(component string) map[string]string {
 		"PULSEGRID_LAKE_WAREHOUSE":   "s3://lake/warehouse",
 		"PULSEGRID_S3":               e["s3"],
 		"PULSEGRID_GLUE":             e["glue"],
-		"PULSEGRID_TENANTS":          strings.Replace(c.location(component, "registry", ""), "?", "/tenants?", 1),
-		"PULSEGRID_SCHEMAS":          strings.Replace(c.location(component, "registry", ""), "?", "/schemas?", 1),
-		"PULSEGRID_CELL_STATE":       strings.Replace(c.location(component, "registry", ""), "?", "/cell?", 1),
+		"PULSEGRID_TENANTS":          c.registry(component, "tenants"),
+		"PULSEGRID_SCHEMAS":          c.registry(component, "schemas"),
+		"PULSEGRID_CELL_STATE":       c.registry(component, "cell"),
 		"PULSEGRID_QUARANTINE_STORE": c.location(component, "quarantine", "prefix=quarantine/&"),
 		"PULSEGRID_SPILL":            c.location(component, "spill", "prefix=spill/&"),
 		"PULSEGRID_SCHEMA_MODE":      "enforce",

@@ -212,13 +212,7 @@ func requireDenied(t testing.TB, err error) *errdetails.ErrorInfo {
 // Guarantees: who may not send here hears why, and where to send; nothing of it goes downstream.
 func TestATenantThatThisCellDoesNotTakeIsRefusedByItsHeaders(t *testing.T) {
 	s := &sink{}
-	telemetry := componenttest.NewTelemetry()
-	defer func() { require.NoError(t, telemetry.Shutdown(context.Background())) }()
-	set := receivertest.NewNopSettings(metadata.Type())
-	set.TelemetrySettings = telemetry.NewTelemetrySettings()
-	rec, err := NewFactory().CreateLogs(t.Context(), set, guarded(testConfig()), s)
-	require.NoError(t, err)
-	r := started(t, rec.(*ingestReceiver), hostWith{gatekeeperID: newGatekeeper(t)})
+	r, telemetry := startMeasured(t, guarded(testConfig()), s, hostWith{gatekeeperID: newGatekeeper(t)})
 	for who, want := range map[string]string{"europe": tenant.ReasonJurisdiction, "gone": tenant.ReasonSuspended, "logs": tenant.ReasonSignal} {
 		for transport, err := range both(r, signal.Traces, "x-who", who) {
 			info := requireDenied(t, err)
@@ -246,13 +240,7 @@ func TestATenantThatThisCellDoesNotTakeIsRefusedByItsHeaders(t *testing.T) {
 // Guarantees: it is told where to send and when to come again, over HTTP by another connection; nothing of it goes downstream, and it does not count as the cell's failure.
 func TestATenantOfAnotherCellIsToldToComeAgain(t *testing.T) {
 	s := &sink{}
-	telemetry := componenttest.NewTelemetry()
-	defer func() { require.NoError(t, telemetry.Shutdown(context.Background())) }()
-	set := receivertest.NewNopSettings(metadata.Type())
-	set.TelemetrySettings = telemetry.NewTelemetrySettings()
-	rec, err := NewFactory().CreateLogs(t.Context(), set, guarded(testConfig()), s)
-	require.NoError(t, err)
-	r := started(t, rec.(*ingestReceiver), hostWith{gatekeeperID: newGatekeeper(t)})
+	r, telemetry := startMeasured(t, guarded(testConfig()), s, hostWith{gatekeeperID: newGatekeeper(t)})
 	for transport, err := range both(r, signal.Logs, "x-who", "moved") {
 		st, _ := status.FromError(err)
 		require.Equal(t, codes.Unavailable, st.Code(), transport)

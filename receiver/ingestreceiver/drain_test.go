@@ -92,13 +92,7 @@ func TestTwoHealthChecksAreRefusedAtStart(t *testing.T) {
 
 // Guarantees: the time since the last request counts from the start, and whatever became of the request.
 func TestIdleIsTheTimeSinceAnyRequest(t *testing.T) {
-	telemetry := componenttest.NewTelemetry()
-	defer func() { require.NoError(t, telemetry.Shutdown(context.Background())) }()
-	set := receivertest.NewNopSettings(metadata.Type())
-	set.TelemetrySettings = telemetry.NewTelemetrySettings()
-	rec, err := NewFactory().CreateLogs(t.Context(), set, testConfig(), &sink{})
-	require.NoError(t, err)
-	r := started(t, rec.(*ingestReceiver), nil)
+	r, telemetry := startMeasured(t, testConfig(), &sink{}, nil)
 	idle := func() int64 { return collectortest.Sum(t, telemetry.Reader, "ingest_idle") }
 	long := func() { r.grpc.in.last.Store(time.Now().Add(-100 * time.Second).UnixNano()) }
 	require.Less(t, idle(), int64(60))

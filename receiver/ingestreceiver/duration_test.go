@@ -2,7 +2,6 @@ package ingestreceiver
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"io"
 	"net/http"
@@ -10,8 +9,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.opentelemetry.io/collector/component/componenttest"
-	"go.opentelemetry.io/collector/receiver/receivertest"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/pulsegrid/pulsegrid/internal/otlpwire/otlptest"
@@ -37,13 +34,7 @@ func (b *slowBody) Read(p []byte) (int, error) {
 // Guarantees: the SLO's histogram has the time of the cell, and not of the sender's network: a fleet of phones must wake nobody.
 func TestASlowBodyIsNotTheCellsTime(t *testing.T) {
 	const wait = time.Second
-	telemetry := componenttest.NewTelemetry()
-	defer func() { require.NoError(t, telemetry.Shutdown(context.Background())) }()
-	set := receivertest.NewNopSettings(metadata.Type())
-	set.TelemetrySettings = telemetry.NewTelemetrySettings()
-	rec, err := NewFactory().CreateLogs(t.Context(), set, testConfig(), &sink{})
-	require.NoError(t, err)
-	r := started(t, rec.(*ingestReceiver), nil)
+	r, telemetry := startMeasured(t, testConfig(), &sink{}, nil)
 	message := otlptest.Logs(1, 1)
 	send := func(client *http.Client, url, contentType string, body []byte) {
 		t.Helper()

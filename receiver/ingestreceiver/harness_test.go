@@ -104,6 +104,18 @@ func startLogging(t testing.TB, cfg *Config, next consumer.Logs, host component.
 	return started(t, rec.(*ingestReceiver), host)
 }
 
+// startMeasured starts a receiver whose metrics can be read.
+func startMeasured(t testing.TB, cfg *Config, next consumer.Logs, host component.Host) (*rig, *componenttest.Telemetry) {
+	t.Helper()
+	telemetry := componenttest.NewTelemetry()
+	t.Cleanup(func() { require.NoError(t, telemetry.Shutdown(context.Background())) })
+	set := receivertest.NewNopSettings(metadata.Type())
+	set.TelemetrySettings = telemetry.NewTelemetrySettings()
+	rec, err := NewFactory().CreateLogs(t.Context(), set, cfg, next)
+	require.NoError(t, err)
+	return started(t, rec.(*ingestReceiver), host), telemetry
+}
+
 func started(t testing.TB, r *ingestReceiver, host component.Host) *rig {
 	t.Helper()
 	if host == nil {

@@ -126,13 +126,7 @@ func TestTheMetricSaysWhenTheServedCertificateEnds(t *testing.T) {
 		return out
 	}
 	serve := func(cfg *Config) *componenttest.Telemetry {
-		telemetry := componenttest.NewTelemetry()
-		t.Cleanup(func() { require.NoError(t, telemetry.Shutdown(context.Background())) })
-		set := receivertest.NewNopSettings(metadata.Type())
-		set.TelemetrySettings = telemetry.NewTelemetrySettings()
-		rec, err := NewFactory().CreateLogs(t.Context(), set, cfg, &sink{})
-		require.NoError(t, err)
-		started(t, rec.(*ingestReceiver), nil)
+		_, telemetry := startMeasured(t, cfg, &sink{}, nil)
 		return telemetry
 	}
 	require.Empty(t, endsIn(serve(testConfig())))
