@@ -127,6 +127,7 @@ guard-table: ## Write the outcomes of test-guards into docs/guards.md
 
 .PHONY: rehearse
 rehearse: tools build ## Faults under Prometheus and Alertmanager: each must set off its alert and no other page, docs/rehearsals.md (REHEARSAL=regexp SHORTEN=15 SCALE=0.1 SEED=n)
+	tools/install.sh jmx_exporter
 	go test ./integration/fault -run 'TestRehearsal/$(REHEARSAL)' -count 1 -timeout 6h -v -args -all -seed $(SEED) -scale $(SCALE) -shorten $(SHORTEN) -results $(CURDIR)/_build/rehearsals.jsonl -logs $(CURDIR)/_build/fault-logs
 
 .PHONY: rehearsal-table

@@ -2,7 +2,7 @@
 # Installs a part that PulseGrid runs or is tested against, once, below $PULSEGRID_CACHE (default ~/.cache/pulsegrid), each in
 # a folder named by its version. Does nothing where it is there already. Uses the ordinary package clients only. What they bring must have
 # the checksums that are listed here (`make lock` writes the lists) or, for Go modules, in Go's checksum database; else nothing is installed.
-#   tools/install.sh clickhouse|kafka|iceberg|ocb|telemetrygen|versitygw|golangci-lint|promtool|amtool|prometheus|alertmanager|node_exporter|python|deploy|checkov|peers|clients|temporal ...
+#   tools/install.sh clickhouse|kafka|jmx_exporter|iceberg|ocb|telemetrygen|versitygw|golangci-lint|promtool|amtool|prometheus|alertmanager|node_exporter|python|deploy|checkov|peers|clients|temporal ...
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/versions.env"
@@ -42,6 +42,7 @@ jars() {
   diff "$1/jars.sha256" came.sha256 >&2 || { echo "these jars (>) are not those of ${1#"$here/"}/jars.sha256 (<): checksums differ" >&2; return 1; }
 }
 kafka() { jars "$here/kafka"; }
+jmx_exporter() { jars "$here/jmx_exporter"; }
 iceberg() { jars "$here/iceberg"; }
 gotool() { GOBIN=$PWD go install "$@"; } # the Go checksum database verifies these
 ocb() { gotool "go.opentelemetry.io/collector/cmd/builder@$COLLECTOR_VERSION"; }
@@ -122,6 +123,7 @@ for part in "$@"; do
     alertmanager) into "alertmanager-$ALERTMANAGER_VERSION" alertmanager "Alertmanager" "2 min" ;;
     node_exporter) into "node_exporter-$NODE_EXPORTER_VERSION" node_exporter "Prometheus' exporter of a host" "30 s" ;;
     peers) into "$peers_dir" peers "the stock Collectors that make bench measures against" "10 min" ;;
+    jmx_exporter) into "jmx_exporter-$(short_sum "$here/jmx_exporter/jars.sha256")" jmx_exporter "Prometheus' exporter of Kafka's metrics, by Maven" "10 s" ;;
     iceberg) into "iceberg-$(short_sum "$here/iceberg/jars.sha256")" iceberg "Iceberg's Java library, by Maven" "15 s" ;;
     deploy) environment "$deploy_dir" deploy.txt "a fake of AWS, and a check of policies" "1 min" ;;
     checkov) environment "$checkov_dir" checkov.txt "checks of Terraform's plan" "1 min" ;;

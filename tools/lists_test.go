@@ -32,7 +32,7 @@ func TestListsAreOfWhatIsAskedFor(t *testing.T) {
 			require.Contains(t, listed, "\n"+pinned+" \\\n", "tools/python/%s.txt: run `make lock`", name)
 		}
 	}
-	for _, dir := range []string{"kafka", "iceberg", "../integration/clients/testdata/java"} {
+	for _, dir := range []string{"kafka", "jmx_exporter", "iceberg", "../integration/clients/testdata/java"} {
 		type property struct {
 			XMLName xml.Name
 			Value   string `xml:",chardata"`

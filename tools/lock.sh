@@ -14,7 +14,7 @@ for list in requirements duckdb-iceberg deploy checkov; do # every file of a ver
     --custom-compile-command "make lock" "$here/python/$list.in" -o "$here/python/$list.txt"
 done
 
-for pom in "$here/kafka" "$here/iceberg" "$clients/java"; do
+for pom in "$here/kafka" "$here/jmx_exporter" "$here/iceberg" "$clients/java"; do
   mkdir "$tmp/maven" && cp "$pom/pom.xml" "$tmp/maven"
   (cd "$tmp/maven" && mvn -B -q --strict-checksums dependency:copy-dependencies)
   (cd "$tmp/maven/libs" && sha256sum -- *) >"$pom/jars.sha256"

@@ -89,7 +89,7 @@ func TestAJobSeesThatLiveTrafficIsBehind(t *testing.T) {
 
 // Guarantees: inserts of jobs yield to live ones, also where the aggregators' configuration asks for less.
 func TestInsertsOfJobsYield(t *testing.T) {
-	for asked, want := range map[int]int{0: jobNice, 5: jobNice, 15: 15} {
+	for asked, want := range map[int]int{0: jobNice, 5: jobNice, 19: 19} {
 		p, err := newPipelines(confmap.NewFromStringMap(map[string]any{"exporters": map[string]any{"pulsegrid_clickhouse": map[string]any{"insert_nice": asked}}}), 0, zap.NewNop())
 		require.NoError(t, err)
 		require.Len(t, p.exporters, 1)

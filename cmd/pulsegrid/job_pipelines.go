@@ -38,7 +38,7 @@ const (
 	// jobCommitAge is how long blocks of a job wait for a commit of the lake: it has only so many under way, and nobody waits for single events.
 	jobCommitAge = 2 * time.Second
 	// jobNice is how far inserts of jobs yield to those of live traffic, within ClickHouse.
-	jobNice = 10
+	jobNice = 19
 	// jobStopping bounds how long the pipelines may take to stop.
 	jobStopping = 30 * time.Second
 )

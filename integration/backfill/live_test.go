@@ -318,6 +318,11 @@ func (p *proof) compare(requests map[string][]*agents.Request, calm, begun, done
 		}
 	}
 	o.Calm, o.Beside = of(calm.at, begun.at), of(begun.at, done.at)
+	var minutes []string
+	for from := begun.at; from.Before(done.at); from = from.Add(time.Minute) {
+		minutes = append(minutes, fmt.Sprintf("%.0f", of(from, from.Add(time.Minute)).Acked[1]))
+	}
+	p.t.Logf("P99 to the acknowledgement, by minutes of the backfill (ms): %s", strings.Join(minutes, " "))
 	o.LiveCPU = float64(begun.worked-calm.worked) / float64(begun.all-calm.all)
 	o.Seconds = done.at.Sub(begun.at).Seconds()
 	o.WorkerCPU = (done.worker - begun.worker).Seconds()

@@ -80,6 +80,7 @@ type kind struct {
 	lanes                []lane
 	catalog              rig.CatalogKind
 	alone                bool // one of each part, no proxies between them, and disks as they are: for what measures times
+	kafkaMetrics         bool // Kafka's nodes serve metrics to Prometheus
 	roomy                bool // disks as they are: for what goes on for hours
 }
 
@@ -133,7 +134,7 @@ func rigFor(t *testing.T, k *kind) *rig.Rig {
 		if k.alone {
 			o = rig.Options{}
 		}
-		o.Dir, o.Catalog, o.Secured, o.Env = dir, k.catalog, k.secured, env
+		o.Dir, o.Catalog, o.Secured, o.Env, o.KafkaMetrics = dir, k.catalog, k.secured, env, k.kafkaMetrics
 		o.GatewayConfigs, o.AggregatorConfigs = fromRoot(k.gateway), fromRoot(k.aggregators)
 		shared.rig, err = rig.New(o)
 		if err == nil {

@@ -25,8 +25,9 @@ type monitoring struct {
 
 const monitored = "rehearsal" // label cell of the targets
 
-// monitor starts it. Of the files only addresses are changed, and their durations divided by factor. *.prom of dir are the audit's.
-func (r *run) monitor(dir string, factor int) *monitoring {
+// monitor starts it. Of the files only addresses are changed, and their durations divided by factor. *.prom of dir are the audit's, further are URLs by the job that scrapes them, and
+// disks the mount points that the node exporter looks at.
+func (r *run) monitor(dir string, factor int, further map[string][]string, disks ...string) *monitoring {
 	r.t.Helper()
 	m := &monitoring{pager: newPager()}
 	r.t.Cleanup(m.server.Close)
@@ -38,7 +39,11 @@ func (r *run) monitor(dir string, factor int) *monitoring {
 	})
 	r.must(os.WriteFile(key, []byte("rehearsal\n"), 0o600))
 	alertmanager := r.serve(rig.StartAlertmanager(filepath.Join(files, "alertmanager.yaml"), filepath.Join(dir, "alertmanager")))
-	node := r.serve(rig.StartNodeExporter(dir))
+	var flags []string
+	if len(disks) > 0 {
+		flags = []string{"--collector.filesystem", "--collector.filesystem.mount-points-include=^(" + strings.Join(disks, "|") + ")$"}
+	}
+	node := r.serve(rig.StartNodeExporter(dir, flags...))
 
 	r.deploy(files, "prometheus.yaml", factor, map[string]string{"127.0.0.1:9093": strings.TrimPrefix(alertmanager.URL, "http://")})
 	for _, pattern := range []string{"rules/*.yaml", "alerts/*.yaml"} {
@@ -73,6 +78,9 @@ func (r *run) monitor(dir string, factor int) *monitoring {
 	target("gateway", gateways...)
 	target("aggregator", aggregators...)
 	target("node", node.URL)
+	for job, urls := range further {
+		target(job, urls...)
+	}
 	m.prometheus = r.serve(rig.StartPrometheus(filepath.Join(files, "prometheus.yaml"), filepath.Join(dir, "prometheus")))
 	return m
 }

@@ -134,6 +134,20 @@ func (p *pager) fired(page bool) []string {
 	return names(all)
 }
 
+// windows of a burn rate that notices told of.
+func (p *pager) windows(alert string) (out []string) {
+	notices, _ := p.heard() // wait, below, tells of an error
+	for _, n := range notices {
+		for _, a := range n.firing {
+			if window := a.Labels["window"]; a.Labels["alertname"] == alert && window != "" {
+				out = append(out, window)
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
 // wait returns the first notice since that tells of the alert as wanted: that it fires, or that it is over.
 func (p *pager) wait(alert string, page, firing bool, since time.Time, timeout time.Duration) (n notice, err error) {
 	for deadline := time.Now().Add(timeout); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {

@@ -21,18 +21,26 @@ import (
 
 // rehearsal is one row of the table in docs/rehearsals.md.
 type rehearsal struct {
-	name   string
-	does   string
-	alert  string        // that is expected; empty: none may page
-	ticket bool          // the alert is a ticket; false: a page
-	also   []string      // further pages that the fault sets off in time
-	within time.Duration // from the fault to the notification, with the rules as they are
-	over   time.Duration // from the end of the fault to the notification that the alert is over, with the rules as they are; 0: overWithin
-	shows  string        // what the runbook's commands show of the fault, and of nothing else
-	short  bool          // also part of `make test`, with shortened rules
-	kind   *kind         // of its rig; nil: calm, in `make test` plain
-	inject func(*rehearsed) error
-	mend   func(*rehearsed) error
+	name      string
+	does      string
+	alert     string                         // that is expected; empty: none may page
+	ticket    bool                           // the alert is a ticket; false: a page
+	also      []string                       // further pages that the fault sets off in time
+	trips     []string                       // of a burn rate: the windows that must tell, and no others
+	within    time.Duration                  // from the fault to the notification, with the rules as they are
+	over      time.Duration                  // from the end of the fault to the notification that the alert is over, with the rules as they are; 0: overWithin
+	shows     string                         // what the runbook's commands show of the fault, and of nothing else
+	short     bool                           // also part of `make test`, with shortened rules
+	stays     bool                           // the commands tell of the last hours: they must show nothing before the fault, and may afterwards
+	told      bool                           // no command shows the fault: the notification must
+	probe     bool                           // a probe runs, beside the fleet
+	needsDisk bool                           // a disk of a host, which no part uses
+	looks     time.Duration                  // what the commands show comes and goes: for so long the operator looks again
+	steady    time.Duration                  // of health before the fault, whatever the rules; 0: steadyFor and steadyLeast
+	kind      *kind                          // of its rig; nil: calm, in `make test` plain
+	load      func(*rehearsed) (stop func()) // beside the fleet's; nil: none
+	inject    func(*rehearsed) error
+	mend      func(*rehearsed) error
 }
 
 // Late rows burn the budgets of freshness when they come; what offers the same block for 10 minutes is stuck.
@@ -54,8 +62,53 @@ var rehearsals = []rehearsal{
 	},
 	{
 		name: "kafka-and-objects-away", does: "no gateway reaches Kafka, nor the object store", alert: "IngestionAvailabilityBurn", within: 4 * time.Minute, over: burnOver,
+		trips:  []string{"1h", "6h", "1d", "3d"},
 		shows:  `gateway errors: .*downstream_retry [\d,]+ \(`,
 		inject: func(r *rehearsed) error { return r.refuse("gateway", "kafka", "objects") }, mend: (*rehearsed).heal,
+	},
+	{
+		name: "few-refused", does: "no gateway reaches the object store, where events larger than a record go: one request in 2200", alert: "IngestionAvailabilityBurn", ticket: true,
+		within: 6 * time.Hour, over: slowOver, trips: []string{"1d", "3d"}, looks: 2 * time.Minute, steady: 2 * time.Minute, kind: watched, load: (*rehearsed).trickle,
+		shows:  `gateway errors: .*downstream_retry [\d,]+ \(`,
+		inject: func(r *rehearsed) error { return r.refuse("gateway", "objects") }, mend: (*rehearsed).heal,
+	},
+	{
+		name: "way-to-gateways-cut", does: "no agent reaches one of the gateways, which are well", alert: "ProbeFails", within: 5 * time.Minute, shows: `unavailable`, probe: true, kind: watched,
+		inject: func(r *rehearsed) error { return r.refuse("agents", "gateway0") }, mend: (*rehearsed).heal,
+	},
+	{
+		name: "probe-rows-deleted", does: "rows of the probe are deleted from ClickHouse by hand", alert: "ProbeRowsMissing", within: 12 * time.Minute, over: hourOver,
+		shows: `(?m)^different`, probe: true, kind: watched, inject: (*rehearsed).deleteProbes, mend: (*rehearsed).replay,
+	},
+	{
+		name: "probe-rows-doubled", does: "rows of the probe are inserted once more by hand", alert: "ProbeRowsDoubled", within: 12 * time.Minute, over: hourOver,
+		shows: `"doubled": ?[1-9]`, probe: true, kind: watched, inject: (*rehearsed).doubleProbes, mend: (*rehearsed).singleProbes,
+	},
+	{
+		name: "spill-filling", does: "no gateway reaches Kafka, until the requests in the object store are half of what may be there", alert: "SpillFilling", within: time.Hour, also: lateInAll,
+		shows: `(?m)^spill: requests for [1-9]\d* partitions go to the object store`, kind: watched,
+		inject: func(r *rehearsed) error { return r.refuse("gateway", "kafka") }, mend: (*rehearsed).heal,
+	},
+	{
+		name: "spill-damaged", does: "an object of the spill is overwritten with nonsense; times count from when gateways reach Kafka again", alert: "SpillDamaged", within: 5 * time.Minute,
+		over: hourOver, also: lateInAll, shows: `set aside: bad/`, kind: watched, inject: (*rehearsed).damageSpill, mend: (*rehearsed).undone,
+	},
+	{
+		name: "records-removed", does: "Kafka removes records that no aggregator has read", alert: "RecordsLost", within: 3 * time.Minute, over: hourOver,
+		shows: `(?m)^clickhouse: [\d,]+ records are lost`, stays: true, kind: watched, inject: (*rehearsed).removeRecords, mend: (*rehearsed).nothing,
+	},
+	{
+		name: "partition-under-min-insync", does: "a partition of logs has one in-sync replica of the 2 it needs; its requests go to the object store", alert: "KafkaUnderMinISR", within: 5 * time.Minute,
+		also: lateInAll, shows: `(?m)^spill: requests for [1-9]\d* partitions go to the object store`, kind: watched, load: (*rehearsed).trickle,
+		inject: (*rehearsed).starve, mend: (*rehearsed).undone,
+	},
+	{
+		name: "disk-full", does: "a file system of a host is full", alert: "DiskFull", within: 4 * time.Minute, over: 20 * time.Minute, shows: `/disk`, told: true, needsDisk: true, kind: watched,
+		inject: func(r *rehearsed) error { return r.disk.Fill() }, mend: func(r *rehearsed) error { return r.disk.Free() },
+	},
+	{
+		name: "invalid-events", does: "a third of all events breaks the schemas", alert: "QuarantineSurge", within: 25 * time.Minute, over: 30 * time.Minute, stays: true,
+		shows: `(?m)^default\s+[1-9]`, kind: enforcing, inject: (*rehearsed).poisoned, mend: (*rehearsed).undone,
 	},
 	{
 		name: "deploys", does: "none: gateways and aggregators are restarted one after the other, and a further aggregator joins and leaves, again and again",
@@ -91,6 +144,8 @@ const (
 	deploysFor    = time.Hour        // at -scale 1
 	deploySettles = 20 * time.Second // at least, before the next process is restarted: a deploy waits for the health of what it has started
 	burnOver      = 45 * time.Minute // of a burn rate that pages: its windows of 6 hours and 30 minutes end last, then Alertmanager's group
+	hourOver      = 75 * time.Minute // of what has happened within the hour
+	slowOver      = 7 * time.Hour    // of one that is a ticket: its windows of 3 days and 6 hours
 )
 
 // deploys restarts each gateway and each aggregator as a rolling deploy does, and has a further aggregator join and leave.
@@ -228,6 +283,22 @@ var withTLS = &kind{
 		env := commitAge()
 		env["PULSEGRID_TLS_CERT"], env["PULSEGRID_TLS_KEY"] = filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
 		return env, writeCertificate(dir, certificateFor)
+	},
+}
+
+// watched is calm with Kafka's own metrics. Its gateways keep in the object store what is larger than a record, and of a spill as much as minutes fill.
+var watched = &kind{
+	name: "watched", gateway: append(slices.Clone(plain.gateway), testdata+"watched-gateway.yaml"), aggregators: calm.aggregators, lanes: plain.lanes, roomy: true, env: calm.env,
+	kafkaMetrics: true,
+}
+
+// enforcing has gateways that send to quarantine what breaks a schema.
+var enforcing = &kind{
+	name: "enforcing", gateway: calm.gateway, aggregators: calm.aggregators, lanes: plain.lanes, roomy: true,
+	env: func(string) (map[string]string, error) {
+		env := commitAge()
+		env["PULSEGRID_SCHEMA_MODE"] = "enforce"
+		return env, nil
 	},
 }
 

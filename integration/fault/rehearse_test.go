@@ -5,10 +5,13 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -49,6 +52,8 @@ type rehearsed struct {
 	shell rig.Shell
 	out   *outcome.Rehearsal
 	began time.Time // when the fault was there; times count from then
+	disk  *rig.Disk // of a rehearsal with one
+	undo  func() error
 }
 
 func (r *rehearsed) nothing() error { return nil }
@@ -90,16 +95,38 @@ func (r *rehearsed) rehearse() {
 	defer leave()
 	r.shell = shell
 	fleet := r.fleetOf(agents.Options{Rate: rehearsedRate, Duplicates: 0.02})
-	m := r.monitor(dir, *shortened)
+	further, disks := map[string][]string{}, []string(nil)
+	if r.rehearsal.kind.kafkaMetrics {
+		further["kafka"] = r.Kafka.MetricsURLs()
+	}
+	if r.probe {
+		further["probe"] = []string{r.runProbe()}
+	}
+	if r.needsDisk {
+		if r.disk, err = rig.MountDisk(filepath.Join(dir, "disk"), hostDisk); err != nil {
+			r.t.Skipf("no disk can be mounted here: %v", err)
+		}
+		defer func() { r.must(r.disk.Unmount()) }()
+		disks = append(disks, r.disk.Dir)
+	}
+	m := r.monitor(dir, *shortened, further, disks...)
 	r.must(m.waitUp(startTimeout))
 	if !r.rehearsal.short { // an audit reads the whole cell
 		r.must(r.auditEqual())
 	}
-	time.Sleep(max(short(steadyFor), steadyLeast))
+	unload := func() {}
+	if r.load != nil {
+		unload = sync.OnceFunc(r.load(r))
+		defer unload()
+	}
+	time.Sleep(cmp.Or(r.steady, max(short(steadyFor), steadyLeast)))
 	if pages := slices.DeleteFunc(m.fired(true), excused); len(pages) > 0 {
 		r.t.Fatalf("before the fault: pages %v", pages)
 	}
 
+	if r.stays {
+		r.showsNothing()
+	}
 	r.began = time.Now()
 	r.must(r.inject(r))
 	if r.alert == "" {
@@ -107,6 +134,7 @@ func (r *rehearsed) rehearse() {
 	} else {
 		r.answer(m)
 	}
+	unload()
 	r.stop(fleet)
 	r.waitQuiet()
 	expected := append([]string{}, r.also...)
@@ -137,8 +165,17 @@ func (r *rehearsed) answer(m *monitoring) {
 	r.out.Fired = n.at.Sub(r.began).Seconds()
 	during, afterwards := r.read(n)
 	shows := regexp.MustCompile(r.shows)
-	if !shows.MatchString(r.follow(during)) {
+	if r.told && !shows.MatchString(n.text) {
+		r.t.Errorf("the notification does not say %q: %s", r.shows, n.text)
+	}
+	until(func() bool { return len(m.windows(r.alert)) >= len(r.trips) }, short(r.within)-time.Since(r.began)) // they tell one after the other
+	looked := time.Now()
+	for said := r.follow(during); !r.told && !shows.MatchString(said); said = r.follow(during) {
+		if time.Since(looked) < r.looks {
+			continue
+		}
 		r.t.Errorf("no command of %s shows %q", r.out.Runbook, r.shows)
+		break
 	}
 	r.out.Commands += len(during)
 
@@ -147,7 +184,10 @@ func (r *rehearsed) answer(m *monitoring) {
 	n, err = m.wait(r.alert, !r.ticket, false, r.began, short(cmp.Or(r.over, overWithin))+reaction())
 	r.must(err)
 	r.out.Recovered = max(n.at.Sub(mended), 0).Seconds()
-	if !until(func() bool { return !shows.MatchString(r.follow(during)) }, patience) {
+	if r.out.Trips = m.windows(r.alert); len(r.trips) > 0 && !slices.Equal(r.out.Trips, slices.Sorted(slices.Values(r.trips))) {
+		r.t.Errorf("the windows %v of %s told, want %v", r.out.Trips, r.alert, r.trips)
+	}
+	if !r.stays && !until(func() bool { return !shows.MatchString(r.follow(during)) }, patience) {
 		r.t.Errorf("the commands of %s show %q of a cell that is itself again", r.out.Runbook, r.shows)
 	}
 	for _, command := range afterwards {
@@ -177,6 +217,29 @@ func (r *rehearsed) read(n notice) (during, afterwards []string) {
 		r.t.Fatalf("%s: there is no such section, or it has no command", r.out.Runbook)
 	}
 	return during, runbook.Commands(after)
+}
+
+// showsNothing follows the alert's runbook before the fault: of a rehearsal whose commands show it afterwards, too.
+func (r *rehearsed) showsNothing() {
+	r.t.Helper()
+	files, err := filepath.Glob(filepath.Join(rig.Root(), "observability", "alerts", "*.yaml"))
+	r.must(err)
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		r.must(err)
+		found := regexp.MustCompile(`(?s)- alert: ` + r.alert + `\n.*?runbook_url: docs/runbooks/([\w-]+\.md)#([\w-]+)`).FindSubmatch(text)
+		if found == nil {
+			continue
+		}
+		page, err := rig.Runbook(string(found[1]))
+		r.must(err)
+		before, _, _ := strings.Cut(runbook.Section(page, string(found[2])), "**It is over when.**")
+		if said := r.follow(runbook.Commands(before)); regexp.MustCompile(r.shows).MatchString(said) {
+			r.t.Errorf("the commands show %q of a healthy cell", r.shows)
+		}
+		return
+	}
+	r.t.Fatalf("observability/alerts has no alert %s", r.alert)
 }
 
 // follow runs commands, whatever they find, and returns what they print.

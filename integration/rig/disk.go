@@ -37,7 +37,7 @@ func RunWithOwnMounts() (status int, ran bool) {
 	return cmd.ProcessState.ExitCode(), true
 }
 
-// Disk is a small file system (tmpfs) of one part, which can be filled. Mounting it needs root.
+// Disk is a small file system, which can be filled: of one part (tmpfs), or as hosts have them (MountDisk). Mounting it needs root.
 type Disk struct {
 	Dir string
 }
@@ -48,6 +48,20 @@ func newDisk(dir string, bytes int64) (*Disk, error) {
 	}
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", bytes)); err != nil {
 		return nil, fmt.Errorf("a small disk at %s needs the right to mount (run the fault tests as root): %w", dir, err)
+	}
+	return &Disk{Dir: dir}, nil
+}
+
+// MountDisk makes a file system as hosts have them (ext4), and mounts it at dir, whose parent exists. Unmount must follow.
+func MountDisk(dir string, bytes int64) (*Disk, error) {
+	image := dir + ".img"
+	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, bytes), os.Mkdir(dir, 0o755)); err != nil {
+		return nil, err
+	}
+	for _, argv := range [][]string{{"mkfs.ext4", "-q", "-F", image}, {"mount", "-o", "loop", image, dir}} {
+		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("%v: %w: %s", argv, err, out)
+		}
 	}
 	return &Disk{Dir: dir}, nil
 }
@@ -87,6 +101,9 @@ func (d *Disk) Fill() error {
 
 // Free gives the space back.
 func (d *Disk) Free() error { return os.Remove(d.ballast()) }
+
+// Unmount undoes MountDisk.
+func (d *Disk) Unmount() error { return d.close() }
 
 // close unmounts the disk when its last user has gone.
 func (d *Disk) close() error { return syscall.Unmount(d.Dir, syscall.MNT_DETACH) }

@@ -26,10 +26,10 @@ func StartAlertmanager(config, data string) (*Server, error) {
 	})
 }
 
-// StartNodeExporter runs the node exporter (`tools/install.sh node_exporter`), which reads the files *.prom of a directory and nothing else.
-func StartNodeExporter(textfiles string) (*Server, error) {
+// StartNodeExporter runs the node exporter (`tools/install.sh node_exporter`), which reads the files *.prom of a directory and, with further flags, what these name.
+func StartNodeExporter(textfiles string, further ...string) (*Server, error) {
 	return startServer("node_exporter", "/metrics", func(addr string) []string {
-		return []string{"--web.listen-address=" + addr, "--collector.disable-defaults", "--collector.textfile", "--collector.textfile.directory=" + textfiles, "--log.level=warn"}
+		return append([]string{"--web.listen-address=" + addr, "--collector.disable-defaults", "--collector.textfile", "--collector.textfile.directory=" + textfiles, "--log.level=warn"}, further...)
 	})
 }
 

@@ -24,7 +24,14 @@ import (
 const (
 	bucket      = "lake"
 	spillBucket = "spill"
+	// oversizedBucket is for what is larger than a record.
+	oversizedBucket = "oversized"
 )
+
+// bucketURL is that of a bucket, in the configuration of gateways.
+func bucketURL(bucket, endpoint string) string {
+	return "s3://" + bucket + "?use_path_style=true&region=" + s3test.Region + "&endpoint=" + endpoint
+}
 
 // ObjectStore is versitygw, an S3 server over a directory, behind a proxy that speaks HTTP and so can fail as S3 does.
 type ObjectStore struct {
@@ -39,7 +46,7 @@ func startObjectStore(dir string) (*ObjectStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, b := range []string{bucket, spillBucket} { // a directory is a bucket
+	for _, b := range []string{bucket, spillBucket, oversizedBucket} { // a directory is a bucket
 		if err := os.MkdirAll(filepath.Join(dir, b), 0o755); err != nil {
 			return nil, err
 		}
@@ -100,7 +107,13 @@ func (o *ObjectStore) answers() error {
 var spilled = regexp.MustCompile(`^v2-[0-9]{13}-[0-9]+(-many|(-[0-9a-f]{8})+)$`)
 
 // Spilled is how many objects wait for Kafka.
-func (o *ObjectStore) Spilled() (n int, err error) {
+func (o *ObjectStore) Spilled() (int, error) {
+	paths, err := o.SpilledPaths()
+	return len(paths), err
+}
+
+// SpilledPaths are the files of the objects that wait for Kafka.
+func (o *ObjectStore) SpilledPaths() (paths []string, err error) {
 	err = filepath.WalkDir(filepath.Join(o.Dir, spillBucket), func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case errors.Is(err, fs.ErrNotExist): // it went while we looked
@@ -108,11 +121,11 @@ func (o *ObjectStore) Spilled() (n int, err error) {
 		case err != nil:
 			return err
 		case d.Type().IsRegular() && spilled.MatchString(d.Name()):
-			n++
+			paths = append(paths, path)
 		}
 		return nil
 	})
-	return n, err
+	return paths, err
 }
 
 func s3Error(w http.ResponseWriter, status int, code, message string) {

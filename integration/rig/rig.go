@@ -40,7 +40,7 @@ type Options struct {
 	AggregatorConfigs []string          // the same for the aggregators
 
 	// Faulty puts every connection between two parts through a proxy (Rig.Links), and the lake into an object store (Rig.Objects).
-	// Of that AggregatorConfigs must tell by the variables PULSEGRID_S3_*, and GatewayConfigs by PULSEGRID_SPILL_URL.
+	// Of that AggregatorConfigs must tell by the variables PULSEGRID_S3_*, and GatewayConfigs by PULSEGRID_SPILL_URL and PULSEGRID_OVERSIZED_URL.
 	Faulty bool
 	// Ingest and CellHealth are where agents (OTLP/HTTP) and health checks reach the first gateway of a faulty rig, through links "agents-gateway0" and
 	// "dns-gateway0": HOST:PORT, so that several cells have hosts of their own behind one port. Empty: free ones, and no link for health checks.
@@ -50,6 +50,8 @@ type Options struct {
 	Catalog CatalogKind
 	// SmallDisks gives ClickHouse, the lake and the last Kafka node a small file system each (Rig.Disks), which can be filled.
 	SmallDisks bool
+	// KafkaMetrics has Kafka's nodes serve metrics to Prometheus.
+	KafkaMetrics bool
 }
 
 // Rig is a cell of real parts: Apache Kafka, the ClickHouse engine, a lake with a SQLite catalog, and gateways and aggregators as
@@ -162,7 +164,7 @@ const interBroker = "kafka"
 // kafkaOptions give every client of a faulty rig a listener of its own, which the brokers advertise by the address of that
 // client's proxy: so one client's links can be hurt without the others'.
 func (r *Rig) kafkaOptions() kafkatest.Options {
-	o := kafkatest.Options{Nodes: r.opts.KafkaNodes, Dir: filepath.Join(r.opts.Dir, "kafka")}
+	o := kafkatest.Options{Nodes: r.opts.KafkaNodes, Dir: filepath.Join(r.opts.Dir, "kafka"), Metrics: r.opts.KafkaMetrics}
 	if !r.opts.Faulty {
 		return o
 	}
@@ -275,9 +277,10 @@ func (r *Rig) spill(name string) (map[string]string, error) {
 		return nil, err
 	}
 	return map[string]string{
-		"PULSEGRID_GATEWAY":   name,
-		"PULSEGRID_SPILL_URL": "s3://" + spillBucket + "?use_path_style=true&region=" + s3test.Region + "&endpoint=http://" + link.Addr,
-		"AWS_ACCESS_KEY_ID":   s3test.AccessKey, "AWS_SECRET_ACCESS_KEY": s3test.SecretKey,
+		"PULSEGRID_GATEWAY":       name,
+		"PULSEGRID_SPILL_URL":     bucketURL(spillBucket, "http://"+link.Addr),
+		"PULSEGRID_OVERSIZED_URL": bucketURL(oversizedBucket, "http://"+link.Addr),
+		"AWS_ACCESS_KEY_ID":       s3test.AccessKey, "AWS_SECRET_ACCESS_KEY": s3test.SecretKey,
 	}, nil
 }
 

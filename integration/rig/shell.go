@@ -60,7 +60,11 @@ func (r *Rig) Operator(dir string) (s Shell, leave func(), err error) {
 	if err != nil {
 		return s, nil, err
 	}
-	files := map[string][]byte{"pulsegrid-data/state.json": state, "pulsegrid-data/config/aggregator.yaml": merged}
+	ofGateways, err := mergedConfig(append([]string{config("gateway")}, r.opts.GatewayConfigs...))
+	if err != nil {
+		return s, nil, err
+	}
+	files := map[string][]byte{"pulsegrid-data/state.json": state, "pulsegrid-data/config/aggregator.yaml": merged, "pulsegrid-data/config/gateway.yaml": ofGateways}
 	for _, tier := range []string{"gateway", "aggregator"} {
 		if files[tier+".yaml"], err = os.ReadFile(config(tier)); err != nil {
 			return s, nil, err
@@ -84,6 +88,7 @@ func (r *Rig) Operator(dir string) (s Shell, leave func(), err error) {
 		s.Env = []string{
 			"AWS_S3_ENDPOINT=" + endpoint, "AWS_REGION=" + s3test.Region, "AWS_ACCESS_KEY_ID=" + s3test.AccessKey, "AWS_SECRET_ACCESS_KEY=" + s3test.SecretKey,
 			"PULSEGRID_S3_ENDPOINT=" + endpoint, "PULSEGRID_S3_REGION=" + s3test.Region, "PULSEGRID_S3_ACCESS_KEY_ID=" + s3test.AccessKey, "PULSEGRID_S3_SECRET_ACCESS_KEY=" + s3test.SecretKey,
+			"PULSEGRID_GATEWAY=operator", "PULSEGRID_SPILL_URL=" + bucketURL(spillBucket, endpoint), "PULSEGRID_OVERSIZED_URL=" + bucketURL(oversizedBucket, endpoint),
 		}
 	}
 	return s, func() { _ = lock.Close() }, nil // which gives the lock back

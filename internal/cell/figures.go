@@ -56,6 +56,7 @@ type Hop struct {
 	Errors    float64       // since its process started: events refused for good, or calls that failed and are retried
 	Kinds     []ErrorKind   // of Errors, most first
 	Stuck     int64         // partitions whose block was not taken, and is offered again and again
+	Lost      int64         // records that Kafka's retention removed before they were read, since the process started
 	Lag       int64         // records that wait in Kafka for it; -1: not known, or it has none
 	Freshness time.Duration // mean time from the gateway to durable, plus how long nothing has come although records wait; -1: not known
 }
@@ -109,8 +110,8 @@ type look struct {
 }
 
 type hopLook struct {
-	events, errors, count, sum, stuck float64
-	kinds                             []ErrorKind
+	events, errors, count, sum, stuck, lost float64
+	kinds                                   []ErrorKind
 }
 
 // Observer looks at a running cell again and again.
@@ -207,7 +208,8 @@ func (o *Observer) look(ctx context.Context) look {
 		}
 		hl.kinds = m.errorKinds(h.errors)
 		hl.count, hl.sum = m.histogram(h.latency)
-		hl.stuck = m.sumOf("otelcol_msk_receiver_waiting_partitions", func(series *dto.Metric) bool { return h.group != "" && labelsOf(series)["group"] == h.group })
+		ofGroup := func(series *dto.Metric) bool { return h.group != "" && labelsOf(series)["group"] == h.group }
+		hl.stuck, hl.lost = m.sumOf("otelcol_msk_receiver_waiting_partitions", ofGroup), m.sumOf("otelcol_msk_receiver_lost_offsets", ofGroup)
 		l.hops = append(l.hops, hl)
 	}
 	l.copies, l.spill, l.certificate = copiesOf(aggregator), spillOf(gateway), certificateOf(gateway)
@@ -272,7 +274,7 @@ func figures(before *look, now look) Figures {
 	f := Figures{Topics: now.topics, Copies: now.copies, Spill: now.spill, Certificate: now.certificate, Problems: now.problems}
 	for i, h := range hops {
 		n := now.hops[i]
-		hop := Hop{Name: h.name, Events: n.events, Errors: n.errors, Kinds: slices.Clone(n.kinds), Stuck: int64(n.stuck), Lag: -1, Freshness: -1}
+		hop := Hop{Name: h.name, Events: n.events, Errors: n.errors, Kinds: slices.Clone(n.kinds), Stuck: int64(n.stuck), Lost: int64(n.lost), Lag: -1, Freshness: -1}
 		if h.group != "" {
 			for _, t := range now.topics {
 				if lag, ok := t.Lag[h.group]; ok {

@@ -54,10 +54,11 @@ func TestWhatIsStuckOrSpilledOrEndsIsTold(t *testing.T) {
 	f := someFigures()
 	healthy := len(HopLines(f))
 	ends := 20*time.Hour + 30*time.Second
-	f.Hops[1].Stuck, f.Spill, f.Certificate = 4, Spill{Partitions: 12, Bytes: 3100000, Age: 9 * time.Minute}, &ends
+	f.Hops[1].Stuck, f.Hops[1].Lost, f.Spill, f.Certificate = 4, 1200, Spill{Partitions: 12, Bytes: 3100000, Age: 9 * time.Minute}, &ends
 	f.Hops[1].Kinds[0].Rate = 0.52
 	require.Equal(t, []string{
 		"clickhouse errors: NETWORK 2 (0.5/s), other 1",
+		"clickhouse: 1,200 records are lost: Kafka removed them before they were read",
 		"clickhouse: 4 partitions offer the same block again and again",
 		"spill: requests for 12 partitions go to the object store; 3,100,000 bytes wait there, the oldest for 9m0s",
 		"certificate: the gateway's ends in 20h1m0s",

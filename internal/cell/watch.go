@@ -113,6 +113,9 @@ func HopLines(f Figures) []string {
 		if len(h.Kinds) > 0 {
 			lines = append(lines, h.Name+" errors: "+kinds(h.Kinds))
 		}
+		if h.Lost > 0 {
+			lines = append(lines, fmt.Sprintf("%s: %s records are lost: Kafka removed them before they were read", h.Name, known(h.Lost)))
+		}
 		if h.Stuck > 0 {
 			lines = append(lines, fmt.Sprintf("%s: %s partitions offer the same block again and again", h.Name, known(h.Stuck)))
 		}

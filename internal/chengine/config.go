@@ -53,7 +53,7 @@ func writeConfig(o Options) error {
   <mark_cache_size>%d</mark_cache_size>
   <primary_index_cache_size>%d</primary_index_cache_size>
   <background_pool_size>%d</background_pool_size>
-  <os_threads_nice_value_merge_mutate>10</os_threads_nice_value_merge_mutate>
+  <os_threads_nice_value_merge_mutate>15</os_threads_nice_value_merge_mutate>
   <max_concurrent_queries>%d</max_concurrent_queries>
   <keep_alive_timeout>%d</keep_alive_timeout>
   <merge_tree>

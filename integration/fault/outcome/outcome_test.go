@@ -37,11 +37,11 @@ func TestARehearsalShowsWhatFiredWhenAndWhatMustNotHave(t *testing.T) {
 	table := strings.Split(Rehearsals([]Rehearsal{
 		{Fault: "down", Does: "x", Alert: "Down", Severity: "page", Runbook: "docs/runbooks/a.md#it-is-down", Shortened: 1, Within: 600, Fired: 571.4, Recovered: 62, Commands: 2, Also: []string{"Late"}, Seconds: 800, Passed: true},
 		{Fault: "quiet", Does: "y", Shortened: 20, Tickets: []string{"Slow"}, False: []string{"Late", "Lost"}, Seconds: 60},
-		{Fault: "mute", Does: "z", Alert: "Mute", Severity: "ticket", Shortened: 1, Within: 60},
+		{Fault: "mute", Does: "z", Alert: "Mute", Trips: []string{"1d", "3d"}, Severity: "ticket", Shortened: 1, Within: 60},
 	}), "\n")
 	require.Equal(t, "| `down` | x | `Down` | page | 9m31s (10m0s) | [it is down](runbooks/a.md#it-is-down) | 2 | 1m2s | `Late` | - | - |", table[2])
 	require.Equal(t, "| `quiet`, rules 20 times as fast, **failed** | y, for 1m0s | none | - | - | - | - | - | - | `Slow` | `Late`, `Lost` |", table[3])
-	require.Equal(t, "| `mute`, **failed** | z | `Mute` | ticket | never (1m0s) | - | 0 | never | - | - | - |", table[4])
+	require.Equal(t, "| `mute`, **failed** | z | `Mute` of 1d, 3d | ticket | never (1m0s) | - | 0 | never | - | - | - |", table[4])
 	require.Equal(t, "| all | 3 runs, 14m20s |  |  |  |  | 2 |  |  |  | 2 |", table[5])
 }
 

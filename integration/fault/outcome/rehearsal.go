@@ -12,6 +12,7 @@ type Rehearsal struct {
 	Does      string   `json:"does"`
 	Alert     string   `json:"alert,omitempty"`    // expected; empty: none may page
 	Severity  string   `json:"severity,omitempty"` // page or ticket
+	Trips     []string `json:"trips,omitempty"`    // of a burn rate: the windows that told
 	Runbook   string   `json:"runbook,omitempty"`  // where the notification leads: FILE#SECTION
 	Shortened int      `json:"shortened"`          // durations of the rules were divided by this
 	Within    float64  `json:"within_seconds"`     // stated: from the fault to the notification
@@ -63,7 +64,11 @@ func Rehearsals(runs []Rehearsal) string {
 		if page, section, ok := strings.Cut(strings.TrimPrefix(r.Runbook, "docs/"), "#"); ok {
 			book = fmt.Sprintf("[%s](%s#%s)", strings.ReplaceAll(section, "-", " "), page, section)
 		}
-		fmt.Fprintf(&b, "| %s | %s | `%s` | %s | %s (%s) | %s | %d | %s | %s | %s | %s |\n", name, r.Does, r.Alert, r.Severity, fired, seconds(r.Within), book, r.Commands, recovered,
+		alert := "`" + r.Alert + "`"
+		if len(r.Trips) > 0 {
+			alert += " of " + strings.Join(r.Trips, ", ")
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s (%s) | %s | %d | %s | %s | %s | %s |\n", name, r.Does, alert, r.Severity, fired, seconds(r.Within), book, r.Commands, recovered,
 			lists(r.Also), lists(r.Tickets), lists(r.False))
 	}
 	fmt.Fprintf(&b, "| all | %d runs, %s |  |  |  |  | %d |  |  |  | %d |\n", len(runs), seconds(length), commands, wrong)

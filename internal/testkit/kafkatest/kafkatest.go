@@ -40,6 +40,9 @@ type Options struct {
 	Listeners map[string]func(node int, address string) (advertised string, err error)
 	// InterBroker is which of Listeners the nodes talk to each other by. Empty: the one that Brokers names.
 	InterBroker string
+	// Metrics has every node serve its MBeans to Prometheus, at MetricsURL, under the names that Amazon MSK's open monitoring gives them: by the JMX exporter
+	// (tools/install.sh jmx_exporter).
+	Metrics bool
 }
 
 // Credentials of the SCRAM listener.
@@ -101,6 +104,9 @@ func New(opts Options) (*Cluster, error) {
 		opts.Nodes = 1
 	}
 	tl, err := findTools()
+	if err == nil && opts.Metrics {
+		tl.exporter, err = findExporter()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -140,6 +146,9 @@ func (c *Cluster) up() error {
 		}
 	}
 	if err := os.WriteFile(c.path("log4j2.yaml"), log4j2, 0o600); err != nil {
+		return err
+	}
+	if err := os.WriteFile(c.path(exporterConfig), exported, 0o600); err != nil {
 		return err
 	}
 	each := portsPerNode + len(c.opts.Listeners)
@@ -237,6 +246,14 @@ func (c *Cluster) Kill(i int) error { return c.nodes[i].end(true) }
 
 // Terminate asks node i to leave (SIGTERM: leaders move, logs are closed) and returns when it has gone.
 func (c *Cluster) Terminate(i int) error { return c.nodes[i].end(false) }
+
+// MetricsURLs are where the nodes serve metrics, with Options.Metrics.
+func (c *Cluster) MetricsURLs() (urls []string) {
+	for _, n := range c.nodes {
+		urls = append(urls, "http://"+n.address(portMetrics)+"/metrics")
+	}
+	return urls
+}
 
 // Restart starts node i, which must have been ended, on its own ports and data, and returns when it serves.
 func (c *Cluster) Restart(i int) error {

@@ -20,12 +20,18 @@ import (
 //go:embed testdata/log4j2.yaml
 var log4j2 []byte
 
+// exported is the JMX exporter's configuration: of the MBeans that rules name, all attributes by their names, as Amazon MSK has them.
+var exported = []byte("includeObjectNames: ['kafka.server:type=ReplicaManager,*']\nrules: [{pattern: '.*'}]\n")
+
+const exporterConfig = "jmx_exporter.yaml"
+
 // Ports of a node.
 const (
 	portClient = iota
 	portController
 	portScram
 	portIAM
+	portMetrics
 	portsPerNode
 )
 
@@ -104,7 +110,11 @@ func (c *Cluster) spawn(n *node) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(c.tools.java, append(c.javaArgs(), "kafka.Kafka", n.properties())...)
+	args := c.javaArgs()
+	if c.tools.exporter != "" {
+		args = append([]string{"-javaagent:" + c.tools.exporter + "=" + n.address(portMetrics) + ":" + c.path(exporterConfig)}, args...)
+	}
+	cmd := exec.Command(c.tools.java, append(args, "kafka.Kafka", n.properties())...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + n.dir}
 	// A group of its own: a terminal's interrupt must not reach the broker before the test has cleaned up.

@@ -21,6 +21,7 @@ const kafkaVersion = "4.4.0"
 type tools struct {
 	java, javac string
 	classpath   string
+	exporter    string // the JMX exporter's jar; empty: none
 	archive     string // of parsed classes (AppCDS), which halves the time to start; empty: none
 }
 
@@ -43,6 +44,18 @@ func findTools() (tools, error) {
 	}
 	tl.archive = ensureArchive(home, tl)
 	return tl, nil
+}
+
+func findExporter() (string, error) {
+	cache, err := cacheDir()
+	if err != nil {
+		return "", err
+	}
+	jars, err := filepath.Glob(filepath.Join(cache, "jmx_exporter-*", "libs", "jmx_prometheus_javaagent-*.jar"))
+	if err != nil || len(jars) == 0 {
+		return "", fmt.Errorf("no JMX exporter in %s: run tools/install.sh jmx_exporter", cache)
+	}
+	return jars[len(jars)-1], nil
 }
 
 func cacheDir() (string, error) {
