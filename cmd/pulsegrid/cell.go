@@ -25,6 +25,7 @@ const (
 type cellOptions struct {
 	cells        string
 	reason       string
+	althoughFull bool
 	althoughLast bool
 	wait, json   bool
 	timeout      time.Duration
@@ -46,7 +47,8 @@ safe to take the cell away: "status" says so, and ends with 0.
     ... the maintenance ...
     pulsegrid cell undrain eu-1
 
-After a failover two cells may have the same events: "settle" removes them from the one that is not the tenant's home. "inventory" counts what a cell holds, tenant by tenant, and "residency"
+After a failover two cells may have the same events: "settle" removes them from the one that is not the tenant's home. After a cell is lost for good, "restore" fills another one's hot store from the
+replica of its lake. "inventory" counts what a cell holds, tenant by tenant, and "residency"
 states where each tenant's bytes of a day were.
 
 A file lists the cells (--cells): where each one's state, gateways and Kafka are. docs/regions.md has one, and says what to do when a cell is lost without a drain.`,
@@ -54,7 +56,7 @@ A file lists the cells (--cells): where each one's state, gateways and Kafka are
 		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newCellDrain(), newCellUndrain(), newCellStatus(), newCellSettle(), newCellSettled(), newCellInventory(), newCellResidency(), newCellRollups())
+	cmd.AddCommand(newCellDrain(), newCellUndrain(), newCellStatus(), newCellReserve(), newCellSettle(), newCellSettled(), newCellRestore(), newCellInventory(), newCellResidency(), newCellRollups())
 	return cmd
 }
 
@@ -95,7 +97,8 @@ func newCellDrain() *cobra.Command {
 HTTP closes its connection, and gRPC connections end by their age, within 11 minutes as gateways come. Requests are taken as before. Senders leave as fast as DNS tells
 them: its check interval and threshold, and the TTL of its answers.
 
-It refuses to drain the last cell of a jurisdiction: tenants that must stay in it would have nowhere to go.
+It refuses to drain the last cell of a jurisdiction: tenants that must stay in it would have nowhere to go. Where the list of cells says what the others of the jurisdiction can take (capacity), it
+refuses if they have no room for the cell's load: "pulsegrid cell reserve" shows it.
 
 Exit codes: 0 it is drained (with --wait: and safe to take away); 1 it failed, or with --wait is not safe when --timeout is over; 2 wrong command line or file.`,
 		Example: "  pulsegrid cell drain eu-1 --reason \"kernel upgrade\"\n  pulsegrid cell drain eu-1 --wait --timeout 1h",
@@ -105,6 +108,7 @@ Exit codes: 0 it is drained (with --wait: and safe to take away); 1 it failed, o
 	o.cellsFlag(cmd)
 	o.waitFlags(cmd)
 	cmd.Flags().StringVar(&o.reason, "reason", "", "why, for whoever reads status and logs")
+	cmd.Flags().BoolVar(&o.althoughFull, "although-full", false, "drain it although the others of its jurisdiction are not known to have room for its load")
 	cmd.Flags().BoolVar(&o.althoughLast, "although-last", false, "drain it although no other cell of its jurisdiction would take its tenants")
 	return cmd
 }
@@ -179,6 +183,9 @@ func (o *cellOptions) drain(cmd *cobra.Command, name string) error {
 	} else if !now.Drained && !o.althoughLast {
 		if err := drain.CheckLast(ctx, cells, c); err != nil {
 			return fmt.Errorf("%w: end another one's drain first, or say --although-last", err)
+		}
+		if err := o.checkRoom(cmd, cells, c); err != nil {
+			return fmt.Errorf("%w: wait for less load, or say --although-full", err)
 		}
 	}
 	before, after, err := drain.Set(ctx, c, true, o.reason, time.Now())

@@ -468,14 +468,14 @@ Exit codes: 0 it is good, and its verdict is settled; 1 it is not; 2 wrong comma
 	return cmd
 }
 
-// aggregatorFiles are the files of the cell's aggregators.
-func (o *settleOptions) aggregatorFiles(c *drain.Cell) (files []string, err error) {
+// aggregatorFiles are the files of a cell's aggregators; list is the file that lists the cells.
+func aggregatorFiles(list string, c *drain.Cell) (files []string, err error) {
 	if len(c.Aggregator) == 0 {
 		return nil, usageError{fmt.Errorf("--cells: cell %s has no `aggregator`: the configuration of its aggregators, which says where its stores are", c.Name)}
 	}
 	for _, f := range c.Aggregator {
 		if !filepath.IsAbs(f) && !strings.Contains(f, ":") { // else it is absolute, or a URI of the Collector's
-			f = filepath.Join(cmp.Or(filepath.Dir(o.cells), "."), f)
+			f = filepath.Join(cmp.Or(filepath.Dir(list), "."), f)
 		}
 		files = append(files, f)
 	}

@@ -44,7 +44,7 @@ type settleCell struct {
 // open reads where a cell's stores are. Each cell has one database and one lake of events.
 func (s *settling) open(cmd *cobra.Command, c *drain.Cell) (*settleCell, error) {
 	of := func(err error) error { return fmt.Errorf("cell %s: %w", c.Name, err) }
-	files, err := s.aggregatorFiles(c)
+	files, err := aggregatorFiles(s.cells, c)
 	if err != nil {
 		return nil, err
 	}

@@ -108,6 +108,41 @@ SAFE to take away: no gateway had a request for 1m0s, and all that was acknowled
 	require.Equal(t, "cell eu-1 was not drained: nothing was changed\n", ends(t, 0, on("undrain", "eu-1")...))
 }
 
+// Scenario: two cells of the EU take load, and one of them has room for both; then the peak comes, and the other cell is drained.
+// Guarantees: the reserve is what the list of cells says less what the gateways take, by jurisdiction; a drain that leaves no room is refused, unless it is meant; nothing is refused where the list says nothing.
+func TestACellIsDrainedOnlyWhereOthersHaveRoom(t *testing.T) {
+	began := time.Now()
+	gateway := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = fmt.Fprintf(w, "# TYPE otelcol_ingest_events counter\notelcol_ingest_events{signal=\"logs\"} %d\n", int(1000*time.Since(began).Seconds()))
+	}))
+	defer gateway.Close()
+	dir := t.TempDir()
+	cells := filepath.Join(dir, "cells.yaml")
+	list := func(capacities ...string) {
+		text := "cells:\n"
+		for i, capacity := range capacities {
+			name := fmt.Sprintf("eu-%d", i+1)
+			require.NoError(t, os.MkdirAll(filepath.Join(dir, name), 0o700))
+			text += fmt.Sprintf("  - {name: %s, jurisdiction: eu, state: %s, gateways: [%s/%s], kafka: {brokers: ['127.0.0.1:1']}%s}\n", name, filepath.Join(dir, name), gateway.URL, name, capacity)
+		}
+		require.NoError(t, os.WriteFile(cells, []byte(text), 0o600))
+	}
+	on := func(args ...string) []string { return append(append([]string{"cell"}, args...), "--cells", cells) }
+	list(", capacity: {events_per_second: 1500}", ", capacity: {events_per_second: 3000}")
+	out := ends(t, exitFailed, on("reserve", "--over", "1s")...)
+	require.Regexp(t, `\neu-1 +eu +\d+ +1500 +enough +(19|20)\d\d\n`, out)
+	require.Regexp(t, `\neu-2 +eu +\d+ +3000 +NOT ENOUGH: the others can take \d+ events/s more, and it takes \d+`, out)
+	require.Contains(t, out, "of 1 cells the others are not known to have room")
+	require.Regexp(t, "draining eu-2: the others can take .*: wait for less load, or say --although-full", ends(t, exitFailed, on("drain", "eu-2")...))
+	require.NoFileExists(t, filepath.Join(dir, "eu-2", "drain.yaml"))
+	require.Contains(t, ends(t, exitFailed, on("reserve", "--over", "1s", "--times", "4")...), "of 2 cells")
+	ends(t, 0, on("drain", "eu-2", "--although-full")...)
+	require.Contains(t, ends(t, exitFailed, on("reserve", "--over", "1s")...), "it is the only cell of eu", "a drained cell has no room")
+	ends(t, 0, on("undrain", "eu-2")...)
+	list("", "")
+	ends(t, 0, on("drain", "eu-2")...)
+}
+
 func TestWrongCellCommandLinesExitWith2(t *testing.T) {
 	cells := filepath.Join(t.TempDir(), "cells.yaml")
 	require.NoError(t, os.WriteFile(cells, []byte("cells: [{name: eu-1, jurisdiction: eu, state: /x, gateways: ['http://x'], kafka: {brokers: ['x:1']}}]\n"), 0o600))

@@ -21,14 +21,14 @@ import (
 const fencePoll = 100 * time.Millisecond
 
 // unfinished returns a SELECT of the records (kafka_topic, kafka_partition, kafka_offset) of rows in from whose block is not in the ledger. The ledger's entry is the
-// last step of a block, behind its rows and their rollups, and the aggregators leave out what it has. Rows that did not come in blocks are not among them.
+// last step of a block, behind its rows and their rollups, and the aggregators leave out what it has. Rows that did not come in blocks are not among them, nor are restored ones, which no aggregator brings.
 func unfinished(database, from string) string {
 	return `SELECT r.kafka_topic AS kafka_topic, r.kafka_partition AS kafka_partition, r.kafka_offset AS kafka_offset
 FROM (SELECT DISTINCT kafka_topic, kafka_partition, kafka_offset FROM ` + from + `) AS r
 ASOF LEFT JOIN (SELECT kafka_topic, kafka_partition, first_offset, max(last_offset) OVER (PARTITION BY kafka_topic, kafka_partition ORDER BY first_offset) + 1 AS beyond
     FROM ` + quoted(database) + "." + quoted(ledger.NameFor(columns.RowsEvents)) + `) AS l
 ON r.kafka_topic = l.kafka_topic AND r.kafka_partition = l.kafka_partition AND r.kafka_offset >= l.first_offset
-WHERE r.kafka_partition >= 0 AND r.kafka_offset >= l.beyond` // beyond is 0 where the ledger has no such entry
+WHERE r.kafka_partition >= 0 AND NOT startsWith(r.kafka_topic, ` + literal(restoredTopics) + `) AND r.kafka_offset >= l.beyond` // beyond is 0 where the ledger has no such entry
 }
 
 // insertsEnd waits until the INSERTs that now run into a table have ended, one way or the other. Later ones are not waited for.

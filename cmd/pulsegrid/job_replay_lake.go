@@ -38,9 +38,12 @@ type lakeReplay struct {
 	asked   stored.Received // but for the table
 	signals []signal.Signal
 	erased  []erasure.Erasure
-	group   *liveGroup
-	tell    func(format string, args ...any)
-	report  lakeReport
+	group   *liveGroup // nil: nobody else brings the lake's rows
+	// of is the cell whose lake it is; empty: the one of ClickHouse. Of another cell's lake a row is missing where ClickHouse has no row of its event, and its topic becomes one of
+	// restoredTopic: this cell's Kafka has other events at these places.
+	of     string
+	tell   func(format string, args ...any)
+	report lakeReport
 }
 
 // lakeReport is what a replay of the lake did.
@@ -257,6 +260,9 @@ const joinsOnDisk = " SETTINGS join_algorithm = 'grace_hash,hash', max_bytes_in_
 
 // missing returns a SELECT of these columns of the lake's rows that ClickHouse has not.
 func (r *lakeReplay) missing(s signal.Signal, columns string) string {
+	if r.of != "" {
+		return "SELECT " + columns + " FROM " + r.table(s, lakeSuffix) + " AS l LEFT ANTI JOIN (SELECT event_id FROM " + r.table(s, "") + " WHERE tenant_id = " + literal(r.asked.Tenant) + ") AS t USING (event_id)"
+	}
 	within := fmt.Sprintf("ingest_time >= fromUnixTimestamp64Nano(%d) AND ingest_time < fromUnixTimestamp64Nano(%d)", r.asked.From.UnixNano(), r.asked.To.UnixNano())
 	if r.asked.Tenant != "" {
 		within += " AND tenant_id = " + literal(r.asked.Tenant)
@@ -267,13 +273,44 @@ func (r *lakeReplay) missing(s signal.Signal, columns string) string {
 
 // choose puts the missing rows of a signal that nobody else would bring into the table of replaySuffix.
 func (r *lakeReplay) choose(ctx context.Context, s signal.Signal, t *lakeTable) error {
-	floors, err := r.floors(ctx, s)
-	if err != nil {
-		return err
-	}
+	var err error
 	t.Missing, err = r.clickHouse.number(ctx, "SELECT count() FROM ("+r.missing(s, replayPlace)+")"+joinsOnDisk)
 	if err != nil || t.Missing == 0 {
 		return err
+	}
+	where, topic := "", quoted("kafka_topic")
+	if r.of != "" {
+		topic = "concat(" + literal(restoredTopic(r.of, "")) + ", l.kafka_topic) AS kafka_topic"
+	} else if where, err = r.notOthers(ctx, s); err != nil {
+		return err
+	}
+	names, values := make([]string, 0), make([]string, 0)
+	for _, c := range columns.ForSignal(s).Columns {
+		names, values = append(names, quoted(c.Name)), append(values, quoted(c.Name))
+		if c.Name == "kafka_topic" {
+			values[len(values)-1] = topic
+		}
+	}
+	into := "INSERT INTO " + r.table(s, replaySuffix) + " (" + strings.Join(names, ", ") + ")" + joinsOnDisk + ", insert_deduplicate = 0, max_partitions_per_insert_block = 0 "
+	if err := r.clickHouse.exec(ctx, into+r.missing(s, strings.Join(values, ", "))+where); err != nil {
+		return err
+	}
+	chosen, err := r.clickHouse.number(ctx, "SELECT count() FROM "+r.table(s, replaySuffix))
+	t.Left = t.Missing - chosen
+	return err
+}
+
+// restoredTopics begins the topics of rows of other cells. Kafka has no topic with a slash.
+const restoredTopics = "cell/"
+
+// restoredTopic is that of rows of another cell's topic.
+func restoredTopic(cell, topic string) string { return restoredTopics + cell + "/" + topic }
+
+// notOthers is the condition that leaves out rows which others bring.
+func (r *lakeReplay) notOthers(ctx context.Context, s signal.Signal) (string, error) {
+	floors, err := r.floors(ctx, s)
+	if err != nil {
+		return "", err
 	}
 	const record = "kafka_topic, kafka_partition, kafka_offset"
 	// Records below a partition's floor are nobody's any more, whatever the ledger says.
@@ -283,25 +320,14 @@ func (r *lakeReplay) choose(ctx context.Context, s signal.Signal, t *lakeTable) 
 	for _, quarantine := range []*columns.Table{columns.Quarantine, columns.QuarantinePII} {
 		there, err := r.clickHouse.number(ctx, "SELECT count() FROM system.tables WHERE database = "+literal(r.database)+" AND name = "+literal(quarantine.Name))
 		if err != nil {
-			return err
+			return "", err
 		}
 		if there > 0 {
 			others += " UNION ALL SELECT origin_topic, origin_partition, origin_offset FROM " + quoted(r.database) + "." + quoted(quarantine.Name) +
 				" WHERE origin_group = " + literal(r.group.name)
 		}
 	}
-	names := make([]string, 0)
-	for _, c := range columns.ForSignal(s).Columns {
-		names = append(names, quoted(c.Name))
-	}
-	list := strings.Join(names, ", ")
-	into := "INSERT INTO " + r.table(s, replaySuffix) + " (" + list + ")" + joinsOnDisk + ", insert_deduplicate = 0, max_partitions_per_insert_block = 0 "
-	if err := r.clickHouse.exec(ctx, into+r.missing(s, list)+" WHERE ("+record+") NOT IN ("+others+")"); err != nil {
-		return err
-	}
-	chosen, err := r.clickHouse.number(ctx, "SELECT count() FROM "+r.table(s, replaySuffix))
-	t.Left = t.Missing - chosen
-	return err
+	return " WHERE (" + record + ") NOT IN (" + others + ")", nil
 }
 
 // floors returns a SELECT of topic, partition and floor: no aggregator will ever store a record below it, as Kafka no longer has it and the group has gone past it. Where it

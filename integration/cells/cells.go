@@ -52,6 +52,7 @@ type Cell struct {
 	Name, Jurisdiction, Region string
 	Address                    netip.Addr // to which DNS leads
 	Dir                        string     // all that it writes
+	Replica                    string     // of its lake, a directory in the object store of another cell of its jurisdiction; empty: there is no such cell
 	Registry                   string     // its copy of the registry of tenants, a directory
 	State                      string     // where drain.yaml is, a directory
 }
@@ -225,6 +226,16 @@ func (c *Cells) Resolver(place netip.Prefix) *route53.Resolver {
 // Shell is an operator's, in the directory of cells.yaml.
 func (c *Cells) Shell() rig.Shell { return rig.Shell{Dir: c.Dir} }
 
+// standby is the cell that has the replica of another one's lake: the first other one of its jurisdiction; nil: there is none.
+func (c *Cells) standby(cell *Cell) *Cell {
+	for _, other := range c.Of(cell.Jurisdiction) {
+		if other != cell {
+			return other
+		}
+	}
+	return nil
+}
+
 // writeList writes cells.yaml, as docs/regions.md has it.
 func (c *Cells) writeList() error {
 	var b strings.Builder
@@ -232,6 +243,16 @@ func (c *Cells) writeList() error {
 	for _, cell := range c.All {
 		fmt.Fprintf(&b, "  - name: %s\n    jurisdiction: %s\n    state: %s\n    gateways: [%s]\n    kafka: {brokers: [%s]}\n",
 			cell.Name, cell.Jurisdiction, cell.State, cell.Gateways[0].MetricsURL(), strings.Join(cell.Kafka.Brokers(), ", "))
+		other := c.standby(cell)
+		if other == nil {
+			continue
+		}
+		name, config := "replica-"+cell.Name, filepath.Join(c.Dir, cell.Name+"-aggregator.yaml")
+		if err := cell.AggregatorFile(config); err != nil {
+			return err
+		}
+		cell.Replica = filepath.Join(other.Objects.Dir, name)
+		fmt.Fprintf(&b, "    aggregator: [%s]\n    copies: [{url: %q, of: lake}]\n", config, other.Objects.ReplicaURL(name))
 	}
 	return os.WriteFile(filepath.Join(c.Dir, "cells.yaml"), []byte(b.String()), 0o600)
 }

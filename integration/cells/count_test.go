@@ -1,11 +1,13 @@
 package cells
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -17,6 +19,7 @@ import (
 	"github.com/pulsegrid/pulsegrid/integration/rig/recount"
 	"github.com/pulsegrid/pulsegrid/internal/audit"
 	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
+	"github.com/pulsegrid/pulsegrid/internal/audit/erasure"
 	"github.com/pulsegrid/pulsegrid/internal/signal"
 )
 
@@ -41,7 +44,7 @@ func (r *run) waitQuiet() {
 			r.t.Log(behind)
 		}
 	}()
-	for _, cell := range r.All {
+	for _, cell := range r.left() {
 		client, err := kgo.NewClient(kgo.SeedBrokers(cell.Kafka.Brokers()...))
 		r.must(err)
 		admin := kadm.NewClient(client)
@@ -61,7 +64,8 @@ func (r *run) waitQuiet() {
 // count holds all cells' stores against what the senders know.
 func (r *run) count(requests [][]*agents.Request) {
 	r.t.Helper()
-	r.search() // before anybody asks a cell for a service whose name has the marker
+	r.search()        // before anybody asks a cell for a service whose name has the marker
+	var doubled []int // fleets
 	for i, f := range r.fleets {
 		for _, q := range requests[i] {
 			r.out.Requests++
@@ -69,22 +73,130 @@ func (r *run) count(requests [][]*agents.Request) {
 				r.out.Acked += agents.PerRequest
 			}
 		}
-		hot, lake := map[string]map[signal.Signal]recount.Contents{}, map[string]map[signal.Signal]recount.Contents{}
-		for _, cell := range r.Of(f.jurisdiction) {
-			var err error
-			hot[cell.Name], err = recount.Hot(cell.Rig, f.service)
-			r.must(err)
-			lake[cell.Name], _ = recount.Lake(r.t, cell.Rig, f.service)
-		}
-		inHot, inLake := r.compare(f, "ClickHouse", requests[i], hot), r.compare(f, "the lake", requests[i], lake)
-		if inHot != inLake {
-			r.t.Errorf("of %s %d events are in ClickHouse of more than one cell, %d in the lake", f.tenant, inHot, inLake)
-		}
+		inHot := r.stores(f, requests[i])
 		r.out.Doubled += inHot
+		if inHot > 0 {
+			doubled = append(doubled, i)
+		}
 	}
-	if *all {
-		r.audit()
+	if !*all {
+		return
 	}
+	r.audit(nil, r.left()...)
+	for _, i := range doubled {
+		r.settle(r.fleets[i], requests[i])
+	}
+}
+
+// stores counts a fleet's events in both kinds of store of all cells, and returns how many are in more than one cell.
+func (r *run) stores(f *fleet, requests []*agents.Request) int {
+	r.t.Helper()
+	hot, lake := map[string]map[signal.Signal]recount.Contents{}, map[string]map[signal.Signal]recount.Contents{}
+	for _, cell := range r.Of(f.jurisdiction) {
+		var err error
+		hot[cell.Name], err = recount.Hot(cell.Rig, f.service)
+		r.must(err)
+		lake[cell.Name], _ = recount.Lake(r.t, cell.Rig, f.service)
+	}
+	inHot, inLake := r.compare(f, "ClickHouse", requests, hot), r.compare(f, "the lake", requests, lake)
+	if inHot != inLake {
+		r.t.Errorf("of %s %d events are in ClickHouse of more than one cell, %d in the lake", f.tenant, inHot, inLake)
+	}
+	return inHot
+}
+
+// settle has what two cells have both removed from the one that is not the tenant's home, as the runbook does it. Then no event may be in two cells, none may be lost, and the audit of the other cell must be
+// equal with what was declared.
+func (r *run) settle(f *fleet, requests []*agents.Request) {
+	r.t.Helper()
+	for _, guest := range r.Of(r.Cell(f.home).Jurisdiction) {
+		if guest.Name == f.home {
+			continue
+		}
+		declared := filepath.Join(r.Dir, guest.Name+"-erased.yaml")
+		command := fmt.Sprintf("pulsegrid cell settle --home %s --guest %s --tenant %s --from %s --to %s --tenants %s --jurisdiction %s --id %s --by drill --reason drill --declare %s --quiet",
+			f.home, guest.Name, f.tenant, r.started.UTC().Format(time.RFC3339), time.Now().UTC().Format(time.RFC3339), guest.Registry, guest.Jurisdiction,
+			fmt.Sprintf("%s-%s-%d", r.out.Drill, f.tenant, r.started.Unix()), declared)
+		out, err := r.Shell().Run(command)
+		r.t.Logf("%s (%v)\n%s", command, err, out)
+		if err != nil && !strings.Contains(out, "rollup") { // those of today wait until the day is over, or the aggregators stop
+			r.t.Errorf("%s: %v", command, err)
+		}
+		erased, err := erasure.ReadFile(declared)
+		r.must(err)
+		r.audit(erased, guest)
+	}
+	r.out.Settled = true
+	if left := r.stores(f, requests); left > 0 {
+		r.out.Unsettled += left
+		r.t.Errorf("after the settling %d events of %s are in two cells", left, f.tenant)
+	}
+}
+
+// left are the cells that there are.
+func (r *run) left() (out []*Cell) {
+	for _, cell := range r.All {
+		if r.replication == nil || !r.isStruck(cell.Name) {
+			out = append(out, cell)
+		}
+	}
+	return out
+}
+
+// lostWithin bounds how old an event may be that goes with a cell: one that was acknowledged waits for the lake's commit, and the commit's objects for their copies.
+const lostWithin = ReplicaDelay + 15*time.Second
+
+// countWhatIsLeft holds the hot stores of the cells that are left against what the senders know, when a cell never comes back. What it had acknowledged last is lost: how much, and how old the oldest was.
+func (r *run) countWhatIsLeft(requests [][]*agents.Request, fault time.Time) {
+	r.t.Helper()
+	r.search()
+	for i, f := range r.fleets {
+		there := map[signal.Signal]recount.Contents{}
+		for _, s := range signal.All {
+			there[s] = recount.Contents{}
+		}
+		for _, cell := range r.left() {
+			if f.jurisdiction != "" && cell.Jurisdiction != f.jurisdiction {
+				continue
+			}
+			found, err := recount.Hot(cell.Rig, f.service)
+			r.must(err)
+			within, _ := recount.Compare(requests[i], found, nil)
+			if r.out.Within += within.Doubled; within.Doubled > 0 {
+				r.t.Errorf("ClickHouse of %s has %d rows of %s too many", cell.Name, within.Doubled, f.tenant)
+			}
+			r.out.Unknown += within.Unknown
+			for s, events := range found {
+				for n, is := range events {
+					if _, ok := there[s][n]; ok {
+						r.out.Doubled++
+					}
+					there[s][n] = is
+				}
+			}
+		}
+		for _, q := range requests[i] {
+			r.out.Requests++
+			if !q.Acked {
+				continue
+			}
+			r.out.Acked += agents.PerRequest
+			for n := q.First(); n < q.First()+agents.PerRequest; n++ {
+				if _, ok := there[q.Signal][n]; ok {
+					continue
+				}
+				r.out.Lost++
+				old := fault.Sub(q.Sent)
+				if r.out.RPO = max(r.out.RPO, old.Seconds()); old > lostWithin || !r.isStruck(f.home) {
+					r.t.Errorf("of %s event %d is lost, which was sent %v before the cell was", f.tenant, n, old)
+				}
+			}
+		}
+	}
+	if r.out.Lost == 0 {
+		r.t.Error("nothing is lost: the cell had nothing that was not replicated")
+	}
+	r.audit(nil, r.left()...)
 }
 
 // compare counts what is wrong in one kind of store of all cells, and returns how many events are in more than one of them.
@@ -163,18 +275,18 @@ func total(of map[string]int) (n int) {
 	return n
 }
 
-// audit lets PulseGrid's own audit judge each cell's events since the drill began.
-func (r *run) audit() {
+// audit lets PulseGrid's own audit judge cells' events since the drill began, but for lawful deletions. Rollups of today have what was deleted, and not what was restored.
+func (r *run) audit(erased []erasure.Erasure, cells ...*Cell) {
 	r.t.Helper()
-	r.out.Verdict = string(certificate.Equal)
-	for _, cell := range r.All {
+	r.out.Verdict = cmp.Or(r.out.Verdict, string(certificate.Equal))
+	for _, cell := range cells {
 		c := audit.DefaultConfig()
 		c.Tool, c.Cell = "drill", cell.Name
 		c.Kafka.Brokers, c.Topics = cell.Kafka.Brokers(), nil
 		for _, s := range signal.All {
 			c.Topics = append(c.Topics, audit.Topic{Name: s.Topic(), Signal: s})
 		}
-		c.From, c.Rollups, c.TempDir = r.started, true, r.t.TempDir()
+		c.From, c.Rollups, c.Erased, c.TempDir = r.started, r.replication == nil && erased == nil, erased, r.t.TempDir()
 		c.ClickHouse, c.Lake = recount.Stores(cell.Rig, audit.DefaultHotGroup, audit.DefaultLakeGroup)
 		ctx, cancel := context.WithTimeout(context.Background(), auditTimeout)
 		cert, err := audit.Run(ctx, c)

@@ -13,7 +13,7 @@ import (
 const (
 	Europe   = "europe"   // jurisdiction eu, at home in eu-central, and may be in both cells of the EU
 	America  = "america"  // jurisdiction us
-	Anywhere = "anywhere" // of no jurisdiction
+	Anywhere = "anywhere" // of no jurisdiction, at home in eu-central
 )
 
 // writeRegistry makes a key for each tenant, and gives each cell a copy of the registry of its own.
@@ -33,7 +33,7 @@ func (c *Cells) writeRegistry() error {
 	}
 	b.WriteString("tenants:\n")
 	for _, t := range []struct{ id, more string }{
-		{Europe, fmt.Sprintf("jurisdiction: eu, home: %s, cells: [%s], ", eu[0], strings.Join(eu, ", "))}, {America, "jurisdiction: us, "}, {Anywhere, ""},
+		{Europe, fmt.Sprintf("jurisdiction: eu, home: %s, cells: [%s], ", eu[0], strings.Join(eu, ", "))}, {America, "jurisdiction: us, "}, {Anywhere, fmt.Sprintf("home: %s, ", eu[0])},
 	} {
 		key, id, hash := tenant.NewKey()
 		c.Keys[t.id] = key

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -110,8 +111,9 @@ type run struct {
 	struck []*Cell // that something is done to
 	rate   int
 
-	started time.Time
-	watch   *watch
+	started     time.Time
+	watch       *watch
+	replication *replication // of a drill whose cell never comes back
 }
 
 func (r *run) must(err error) {
@@ -209,6 +211,10 @@ func (d *drill) run(t *testing.T) {
 		r.struck = append(r.struck, r.Cell(name))
 	}
 	r.out.Rate, r.out.TTL, r.out.Detects = r.rate, r.times.TTL.Seconds(), (time.Duration(r.times.Threshold) * r.times.Check).Seconds()
+	if d.gone {
+		r.replication = r.struck[0].replicate(rand.New(rand.NewPCG(*seed, 1)))
+		defer func() { _ = r.replication.stop() }() // lost tells of an error
+	}
 	r.startFleets()
 	defer r.watch.stop()
 	time.Sleep(scaled(calm))
@@ -225,6 +231,11 @@ func (d *drill) run(t *testing.T) {
 	}
 	back := time.Now()
 	r.must(d.mend(r))
+	if d.gone {
+		r.never(fault)
+		whole = true
+		return
+	}
 	r.until("senders are home and up to date", func() bool {
 		return r.watch.all(func(s seen) bool { return s.age < fresh && s.in == s.fleet.home && s.others > fresh })
 	})
@@ -248,6 +259,26 @@ func (d *drill) run(t *testing.T) {
 	r.waitQuiet()
 	r.count(requests)
 	whole = true
+}
+
+// never ends a drill whose cells do not come back.
+func (r *run) never(fault time.Time) {
+	r.t.Helper()
+	stale := r.watch.lastStale()
+	requests := r.stopFleets()
+	r.out.Fresh = max(0, stale.Sub(fault).Seconds())
+	var hit, others [][]*agents.Request
+	for i, f := range r.fleets {
+		if r.isStruck(f.home) {
+			hit = append(hit, requests[i])
+		} else {
+			others = append(others, requests[i])
+		}
+	}
+	before := fault.Add(-agents.DefaultTimeout)
+	r.out.Away, r.out.Bystander = felt(hit, before, time.Now()), felt(others, before, time.Now()).Failed
+	r.waitQuiet()
+	r.countWhatIsLeft(requests, fault)
 }
 
 // moves tells whether a fleet has somewhere to go.

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"gopkg.in/yaml.v3"
 
 	"github.com/pulsegrid/pulsegrid/integration/rig"
 )
@@ -29,4 +30,45 @@ func TestEveryFaultIsInTheDocumentAndHasANameOfItsOwn(t *testing.T) {
 		require.NotEmpty(t, f.does, f.name)
 		require.True(t, strings.Contains(string(text), "`"+f.name+"`"), "docs/faults.md has no row for %s: run `make test-fault fault-table`", f.name)
 	}
+}
+
+// Guarantees: each alert that wakes somebody is set off by a rehearsal whose outcome is in the document, or the document says that it is not rehearsed.
+func TestEveryPageIsRehearsedOrSaidNotToBe(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(rig.Root(), "docs", "rehearsals.md"))
+	require.NoError(t, err)
+	outcomes, rest, found := strings.Cut(string(text), "## What is not rehearsed")
+	require.True(t, found)
+	set := map[string]bool{}
+	for _, r := range rehearsals {
+		require.Contains(t, outcomes, "\n| `"+r.name+"`", "docs/rehearsals.md has no row of %s: run `make rehearse REHEARSAL=%[1]s rehearsal-table`", r.name)
+		set[r.alert] = set[r.alert] || !r.ticket
+	}
+	pages := 0
+	for _, pattern := range []string{"alerts/*.yaml", "rules/*.yaml"} {
+		files, err := filepath.Glob(filepath.Join(rig.Root(), "observability", pattern))
+		require.NoError(t, err)
+		for _, file := range files {
+			content, err := os.ReadFile(file)
+			require.NoError(t, err)
+			var rules struct {
+				Groups []struct {
+					Rules []struct {
+						Alert  string
+						Labels map[string]string
+					}
+				}
+			}
+			require.NoError(t, yaml.Unmarshal(content, &rules), file)
+			for _, g := range rules.Groups {
+				for _, r := range g.Rules {
+					if r.Labels["severity"] != "page" {
+						continue
+					}
+					pages++
+					require.True(t, set[r.Alert] || strings.Contains(rest, "`"+r.Alert+"`"), "%s pages, no rehearsal expects it, and docs/rehearsals.md does not say so", r.Alert)
+				}
+			}
+		}
+	}
+	require.Greater(t, pages, 20)
 }

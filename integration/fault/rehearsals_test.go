@@ -81,7 +81,7 @@ var rehearsals = []rehearsal{
 		shows: `(?m)^different`, probe: true, kind: watched, inject: (*rehearsed).deleteProbes, mend: (*rehearsed).replay,
 	},
 	{
-		name: "probe-rows-doubled", does: "rows of the probe are inserted once more by hand", alert: "ProbeRowsDoubled", within: 12 * time.Minute, over: hourOver,
+		name: "probe-rows-doubled", does: "a partition of a backup, with rows of the probe, is attached once more by hand", alert: "ProbeRowsDoubled", within: 12 * time.Minute, over: hourOver,
 		shows: `"doubled": ?[1-9]`, probe: true, kind: watched, inject: (*rehearsed).doubleProbes, mend: (*rehearsed).singleProbes,
 	},
 	{
@@ -108,7 +108,7 @@ var rehearsals = []rehearsal{
 	},
 	{
 		name: "invalid-events", does: "a third of all events breaks the schemas", alert: "QuarantineSurge", within: 25 * time.Minute, over: 30 * time.Minute, stays: true,
-		shows: `(?m)^default\s+[1-9]`, kind: enforcing, inject: (*rehearsed).poisoned, mend: (*rehearsed).undone,
+		shows: `default\W+[1-9]`, kind: enforcing, inject: (*rehearsed).poisoned, mend: (*rehearsed).undone,
 	},
 	{
 		name: "deploys", does: "none: gateways and aggregators are restarted one after the other, and a further aggregator joins and leaves, again and again",

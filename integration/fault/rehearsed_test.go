@@ -107,19 +107,33 @@ func ofProbes() string {
 		int(underWay.Seconds()), int(deadline().Seconds())-5)
 }
 
-// changeProbes runs SQL on the probe's rows, of which there must be some.
-func (r *rehearsed) changeProbes(sql string) error {
+// changeProbes runs SQL when there are rows of the probe that it is about.
+func (r *rehearsed) changeProbes(statements ...string) error {
 	if !until(func() bool { n, err := r.Query("SELECT count() " + ofProbes()); return err == nil && n != "0" }, patience) {
 		return errors.New("there are no rows of the probe to change")
 	}
-	_, err := r.Query(sql)
-	return err
+	for _, sql := range statements {
+		if _, err := r.Query(sql); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (r *rehearsed) deleteProbes() error { return r.changeProbes("DELETE " + ofProbes()) }
 
+// doubleProbes attaches a copy of the rows, as whoever restores a partition of a backup twice. No view of the rollups sees it.
 func (r *rehearsed) doubleProbes() error {
-	return r.changeProbes("INSERT INTO logs SELECT * " + ofProbes() + " SETTINGS insert_deduplicate = 0")
+	if err := r.changeProbes("CREATE TABLE logs_again AS logs", "INSERT INTO logs_again SELECT * "+ofProbes()); err != nil {
+		return err
+	}
+	partitions, err := r.Query("SELECT DISTINCT _partition_id FROM logs_again FORMAT TabSeparated")
+	for _, id := range strings.Fields(partitions) {
+		_, attached := r.Query("ALTER TABLE logs ATTACH PARTITION ID '" + id + "' FROM logs_again")
+		err = errors.Join(err, attached)
+	}
+	_, dropped := r.Query("DROP TABLE logs_again SYNC")
+	return errors.Join(err, dropped)
 }
 
 // singleProbes deletes all rows of the events that are doubled, and has replay put one of each back, as the runbook says.

@@ -23,6 +23,7 @@ import (
 // Buckets: of the lake, and of what gateways put aside while Kafka is away.
 const (
 	bucket      = "lake"
+	tables      = "tables" // prefix of the warehouse
 	spillBucket = "spill"
 	// oversizedBucket is for what is larger than a record.
 	oversizedBucket = "oversized"
@@ -31,6 +32,14 @@ const (
 // bucketURL is that of a bucket, in the configuration of gateways.
 func bucketURL(bucket, endpoint string) string {
 	return "s3://" + bucket + "?use_path_style=true&region=" + s3test.Region + "&endpoint=" + endpoint
+}
+
+// LakeDir is where the objects lie that are replicated when the lake's bucket is.
+func (o *ObjectStore) LakeDir() string { return filepath.Join(o.Dir, bucket) }
+
+// ReplicaURL is the URL of a copy of a rig's lake, for lists of cells, that lies in the bucket of this name: a directory of Dir.
+func (o *ObjectStore) ReplicaURL(name string) string {
+	return bucketURL(name, "http://"+o.front.Addr().String()) + "&prefix=" + tables + "/"
 }
 
 // ObjectStore is versitygw, an S3 server over a directory, behind a proxy that speaks HTTP and so can fail as S3 does.

@@ -458,7 +458,7 @@ func (r *Rig) lake() string { return filepath.Join(r.opts.Dir, "lake") }
 // Warehouse is where the lake's tables lie.
 func (r *Rig) Warehouse() string {
 	if r.opts.Faulty {
-		return "s3://" + bucket + "/tables"
+		return "s3://" + bucket + "/" + tables
 	}
 	return "file://" + filepath.Join(r.lake(), "warehouse")
 }

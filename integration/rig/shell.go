@@ -1,12 +1,15 @@
 package rig
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"syscall"
 	"time"
 
@@ -82,16 +85,43 @@ func (r *Rig) Operator(dir string) (s Shell, leave func(), err error) {
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil { // held by whoever runs the cell
 		return s, nil, errors.Join(err, lock.Close())
 	}
-	s.Dir = dir
-	if r.Objects != nil {
-		endpoint := r.CatalogProperties()["s3.endpoint"]
-		s.Env = []string{
-			"AWS_S3_ENDPOINT=" + endpoint, "AWS_REGION=" + s3test.Region, "AWS_ACCESS_KEY_ID=" + s3test.AccessKey, "AWS_SECRET_ACCESS_KEY=" + s3test.SecretKey,
-			"PULSEGRID_S3_ENDPOINT=" + endpoint, "PULSEGRID_S3_REGION=" + s3test.Region, "PULSEGRID_S3_ACCESS_KEY_ID=" + s3test.AccessKey, "PULSEGRID_S3_SECRET_ACCESS_KEY=" + s3test.SecretKey,
-			"PULSEGRID_GATEWAY=operator", "PULSEGRID_SPILL_URL=" + bucketURL(spillBucket, endpoint), "PULSEGRID_OVERSIZED_URL=" + bucketURL(oversizedBucket, endpoint),
-		}
-	}
+	s.Dir, s.Env = dir, r.objectEnv()
 	return s, func() { _ = lock.Close() }, nil // which gives the lock back
+}
+
+// objectEnv are the variables by which commands find the object store, without the rig's links.
+func (r *Rig) objectEnv() []string {
+	if r.Objects == nil {
+		return nil
+	}
+	endpoint := r.CatalogProperties()["s3.endpoint"]
+	return []string{
+		"AWS_S3_ENDPOINT=" + endpoint, "AWS_REGION=" + s3test.Region, "AWS_ACCESS_KEY_ID=" + s3test.AccessKey, "AWS_SECRET_ACCESS_KEY=" + s3test.SecretKey,
+		"PULSEGRID_S3_ENDPOINT=" + endpoint, "PULSEGRID_S3_REGION=" + s3test.Region, "PULSEGRID_S3_ACCESS_KEY_ID=" + s3test.AccessKey, "PULSEGRID_S3_SECRET_ACCESS_KEY=" + s3test.SecretKey,
+		"PULSEGRID_GATEWAY=operator", "PULSEGRID_SPILL_URL=" + bucketURL(spillBucket, endpoint), "PULSEGRID_OVERSIZED_URL=" + bucketURL(oversizedBucket, endpoint),
+	}
+}
+
+var variable = regexp.MustCompile(`\$\{env:(\w+)(?::-([^}]*))?\}`)
+
+// AggregatorFile writes the configuration of the rig's aggregators into a file, with what its variables stand for: it leads to the rig's stores, without its links.
+func (r *Rig) AggregatorFile(path string) error {
+	merged, err := mergedConfig(append([]string{filepath.Join(Root(), "distributions", "aggregator", "config.yaml")}, r.opts.AggregatorConfigs...))
+	if err != nil {
+		return err
+	}
+	values := map[string]string{
+		"PULSEGRID_KAFKA_BROKERS": strings.Join(r.Kafka.Brokers(), ","), "PULSEGRID_CLICKHOUSE_HTTP": r.chHTTP, "PULSEGRID_LAKE_CATALOG": r.CatalogFile(), "PULSEGRID_LAKE_WAREHOUSE": r.Warehouse(),
+	}
+	for _, v := range r.objectEnv() {
+		name, value, _ := strings.Cut(v, "=")
+		values[name] = value
+	}
+	text := variable.ReplaceAllStringFunc(string(merged), func(found string) string {
+		parts := variable.FindStringSubmatch(found)
+		return cmp.Or(values[parts[1]], parts[2])
+	})
+	return os.WriteFile(path, []byte(text), 0o600)
 }
 
 // mergedConfig is what the Collector makes of several --config.

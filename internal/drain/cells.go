@@ -51,8 +51,16 @@ type Cell struct {
 	IdentitiesMayLeave bool `mapstructure:"identities_may_leave"`
 	// Copies are object stores that hold copies of what the cell has: backups, and replicas of its lake (`pulsegrid cell inventory`). Default: there is none.
 	Copies []Copy `mapstructure:"copies"`
+	// Capacity is what the cell can take, by which it is known whether the others have room for one that is away (`pulsegrid cell reserve`). Default: nobody knows.
+	Capacity Capacity `mapstructure:"capacity"`
 	// ClickHouse is the cell's, as readers over cells reach it (`pulsegrid cell rollups`). Default: they do not.
 	ClickHouse ClickHouse `mapstructure:"clickhouse"`
+}
+
+// Capacity of a cell.
+type Capacity struct {
+	// EventsPerSecond that all of its parts hold for hours, as it is scaled. Default: 0, not known.
+	EventsPerSecond int `mapstructure:"events_per_second"`
 }
 
 // ClickHouse is that of a cell, for reading.
@@ -187,6 +195,7 @@ func (c *Cell) validate() error {
 		bad(true, "kafka::%w", err)
 	}
 	bad(c.Groups != nil && len(c.Groups) == 0 || len(c.Groups) > maxGroups, "groups: are %d, want 1 to %d", len(c.Groups), maxGroups)
+	bad(c.Capacity.EventsPerSecond < 0, "capacity::events_per_second: %d is below 0", c.Capacity.EventsPerSecond)
 	bad(len(c.Copies) > maxCopies, "copies: are %d, want at most %d", len(c.Copies), maxCopies)
 	if c.ClickHouse.Endpoint != "" {
 		u, err := url.Parse(c.ClickHouse.Endpoint)

@@ -21,17 +21,21 @@ type Drill struct {
 	Away Felt `json:"away"` // from the fault to the cell's return
 	Back Felt `json:"back"` // from then on
 
-	Lost      int     `json:"lost"`    // acknowledged events that no cell has, in ClickHouse and in the lake
-	Doubled   int     `json:"doubled"` // events that more than one cell has in ClickHouse: what is to be settled
-	Within    int     `json:"within"`  // rows too many within a cell, in either store
-	Unknown   int     `json:"unknown"` // events that nobody sent
-	Markers   int     `json:"markers"` // files, records, rows and Parquet rows of the EU's that cells elsewhere have
-	Control   int     `json:"control"` // the same of their own senders'
+	Lost      int     `json:"lost"`      // acknowledged events that no cell has, in ClickHouse and in the lake
+	Doubled   int     `json:"doubled"`   // events that more than one cell has in ClickHouse: what is to be settled
+	Settled   bool    `json:"settled"`   // what two cells had was removed from one
+	Unsettled int     `json:"unsettled"` // events that two cells have all the same
+	Within    int     `json:"within"`    // rows too many within a cell, in either store
+	Unknown   int     `json:"unknown"`   // events that nobody sent
+	Markers   int     `json:"markers"`   // files, records, rows and Parquet rows of the EU's that cells elsewhere have
+	Control   int     `json:"control"`   // the same of their own senders'
 	Searched  bool    `json:"searched"`
-	Fresh     float64 `json:"fresh_seconds"`          // from the fault until each sender's newest row, in whichever cell, is fresh for good
-	Home      float64 `json:"home_seconds"`           // from the cell's return to the last event that another cell took in its place; 0: none did
-	Safe      float64 `json:"safe_seconds,omitempty"` // from the drain until it is safe to take the cell away
-	Verdict   string  `json:"verdict"`                // of all cells' audits
+	Fresh     float64 `json:"fresh_seconds"`              // from the fault until each sender's newest row, in whichever cell, is fresh for good
+	Home      float64 `json:"home_seconds"`               // from the cell's return to the last event that another cell took in its place; 0: none did
+	Restored  float64 `json:"restored_seconds,omitempty"` // of a cell that never comes back: what it took to restore its tenants elsewhere
+	RPO       float64 `json:"rpo_seconds,omitempty"`      // how long before the cell the oldest event was sent that is lost with it
+	Safe      float64 `json:"safe_seconds,omitempty"`     // from the drain until it is safe to take the cell away
+	Verdict   string  `json:"verdict"`                    // of all cells' audits
 	Seconds   float64 `json:"seconds"`
 	Passed    bool    `json:"passed"`
 	Bystander int     `json:"bystanders_failed"` // requests of senders that have nothing to do with the cell, which failed at least once
@@ -64,12 +68,21 @@ func Drills(runs []Drill) string {
 		if r.Safe > 0 {
 			does += fmt.Sprintf("; safe to take away after %.0f s", r.Safe)
 		}
+		lost := fmt.Sprint(r.Lost)
+		if r.Restored > 0 {
+			does += fmt.Sprintf("; restored within %.0f s", r.Restored)
+			lost += fmt.Sprintf(", of the last %.0f s", r.RPO)
+		}
+		doubled := fmt.Sprint(r.Doubled)
+		if r.Settled {
+			doubled += fmt.Sprintf("; %d after settling", r.Unsettled)
+		}
 		markers := "not searched"
 		if r.Searched {
 			markers = fmt.Sprintf("%d (of %d of its own)", r.Markers, r.Control)
 		}
-		fmt.Fprintf(&b, "| `%s`%s | %s | %v, %d | %.0f, %.0f | %d, %d | %v | %v | %d | %d | %s | %.0f | %.0f | %s |\n", r.Drill, failed, does, r.Scale, r.Seed, r.Detects, r.TTL, r.Rate, r.Acked,
-			r.Away, r.Back, r.Lost, r.Doubled, markers, r.Fresh, r.Home, r.Verdict)
+		fmt.Fprintf(&b, "| `%s`%s | %s | %v, %d | %.0f, %.0f | %d, %d | %v | %v | %s | %s | %s | %.0f | %.0f | %s |\n", r.Drill, failed, does, r.Scale, r.Seed, r.Detects, r.TTL, r.Rate, r.Acked,
+			r.Away, r.Back, lost, doubled, markers, r.Fresh, r.Home, r.Verdict)
 	}
 	return b.String()
 }

@@ -77,12 +77,15 @@ func TestAlertLatenciesHaveARowARun(t *testing.T) {
 func TestADrillIsARow(t *testing.T) {
 	table := strings.Split(Drills([]Drill{
 		{
-			Drill: "kill", Does: "SIGKILL", Seed: 7, Scale: 0.1, Rate: 900, TTL: 6, Detects: 3, Acked: 5000, Away: Felt{Failed: 40, Seconds: 11.6, Longest: 9.7}, Doubled: 50, Searched: true, Control: 9,
+			Drill: "kill", Does: "SIGKILL", Seed: 7, Scale: 0.1, Rate: 900, TTL: 6, Detects: 3, Acked: 5000, Away: Felt{Failed: 40, Seconds: 11.6, Longest: 9.7}, Doubled: 50, Settled: true, Searched: true, Control: 9,
 			Fresh: 14.2, Home: 20, Safe: 75, Verdict: "equal", Passed: true,
 		},
 		{Drill: "kafka"},
+		{Drill: "loss", Does: "x", Lost: 450, RPO: 9.4, Restored: 31, Passed: true},
 	}), "\n")
-	require.Equal(t, "| `kill` | SIGKILL; safe to take away after 75 s | 0.1, 7 | 3, 6 | 900, 5000 | 40 in 12 s, one for 10 s | 0 | 0 | 50 | 0 (of 9 of its own) | 14 | 20 | equal |", table[2])
+	require.Equal(t, "| `kill` | SIGKILL; safe to take away after 75 s | 0.1, 7 | 3, 6 | 900, 5000 | 40 in 12 s, one for 10 s | 0 | 0 | 50; 0 after settling | 0 (of 9 of its own) | 14 | 20 | equal |", table[2])
 	require.Contains(t, table[3], "| `kafka`, **failed** |")
 	require.Contains(t, table[3], "| not searched |")
+	require.Contains(t, table[4], "| `loss` | x; restored within 31 s |")
+	require.Contains(t, table[4], "| 450, of the last 9 s |")
 }
