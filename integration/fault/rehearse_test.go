@@ -99,8 +99,10 @@ func (r *rehearsed) rehearse() {
 	if r.rehearsal.kind.kafkaMetrics {
 		further["kafka"] = r.Kafka.MetricsURLs()
 	}
+	quiet := func() {} // ends what sends beside the fleet
 	if r.probe {
-		further["probe"] = []string{r.runProbe()}
+		at, stop := r.runProbe()
+		further["probe"], quiet = []string{at}, stop
 	}
 	if r.needsDisk {
 		if r.disk, err = rig.MountDisk(filepath.Join(dir, "disk"), hostDisk); err != nil {
@@ -114,10 +116,9 @@ func (r *rehearsed) rehearse() {
 	if !r.rehearsal.short { // an audit reads the whole cell
 		r.must(r.auditEqual())
 	}
-	unload := func() {}
 	if r.load != nil {
-		unload = sync.OnceFunc(r.load(r))
-		defer unload()
+		quiet = sync.OnceFunc(r.load(r))
+		defer quiet()
 	}
 	time.Sleep(cmp.Or(r.steady, max(short(steadyFor), steadyLeast)))
 	if pages := slices.DeleteFunc(m.fired(true), excused); len(pages) > 0 {
@@ -134,7 +135,7 @@ func (r *rehearsed) rehearse() {
 	} else {
 		r.answer(m)
 	}
-	unload()
+	quiet()
 	r.stop(fleet)
 	r.waitQuiet()
 	expected := append([]string{}, r.also...)

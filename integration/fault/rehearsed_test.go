@@ -83,8 +83,8 @@ func (r *rehearsed) trickle() (stop func()) {
 	return func() { cancel(); under.Wait() }
 }
 
-// runProbe runs `pulsegrid probe` beside the cell, and returns where it serves metrics.
-func (r *rehearsed) runProbe() string {
+// runProbe runs `pulsegrid probe` beside the cell, and returns where it serves metrics, and what stops it.
+func (r *rehearsed) runProbe() (at string, stop func()) {
 	r.t.Helper()
 	addr, env := rig.FreeAddr(), map[string]string{}
 	for _, v := range r.shell.Env {
@@ -94,8 +94,9 @@ func (r *rehearsed) runProbe() string {
 	p := rig.NewProcess(env, []string{addr}, filepath.Join(rig.Root(), "_build", "pulsegrid"), "probe", "--data", filepath.Join(r.shell.Dir, "pulsegrid-data"), "--metrics", addr,
 		"--interval", max(short(probeEvery), time.Second).String(), "--deadline", deadline().String())
 	r.must(p.Start(startTimeout))
-	r.t.Cleanup(func() { p.Stop(stopGrace) })
-	return "http://" + addr
+	stop = sync.OnceFunc(func() { p.Stop(stopGrace) })
+	r.t.Cleanup(stop)
+	return "http://" + addr, stop
 }
 
 // deadline of the probe's rows.
