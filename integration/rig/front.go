@@ -27,6 +27,7 @@ type Front struct {
 	server *httptest.Server
 	marker *regexp.Regexp // nil: bodies are not read
 	gate   sync.RWMutex   // held by whoever lets no request begin
+	under  sync.WaitGroup // requests under way
 
 	mu           sync.Mutex
 	seen, good   map[Request]int // guarded by mu
@@ -40,6 +41,8 @@ func NewFront(httpAddresses, grpcAddresses []string, marker *regexp.Regexp) *Fro
 	overHTTP, overGRPC := f.proxy(httpAddresses, false), f.proxy(grpcAddresses, true)
 	f.server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f.gate.RLock()
+		f.under.Add(1)
+		defer f.under.Done()
 		f.count(f.seen, r)
 		f.gate.RUnlock()
 		r, err := f.read(r)
@@ -65,6 +68,9 @@ func (f *Front) Hold() (release func()) {
 	f.gate.Lock()
 	return f.gate.Unlock
 }
+
+// Rest returns when no request is under way any more. Whoever sends must have stopped: an answer is counted after its sender has it.
+func (f *Front) Rest() { f.under.Wait() }
 
 // Close stops it, and returns when no request is under way.
 func (f *Front) Close() { f.server.Close() }
@@ -175,7 +181,11 @@ func (f *Front) proxy(addresses []string, grpc bool) *httputil.ReverseProxy {
 		Transport:     &http.Transport{Protocols: protocols(!grpc, grpc), DisableKeepAlives: !grpc},
 		FlushInterval: -1,
 		ModifyResponse: func(resp *http.Response) error {
-			resp.Body = &atEnd{ReadCloser: resp.Body, do: func() {
+			left := resp.ContentLength // a client that has it all may be gone before the body's end is read
+			if grpc {
+				left = -1 // it waits for the trailers
+			}
+			resp.Body = &atEnd{ReadCloser: resp.Body, left: left, do: func() {
 				ok := resp.StatusCode == http.StatusOK
 				if grpc {
 					ok = resp.Trailer.Get("Grpc-Status") == "0"
@@ -190,15 +200,18 @@ func (f *Front) proxy(addresses []string, grpc bool) *httputil.ReverseProxy {
 	}
 }
 
-// atEnd does something when a body has been read to its end, where its trailers are known.
+// atEnd does something when a body has been read to its end, where its trailers are known, or has all the bytes that were announced.
 type atEnd struct {
 	io.ReadCloser
-	do func()
+	left int64 // bytes that are announced; below 0: nobody knows
+	do   func()
 }
 
 func (a *atEnd) Read(b []byte) (int, error) {
 	n, err := a.ReadCloser.Read(b)
-	if errors.Is(err, io.EOF) && a.do != nil {
+	whole := a.left >= 0 && a.left == int64(n)
+	a.left -= int64(n)
+	if (errors.Is(err, io.EOF) || whole) && a.do != nil {
 		a.do()
 		a.do = nil
 	}
