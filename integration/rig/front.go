@@ -181,11 +181,7 @@ func (f *Front) proxy(addresses []string, grpc bool) *httputil.ReverseProxy {
 		Transport:     &http.Transport{Protocols: protocols(!grpc, grpc), DisableKeepAlives: !grpc},
 		FlushInterval: -1,
 		ModifyResponse: func(resp *http.Response) error {
-			left := resp.ContentLength // a client that has it all may be gone before the body's end is read
-			if grpc {
-				left = -1 // it waits for the trailers
-			}
-			resp.Body = &atEnd{ReadCloser: resp.Body, left: left, do: func() {
+			whole := func() {
 				ok := resp.StatusCode == http.StatusOK
 				if grpc {
 					ok = resp.Trailer.Get("Grpc-Status") == "0"
@@ -193,7 +189,17 @@ func (f *Front) proxy(addresses []string, grpc bool) *httputil.ReverseProxy {
 				if ok && resp.Request.Context().Err() == nil {
 					f.acknowledge(resp.Request)
 				}
-			}}
+			}
+			// A client that has all the bytes that were announced may be gone before the body's end is read. Over gRPC it waits for the trailers.
+			left := resp.ContentLength
+			switch {
+			case grpc:
+				left = -1
+			case left == 0:
+				whole()
+				return nil
+			}
+			resp.Body = &atEnd{ReadCloser: resp.Body, left: left, do: whole}
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
