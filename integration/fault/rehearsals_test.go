@@ -78,7 +78,7 @@ var rehearsals = []rehearsal{
 	},
 	{
 		name: "probe-rows-deleted", does: "rows of the probe are deleted from ClickHouse by hand", alert: "ProbeRowsMissing", within: 12 * time.Minute, over: hourOver,
-		shows: `(?m)^different`, probe: true, kind: watched, inject: (*rehearsed).deleteProbes, mend: (*rehearsed).replay,
+		shows: `DIFFERENT: the stores`, probe: true, kind: watched, inject: (*rehearsed).deleteProbes, mend: (*rehearsed).replay,
 	},
 	{
 		name: "probe-rows-doubled", does: "a partition of a backup, with rows of the probe, is attached once more by hand", alert: "ProbeRowsDoubled", within: 12 * time.Minute, over: hourOver,
