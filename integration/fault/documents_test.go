@@ -32,7 +32,7 @@ func TestEveryFaultIsInTheDocumentAndHasANameOfItsOwn(t *testing.T) {
 	}
 }
 
-// Guarantees: each alert that wakes somebody is set off by a rehearsal whose outcome is in the document, or the document says that it is not rehearsed.
+// Guarantees: each rehearsal has an outcome in the document, or the document says that it has not been run; each alert that wakes somebody is set off by one that has been, or the document says that it is not.
 func TestEveryPageIsRehearsedOrSaidNotToBe(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(rig.Root(), "docs", "rehearsals.md"))
 	require.NoError(t, err)
@@ -40,8 +40,9 @@ func TestEveryPageIsRehearsedOrSaidNotToBe(t *testing.T) {
 	require.True(t, found)
 	set := map[string]bool{}
 	for _, r := range rehearsals {
-		require.Contains(t, outcomes, "\n| `"+r.name+"`", "docs/rehearsals.md has no row of %s: run `make rehearse REHEARSAL=%[1]s rehearsal-table`", r.name)
-		set[r.alert] = set[r.alert] || !r.ticket
+		run := strings.Contains(outcomes, "\n| `"+r.name+"`")
+		require.True(t, run || strings.Contains(rest, "`"+r.name+"`"), "docs/rehearsals.md has no row of %s, and does not say that it has not been run: `make rehearse REHEARSAL=%[1]s rehearsal-table`", r.name)
+		set[r.alert] = set[r.alert] || run && !r.ticket
 	}
 	pages := 0
 	for _, pattern := range []string{"alerts/*.yaml", "rules/*.yaml"} {

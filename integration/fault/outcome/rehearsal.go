@@ -58,7 +58,7 @@ func Rehearsals(runs []Rehearsal) string {
 		if r.Fired > 0 {
 			fired = seconds(r.Fired)
 		}
-		if r.Recovered > 0 {
+		if r.Recovered > 0 || r.Passed { // it may be over before everything is mended
 			recovered = seconds(r.Recovered)
 		}
 		if page, section, ok := strings.Cut(strings.TrimPrefix(r.Runbook, "docs/"), "#"); ok {
