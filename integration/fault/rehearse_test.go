@@ -96,7 +96,7 @@ func (r *rehearsed) rehearse() {
 	r.shell = shell
 	fleet := r.fleetOf(agents.Options{Rate: rehearsedRate, Duplicates: 0.02})
 	further, disks := map[string][]string{}, []string(nil)
-	if r.rehearsal.kind.kafkaMetrics {
+	if r.kind.kafkaMetrics {
 		further["kafka"] = r.Kafka.MetricsURLs()
 	}
 	quiet := func() {} // ends what sends beside the fleet

@@ -190,11 +190,10 @@ func manifestComplete(m iceberg.ManifestFile, moved movedIO, has func(string) (b
 	if ok, err := has(m.FilePath()); err != nil || !ok {
 		return false, err
 	}
-	entries, err := m.FetchEntries(moved, true)
-	if err != nil {
-		return false, err
-	}
-	for _, e := range entries {
+	for e, err := range m.Entries(moved, true) {
+		if err != nil {
+			return false, err
+		}
 		if ok, err := has(e.DataFile().FilePath()); err != nil || !ok {
 			return false, err
 		}
