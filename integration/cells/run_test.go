@@ -218,6 +218,9 @@ func (d *drill) run(t *testing.T) {
 	r.startFleets()
 	defer r.watch.stop()
 	time.Sleep(scaled(calm))
+	if d.gone {
+		time.Sleep(2 * ReplicaDelay) // replication is older than the loss
+	}
 	fault := time.Now()
 	r.must(d.strike(r))
 	if d.moves {
