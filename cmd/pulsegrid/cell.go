@@ -76,10 +76,19 @@ func (o *cellOptions) waitFlags(cmd *cobra.Command) {
 	cmd.Flags().DurationVar(&o.timeout, "timeout", defaultCellTimeout, "give up waiting after this time")
 }
 
-func (o *cellOptions) find(name string) (*drain.Cell, []drain.Cell, error) {
-	cells, err := drain.ReadCells(o.cells)
+// readCells reads the list of cells. What is wrong with it is a wrong command line.
+func readCells(path string) ([]drain.Cell, error) {
+	cells, err := drain.ReadCells(path)
 	if err != nil {
-		return nil, nil, usageError{fmt.Errorf("--cells: %w", err)}
+		return nil, usageError{fmt.Errorf("--cells: %w", err)}
+	}
+	return cells, nil
+}
+
+func (o *cellOptions) find(name string) (*drain.Cell, []drain.Cell, error) {
+	cells, err := readCells(o.cells)
+	if err != nil {
+		return nil, nil, err
 	}
 	c, err := drain.Find(cells, name)
 	if err != nil {

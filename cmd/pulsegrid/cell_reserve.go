@@ -37,9 +37,9 @@ Exit codes: 0 any one cell could be lost; 1 not, or it is not known, or it faile
 			if times <= 0 || over <= 0 {
 				return usageError{fmt.Errorf("--times %v, --over %v: want more than 0", times, over)}
 			}
-			cells, err := drain.ReadCells(o.cells)
+			cells, err := readCells(o.cells)
 			if err != nil {
-				return usageError{fmt.Errorf("--cells: %w", err)}
+				return err
 			}
 			loads, err := loadsOf(cmd.Context(), cells, over)
 			if err != nil {

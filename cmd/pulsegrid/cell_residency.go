@@ -17,7 +17,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pulsegrid/pulsegrid/internal/audit/certificate"
-	"github.com/pulsegrid/pulsegrid/internal/drain"
 	"github.com/pulsegrid/pulsegrid/internal/fileset"
 	"github.com/pulsegrid/pulsegrid/internal/residency"
 	"github.com/pulsegrid/pulsegrid/internal/tenant"
@@ -98,9 +97,9 @@ func (o *residencyOptions) run(cmd *cobra.Command) (err error) {
 			return usageError{fmt.Errorf("--%s is required; see `%s --help`", flag, cmd.CommandPath())}
 		}
 	}
-	cells, err := drain.ReadCells(o.cells)
+	cells, err := readCells(o.cells)
 	if err != nil {
-		return usageError{fmt.Errorf("--cells: %w", err)}
+		return err
 	}
 	keys, err := publicKeys("inventory-key", o.inventoryKeys)
 	if err != nil {

@@ -3,9 +3,9 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"os"
 	"slices"
@@ -33,9 +33,9 @@ func newCellRestore() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "restore LOST --into CELL --tenant TENANT --from TIME",
 		Short: "Fill the hot store of another cell with a tenant's rows of a cell that is gone",
-		Long: `After a cell is lost for good, its tenants' agents send to another one, which has none of their past. This reads the rows of a tenant from the replica of the lost cell's lake (copies, of: lake, in
-the list of cells), and puts those whose events the other cell does not have into its ClickHouse. The lost cell's catalog is not asked: of each table the newest version is taken of which every file
-has arrived. What had not arrived is lost: the text says of when the versions are.
+		Long: `After a cell is lost for good, its tenants' agents send to another one, which has none of their past. This command reads a tenant's rows from the replica of the lost cell's lake. The list of
+cells names the replica (copies, of: lake). Rows whose events the other cell does not have go into its ClickHouse. The lost cell's catalog is not needed: the command takes the newest version of each
+table that has arrived whole. What had not arrived is lost; the output says when each version was committed.
 
 --from and --to are times of receipt. Rows lie in tables beside first, and each partition takes its rows in one step. They keep their events' ids; their topic is cell/LOST/TOPIC, since this cell's
 Kafka has other events at these places: the audit of this cell does not judge them. The lake of this cell is not filled: the replica is the tenant's lake of that time. Rollups do not have these
@@ -78,9 +78,9 @@ func (o *restoreOptions) allowed(ctx context.Context) (lost, into *drain.Cell, e
 			return nil, nil, usageError{fmt.Errorf("--%s: is required", flag)}
 		}
 	}
-	cells, err := drain.ReadCells(o.cells)
+	cells, err := readCells(o.cells)
 	if err != nil {
-		return nil, nil, usageError{fmt.Errorf("--cells: %w", err)}
+		return nil, nil, err
 	}
 	if lost, err = drain.Find(cells, o.lost); err != nil {
 		return nil, nil, usageError{err}
@@ -153,35 +153,15 @@ func runRestore(cmd *cobra.Command, o restoreOptions) error {
 	}
 	replica.Namespace = pipes.lake.Namespace
 	from := stored.OpenReplica(replica)
-	r := &lakeReplay{
-		replay: replay{database: hot.exporter.Database}, lake: from.Lake, of: lost.Name, signals: signals, erased: asked.Erased,
-		asked:  stored.Received{Tenant: asked.Tenant, From: asked.From, To: asked.To},
-		report: lakeReport{From: asked.From.UTC(), To: asked.To.UTC(), DryRun: o.dryRun, Rollups: []string{}}, tell: teller(cmd, o.quiet),
-	}
-	if r.clickHouse, err = questionTo(ctx, &hot.exporter); err != nil {
+	r, err := o.newLakeReplay(cmd, hot, &asked, signals)
+	if err != nil {
 		return err
 	}
-	if err := errors.Join(r.run(ctx), r.drop(ctx)); err != nil {
-		if ctx.Err() != nil {
-			err = errors.New("stopped; run it again")
-		}
-		return fmt.Errorf("%d rows were restored: %w", r.report.Back, err)
+	r.lake, r.of = from.Lake, lost.Name
+	if err := r.fill(ctx, hot, "restored"); err != nil {
+		return err
 	}
-	if !o.dryRun && hot.exporter.Rollups {
-		if err := r.compareRollups(ctx, hot); err != nil {
-			return err
-		}
-	}
-	out := restoreReport{lakeReport: r.report, Lost: lost.Name, Into: into.Name, Tenant: asked.Tenant, Versions: from.Versions}
-	if o.json {
-		err = printJSON(cmd.OutOrStdout(), out)
-	} else {
-		err = out.print(cmd.OutOrStdout())
-	}
-	if err == nil && len(r.report.Rollups) > 0 {
-		return errors.New(rollupsAdvice)
-	}
-	return err
+	return r.show(cmd, o.json, &restoreReport{lakeReport: r.report, Lost: lost.Name, Into: into.Name, Tenant: asked.Tenant, Versions: from.Versions})
 }
 
 // replicaAt reads the URL of a copy: s3://BUCKET?prefix=PREFIX/&region=REGION or file:///DIRECTORY, with the credentials of the lake that the properties are of.
@@ -191,10 +171,7 @@ func replicaAt(address string, properties iceberg.Properties) (c stored.ReplicaC
 		return c, err
 	}
 	q := u.Query()
-	c.Location, c.Properties = strings.TrimSuffix(u.Scheme+"://"+u.Host+u.Path+"/"+q.Get("prefix"), "/"), map[string]string{}
-	for name, value := range properties {
-		c.Properties[name] = value
-	}
+	c.Location, c.Properties = u.Scheme+"://"+u.Host+u.Path+"/"+q.Get("prefix"), maps.Clone(properties)
 	for name, property := range map[string]string{"region": iceio.S3Region, "endpoint": iceio.S3EndpointURL} {
 		if value := q.Get(name); value != "" {
 			c.Properties[property] = value
@@ -234,9 +211,7 @@ func (r *restoreReport) print(w io.Writer) error {
 	} else {
 		_, _ = fmt.Fprintf(&b, "%d rows of %s were not in %s: %d were restored\n", missing, r.Tenant, r.Into, r.Back)
 	}
-	for _, rollup := range r.Rollups {
-		_, _ = fmt.Fprintf(&b, "rollup %s differs from the rows\n", rollup)
-	}
+	r.printRollups(&b)
 	_, err := io.WriteString(w, b.String())
 	return err
 }

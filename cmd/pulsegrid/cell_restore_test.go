@@ -47,8 +47,8 @@ func replicate(t *testing.T, server *s3test.Server, from, to string, held func(k
 // Scenario: a cell is lost for good. Its lake was replicated object by object into another bucket; of the newest commits the metadata had arrived, and not all files. Some events had been sent to the
 // other cell, too. Its rows are restored there: the job is killed at its steps and run again; then the rest of the replica turns up.
 // Guarantees: the other cell has each event of the tenant that the newest whole version of the replica has, once, in every column but the topic's name; other tenants' are not read; what had not arrived
-// is told, and restored when it has; running it again changes nothing; rollups are right after they are built anew, and the cell's audit is equal; a process elsewhere, a cell that the tenant may not be in and a
-// replica elsewhere are refused, and nothing is read.
+// is told, and restored when it has; running it again changes nothing. Once rollups are built anew the cell's audit is equal. A process elsewhere, a cell that the tenant may not be in, and a replica elsewhere
+// are refused.
 func TestARestoreFillsAnotherCellFromTheReplica(t *testing.T) {
 	s3 := s3test.Start(t)
 	t.Setenv("AWS_ACCESS_KEY_ID", s3test.AccessKey)

@@ -111,9 +111,9 @@ func (o *rollupsOverCellsOptions) run(cmd *cobra.Command, name string) error {
 	if err != nil {
 		return err
 	}
-	listed, err := drain.ReadCells(o.cells)
+	listed, err := readCells(o.cells)
 	if err != nil {
-		return usageError{fmt.Errorf("--cells: %w", err)}
+		return err
 	}
 	var cells []federation.Cell
 	for i := range listed {

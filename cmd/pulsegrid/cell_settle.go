@@ -165,9 +165,9 @@ func (o *settleOptions) validate() error {
 
 // allowed finds the two cells, and fails where their identities may not be exchanged.
 func (o *settleOptions) allowed(ctx context.Context) (home, guest *drain.Cell, err error) {
-	cells, err := drain.ReadCells(o.cells)
+	cells, err := readCells(o.cells)
 	if err != nil {
-		return nil, nil, usageError{fmt.Errorf("--cells: %w", err)}
+		return nil, nil, err
 	}
 	if home, err = drain.Find(cells, o.home); err != nil {
 		return nil, nil, usageError{fmt.Errorf("--home: %w", err)}

@@ -37,7 +37,7 @@ const (
 	receiverType = "msk"
 	// jobCommitAge is how long blocks of a job wait for a commit of the lake: it has only so many under way, and nobody waits for single events.
 	jobCommitAge = 2 * time.Second
-	// jobNice is how far inserts of jobs yield to those of live traffic, within ClickHouse.
+	// jobNice is how far inserts of jobs yield to those of live traffic, within ClickHouse: as far as there is.
 	jobNice = 19
 	// jobStopping bounds how long the pipelines may take to stop.
 	jobStopping = 30 * time.Second
@@ -142,7 +142,7 @@ func (p *pipelines) exporter(id component.ID) (component.Config, error) {
 		return nil, err
 	}
 	if c, isHot := cfg.(*clickhouseexporter.Config); isHot {
-		c.InsertNice = max(c.InsertNice, jobNice)
+		c.InsertNice = jobNice
 	}
 	if c, isLake := cfg.(*icebergexporter.Config); isLake {
 		p.commitWaits[id] = c.Commit.MaxAge

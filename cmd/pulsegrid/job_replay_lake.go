@@ -39,8 +39,8 @@ type lakeReplay struct {
 	signals []signal.Signal
 	erased  []erasure.Erasure
 	group   *liveGroup // nil: nobody else brings the lake's rows
-	// of is the cell whose lake it is; empty: the one of ClickHouse. Of another cell's lake a row is missing where ClickHouse has no row of its event, and its topic becomes one of
-	// restoredTopic: this cell's Kafka has other events at these places.
+	// of is the cell whose lake it is; empty: the one of ClickHouse. A row of another cell's lake is missing where ClickHouse has no row of its event. Its topic becomes one of
+	// restoredTopics: this cell's Kafka has other events at its place.
 	of     string
 	tell   func(format string, args ...any)
 	report lakeReport
@@ -125,11 +125,8 @@ func runReplayOfLake(cmd *cobra.Command, o replayOptions) error {
 	case !hot.exporter.Ledger:
 		return errors.New("exporters: ledger: false: without a ledger nobody knows which rows the aggregators still bring")
 	}
-	r := &lakeReplay{
-		replay: replay{database: hot.exporter.Database}, signals: signals, erased: asked.Erased, asked: stored.Received{Tenant: asked.Tenant, From: asked.From, To: asked.To},
-		report: lakeReport{From: asked.From.UTC(), To: asked.To.UTC(), DryRun: o.dryRun, Rollups: []string{}}, tell: teller(cmd, o.quiet),
-	}
-	if r.clickHouse, err = questionTo(ctx, &hot.exporter); err != nil {
+	r, err := o.newLakeReplay(cmd, hot, &asked, signals)
+	if err != nil {
 		return err
 	}
 	if r.group, err = pipes.newGroup(ctx, hot.receiver); err != nil {
@@ -140,21 +137,42 @@ func runReplayOfLake(cmd *cobra.Command, o replayOptions) error {
 		return err
 	}
 	defer r.lake.Close()
+	if err := r.fill(ctx, hot, "put back"); err != nil {
+		return err
+	}
+	return r.show(cmd, o.json, &r.report)
+}
+
+// newLakeReplay is a replay into the hot store without a lake: its caller knows which.
+func (o *replayOptions) newLakeReplay(cmd *cobra.Command, hot *hot, asked *audit.Config, signals []signal.Signal) (r *lakeReplay, err error) {
+	r = &lakeReplay{
+		replay: replay{database: hot.exporter.Database}, signals: signals, erased: asked.Erased, asked: stored.Received{Tenant: asked.Tenant, From: asked.From, To: asked.To},
+		report: lakeReport{From: asked.From.UTC(), To: asked.To.UTC(), DryRun: o.dryRun, Rollups: []string{}}, tell: teller(cmd, o.quiet),
+	}
+	r.clickHouse, err = questionTo(cmd.Context(), &hot.exporter)
+	return r, err
+}
+
+// fill does it, and looks at the rollups afterwards. done is what becomes of rows, for an error.
+func (r *lakeReplay) fill(ctx context.Context, hot *hot, done string) error {
 	if err := errors.Join(r.run(ctx), r.drop(ctx)); err != nil {
 		if ctx.Err() != nil {
 			err = errors.New("stopped; run it again")
 		}
-		return fmt.Errorf("%d rows were put back: %w", r.report.Back, err)
+		return fmt.Errorf("%d rows were %s: %w", r.report.Back, done, err)
 	}
-	if !o.dryRun && hot.exporter.Rollups {
-		if err := r.compareRollups(ctx, hot); err != nil {
-			return err
-		}
+	if r.report.DryRun || !hot.exporter.Rollups {
+		return nil
 	}
-	if o.json {
-		err = printJSON(cmd.OutOrStdout(), r.report)
+	return r.compareRollups(ctx, hot)
+}
+
+// show prints what was done, and fails where rollups differ.
+func (r *lakeReplay) show(cmd *cobra.Command, asJSON bool, report interface{ print(w io.Writer) error }) (err error) {
+	if asJSON {
+		err = printJSON(cmd.OutOrStdout(), report)
 	} else {
-		err = r.report.print(cmd.OutOrStdout())
+		err = report.print(cmd.OutOrStdout())
 	}
 	if err == nil && len(r.report.Rollups) > 0 {
 		return errors.New(rollupsAdvice)
@@ -278,21 +296,19 @@ func (r *lakeReplay) choose(ctx context.Context, s signal.Signal, t *lakeTable) 
 	if err != nil || t.Missing == 0 {
 		return err
 	}
-	where, topic := "", quoted("kafka_topic")
+	names := make([]string, 0)
+	for _, c := range columns.ForSignal(s).Columns {
+		names = append(names, quoted(c.Name))
+	}
+	list, where := strings.Join(names, ", "), ""
+	values := list
 	if r.of != "" {
-		topic = "concat(" + literal(restoredTopic(r.of, "")) + ", l.kafka_topic) AS kafka_topic"
+		values = strings.Replace(list, quoted("kafka_topic"), "concat("+literal(restoredTopics+r.of+"/")+", l.kafka_topic) AS kafka_topic", 1)
 	} else if where, err = r.notOthers(ctx, s); err != nil {
 		return err
 	}
-	names, values := make([]string, 0), make([]string, 0)
-	for _, c := range columns.ForSignal(s).Columns {
-		names, values = append(names, quoted(c.Name)), append(values, quoted(c.Name))
-		if c.Name == "kafka_topic" {
-			values[len(values)-1] = topic
-		}
-	}
-	into := "INSERT INTO " + r.table(s, replaySuffix) + " (" + strings.Join(names, ", ") + ")" + joinsOnDisk + ", insert_deduplicate = 0, max_partitions_per_insert_block = 0 "
-	if err := r.clickHouse.exec(ctx, into+r.missing(s, strings.Join(values, ", "))+where); err != nil {
+	into := "INSERT INTO " + r.table(s, replaySuffix) + " (" + list + ")" + joinsOnDisk + ", insert_deduplicate = 0, max_partitions_per_insert_block = 0 "
+	if err := r.clickHouse.exec(ctx, into+r.missing(s, values)+where); err != nil {
 		return err
 	}
 	chosen, err := r.clickHouse.number(ctx, "SELECT count() FROM "+r.table(s, replaySuffix))
@@ -300,11 +316,8 @@ func (r *lakeReplay) choose(ctx context.Context, s signal.Signal, t *lakeTable) 
 	return err
 }
 
-// restoredTopics begins the topics of rows of other cells. Kafka has no topic with a slash.
+// restoredTopics begins the topics of rows of other cells: cell/NAME/TOPIC. Kafka has no topic with a slash.
 const restoredTopics = "cell/"
-
-// restoredTopic is that of rows of another cell's topic.
-func restoredTopic(cell, topic string) string { return restoredTopics + cell + "/" + topic }
 
 // notOthers is the condition that leaves out rows which others bring.
 func (r *lakeReplay) notOthers(ctx context.Context, s signal.Signal) (string, error) {
@@ -411,9 +424,13 @@ func (l *lakeReport) print(w io.Writer) error {
 	} else {
 		_, _ = fmt.Fprintf(&b, "%d events were missing in ClickHouse: %d rows were put back\n", missing-left, l.Back)
 	}
-	for _, r := range l.Rollups {
-		_, _ = fmt.Fprintf(&b, "rollup %s differs from the rows\n", r)
-	}
+	l.printRollups(&b)
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+func (l *lakeReport) printRollups(b *strings.Builder) {
+	for _, r := range l.Rollups {
+		_, _ = fmt.Fprintf(b, "rollup %s differs from the rows\n", r) // a strings.Builder does not fail
+	}
 }

@@ -112,7 +112,7 @@ type Config struct {
 	InsertQuorum string `mapstructure:"insert_quorum"`
 
 	// InsertNice is the Linux nice value, 0 to 19, of ClickHouse's threads that work on an insert (os_thread_priority): above 0 they yield to those of other inserts and queries. It has no
-	// effect where ClickHouse lacks the capability CAP_SYS_NICE. Default 0; jobs use 10 at least.
+	// effect where ClickHouse lacks the capability CAP_SYS_NICE. Default 0; jobs use 19.
 	InsertNice int `mapstructure:"insert_nice"`
 
 	// Ledger writes an entry for each block into the table `ledger`. Default true. False is for data that does not come in blocks

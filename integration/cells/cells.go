@@ -52,7 +52,7 @@ type Cell struct {
 	Name, Jurisdiction, Region string
 	Address                    netip.Addr // to which DNS leads
 	Dir                        string     // all that it writes
-	Replica                    string     // of its lake, a directory in the object store of another cell of its jurisdiction; empty: there is no such cell
+	Replica                    string     // directory of its lake's replica, in the object store of another cell of its jurisdiction; empty: there is none
 	Registry                   string     // its copy of the registry of tenants, a directory
 	State                      string     // where drain.yaml is, a directory
 }

@@ -45,7 +45,7 @@ func (r *run) waitQuiet() {
 			r.t.Log(behind)
 		}
 	}()
-	for _, cell := range r.left() {
+	for _, cell := range r.left("") {
 		client, err := kgo.NewClient(kgo.SeedBrokers(cell.Kafka.Brokers()...))
 		r.must(err)
 		admin := kadm.NewClient(client)
@@ -83,7 +83,7 @@ func (r *run) count(requests [][]*agents.Request) {
 	if !*all {
 		return
 	}
-	r.audit(nil, r.left()...)
+	r.audit(nil, r.left("")...)
 	for _, i := range doubled {
 		r.settle(r.fleets[i], requests[i])
 	}
@@ -136,9 +136,9 @@ func (r *run) settle(f *fleet, requests []*agents.Request) {
 	}
 }
 
-// left are the cells that there are.
-func (r *run) left() (out []*Cell) {
-	for _, cell := range r.All {
+// left are the cells of a jurisdiction that there are; empty: all.
+func (r *run) left(jurisdiction string) (out []*Cell) {
+	for _, cell := range r.Of(jurisdiction) {
 		if r.replication == nil || !r.isStruck(cell.Name) {
 			out = append(out, cell)
 		}
@@ -154,30 +154,16 @@ func (r *run) countWhatIsLeft(requests [][]*agents.Request, fault time.Time) {
 	r.t.Helper()
 	r.search()
 	for i, f := range r.fleets {
-		there := map[signal.Signal]recount.Contents{}
-		for _, s := range signal.All {
-			there[s] = recount.Contents{}
-		}
-		for _, cell := range r.left() {
-			if f.jurisdiction != "" && cell.Jurisdiction != f.jurisdiction {
-				continue
-			}
-			found, err := recount.Hot(cell.Rig, f.service)
+		found := map[string]map[signal.Signal]recount.Contents{}
+		for _, cell := range r.left(f.jurisdiction) {
+			var err error
+			found[cell.Name], err = recount.Hot(cell.Rig, f.service)
 			r.must(err)
-			within, _ := recount.Compare(requests[i], found, nil)
-			if r.out.Within += within.Doubled; within.Doubled > 0 {
-				r.t.Errorf("ClickHouse of %s has %d rows of %s too many", cell.Name, within.Doubled, f.tenant)
-			}
-			r.out.Unknown += within.Unknown
-			for s, events := range found {
-				for n, is := range events {
-					if _, ok := there[s][n]; ok {
-						r.out.Doubled++
-					}
-					there[s][n] = is
-				}
-			}
 		}
+		there, across := r.together(f, "ClickHouse", requests[i], found)
+		r.out.Doubled += across
+		c, _ := recount.Compare(requests[i], there, nil) // what is lost is told below
+		r.out.Unknown += c.Unknown
 		for _, q := range requests[i] {
 			r.out.Requests++
 			if !q.Acked {
@@ -199,13 +185,13 @@ func (r *run) countWhatIsLeft(requests [][]*agents.Request, fault time.Time) {
 	if r.out.Lost == 0 {
 		r.t.Error("nothing is lost: the cell had nothing that was not replicated")
 	}
-	r.audit(nil, r.left()...)
+	r.audit(nil, r.left("")...)
 }
 
-// compare counts what is wrong in one kind of store of all cells, and returns how many events are in more than one of them.
-func (r *run) compare(f *fleet, store string, requests []*agents.Request, found map[string]map[signal.Signal]recount.Contents) (across int) {
+// together are the events of one kind of store of several cells, and how many are in more than one of them. Within a cell none may be twice.
+func (r *run) together(f *fleet, store string, requests []*agents.Request, found map[string]map[signal.Signal]recount.Contents) (together map[signal.Signal]recount.Contents, across int) {
 	r.t.Helper()
-	together := map[signal.Signal]recount.Contents{}
+	together = map[signal.Signal]recount.Contents{}
 	for name, of := range found {
 		within, _ := recount.Compare(requests, of, nil) // what it lacks others may have
 		if within.Doubled > 0 {
@@ -224,6 +210,13 @@ func (r *run) compare(f *fleet, store string, requests []*agents.Request, found 
 			}
 		}
 	}
+	return together, across
+}
+
+// compare counts what is wrong in one kind of store of all cells, and returns how many events are in more than one of them.
+func (r *run) compare(f *fleet, store string, requests []*agents.Request, found map[string]map[signal.Signal]recount.Contents) (across int) {
+	r.t.Helper()
+	together, across := r.together(f, store, requests, found)
 	c, wrong := recount.Compare(requests, together, nil)
 	for _, w := range wrong {
 		r.t.Errorf("%s of all cells, %s: %s", store, f.tenant, w)

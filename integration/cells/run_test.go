@@ -235,13 +235,12 @@ func (d *drill) run(t *testing.T) {
 	back := time.Now()
 	r.must(d.mend(r))
 	if d.gone {
-		r.never(fault)
-		whole = true
-		return
+		back = time.Now() // nothing comes back: all that senders feel is of the time without the cell
+	} else {
+		r.until("senders are home and up to date", func() bool {
+			return r.watch.all(func(s seen) bool { return s.age < fresh && s.in == s.fleet.home && s.others > fresh })
+		})
 	}
-	r.until("senders are home and up to date", func() bool {
-		return r.watch.all(func(s seen) bool { return s.age < fresh && s.in == s.fleet.home && s.others > fresh })
-	})
 	stale := r.watch.lastStale()
 	requests := r.stopFleets()
 	r.out.Fresh = max(0, stale.Sub(fault).Seconds())
@@ -252,7 +251,7 @@ func (d *drill) run(t *testing.T) {
 			continue
 		}
 		hit = append(hit, requests[i])
-		if last := r.watch.lastElsewhere(f); last.After(back) {
+		if last := r.watch.lastElsewhere(f); !d.gone && last.After(back) {
 			r.out.Home = max(r.out.Home, last.Sub(back).Seconds())
 		}
 	}
@@ -260,28 +259,12 @@ func (d *drill) run(t *testing.T) {
 	r.out.Away, r.out.Back = felt(hit, before, back), felt(hit, back, time.Now())
 	r.out.Bystander = felt(others, before, time.Now()).Failed
 	r.waitQuiet()
-	r.count(requests)
-	whole = true
-}
-
-// never ends a drill whose cells do not come back.
-func (r *run) never(fault time.Time) {
-	r.t.Helper()
-	stale := r.watch.lastStale()
-	requests := r.stopFleets()
-	r.out.Fresh = max(0, stale.Sub(fault).Seconds())
-	var hit, others [][]*agents.Request
-	for i, f := range r.fleets {
-		if r.isStruck(f.home) {
-			hit = append(hit, requests[i])
-		} else {
-			others = append(others, requests[i])
-		}
+	if d.gone {
+		r.countWhatIsLeft(requests, fault)
+	} else {
+		r.count(requests)
 	}
-	before := fault.Add(-agents.DefaultTimeout)
-	r.out.Away, r.out.Bystander = felt(hit, before, time.Now()), felt(others, before, time.Now()).Failed
-	r.waitQuiet()
-	r.countWhatIsLeft(requests, fault)
+	whole = true
 }
 
 // moves tells whether a fleet has somewhere to go.

@@ -41,7 +41,7 @@ func (r *run) monitor(dir string, factor int, further map[string][]string, disks
 	alertmanager := r.serve(rig.StartAlertmanager(filepath.Join(files, "alertmanager.yaml"), filepath.Join(dir, "alertmanager")))
 	var flags []string
 	if len(disks) > 0 {
-		// It looks at the mounts of process 1, which has not those of this program's own namespace, and where there is no such process at its own.
+		// It reads the mounts of process 1, which is in another mount namespace than this program. Without a process 1 in its procfs it reads its own.
 		proc := filepath.Join(dir, "proc")
 		r.must(errors.Join(os.Mkdir(proc, 0o755), os.Symlink("/proc/self", filepath.Join(proc, "self"))))
 		flags = []string{"--path.procfs=" + proc, "--collector.filesystem", "--collector.filesystem.mount-points-include=^(" + strings.Join(disks, "|") + ")$"}

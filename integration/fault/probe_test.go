@@ -207,7 +207,6 @@ func (p *prober) compareRequests(out *outcome.Run) {
 		}
 		return n
 	}
-	p.front.Rest()
 	g, f := p.front.Counts()
 	good, failed := sum(g), sum(f)
 	all, ok := p.metric("pulsegrid_probe_requests_total"), p.metric("pulsegrid_probe_requests_total", "ok")

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -208,13 +207,18 @@ func (r *rehearsed) read(n notice) (during, afterwards []string) {
 	if n.page && !strings.Contains(n.runbooks, r.out.Runbook) || n.firing[i].Labels["cell"] != monitored {
 		r.t.Errorf("the notification does not say of which cell it is, or where its runbook is: %s", n.text)
 	}
-	name, anchor, _ := strings.Cut(strings.TrimPrefix(r.out.Runbook, "docs/runbooks/"), "#")
+	return r.commands(r.out.Runbook)
+}
+
+// commands are those of a runbook's section, by its link: for as long as the fault is there, and for afterwards.
+func (r *rehearsed) commands(link string) (during, afterwards []string) {
+	r.t.Helper()
+	name, anchor, _ := strings.Cut(strings.TrimPrefix(link, "docs/runbooks/"), "#")
 	page, err := rig.Runbook(name)
 	r.must(err)
-	section := runbook.Section(page, anchor)
-	before, after, _ := strings.Cut(section, "**It is over when.**")
+	before, after, _ := strings.Cut(runbook.Section(page, anchor), "**It is over when.**")
 	if during = runbook.Commands(before); len(during) == 0 {
-		r.t.Fatalf("%s: there is no such section, or it has no command", r.out.Runbook)
+		r.t.Fatalf("%s: there is no such section, or it has no command", link)
 	}
 	return during, runbook.Commands(after)
 }
@@ -222,24 +226,17 @@ func (r *rehearsed) read(n notice) (during, afterwards []string) {
 // showsNothing follows the alert's runbook before the fault: of a rehearsal whose commands show it afterwards, too.
 func (r *rehearsed) showsNothing() {
 	r.t.Helper()
-	files, err := filepath.Glob(filepath.Join(rig.Root(), "observability", "alerts", "*.yaml"))
-	r.must(err)
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		r.must(err)
-		found := regexp.MustCompile(`(?s)- alert: ` + r.alert + `\n.*?runbook_url: docs/runbooks/([\w-]+\.md)#([\w-]+)`).FindSubmatch(text)
-		if found == nil {
+	for _, a := range alertRules(r.t) {
+		if a.Alert != r.alert {
 			continue
 		}
-		page, err := rig.Runbook(string(found[1]))
-		r.must(err)
-		before, _, _ := strings.Cut(runbook.Section(page, string(found[2])), "**It is over when.**")
-		if said := r.follow(runbook.Commands(before)); regexp.MustCompile(r.shows).MatchString(said) {
+		during, _ := r.commands(a.Annotations["runbook_url"])
+		if said := r.follow(during); regexp.MustCompile(r.shows).MatchString(said) {
 			r.t.Errorf("the commands show %q of a healthy cell", r.shows)
 		}
 		return
 	}
-	r.t.Fatalf("observability/alerts has no alert %s", r.alert)
+	r.t.Fatalf("observability/ has no alert %s", r.alert)
 }
 
 // follow runs commands, whatever they find, and returns what they print.

@@ -86,12 +86,8 @@ func (r *rehearsed) trickle() (stop func()) {
 // runProbe runs `pulsegrid probe` beside the cell, and returns where it serves metrics, and what stops it.
 func (r *rehearsed) runProbe() (at string, stop func()) {
 	r.t.Helper()
-	addr, env := rig.FreeAddr(), map[string]string{}
-	for _, v := range r.shell.Env {
-		name, value, _ := strings.Cut(v, "=")
-		env[name] = value
-	}
-	p := rig.NewProcess(env, []string{addr}, filepath.Join(rig.Root(), "_build", "pulsegrid"), "probe", "--data", filepath.Join(r.shell.Dir, "pulsegrid-data"), "--metrics", addr,
+	addr := rig.FreeAddr()
+	p := rig.NewProcess(r.shell.Env, []string{addr}, filepath.Join(rig.Root(), "_build", "pulsegrid"), "probe", "--data", filepath.Join(r.shell.Dir, "pulsegrid-data"), "--metrics", addr,
 		"--interval", max(short(probeEvery), time.Second).String(), "--deadline", deadline().String())
 	r.must(p.Start(startTimeout))
 	stop = sync.OnceFunc(func() { p.Stop(stopGrace) })

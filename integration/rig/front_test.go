@@ -32,7 +32,6 @@ func TestTheFrontCountsEachAnswerThatAClientHas(t *testing.T) {
 				require.NoError(t, err)
 				require.NoError(t, resp.Body.Close())
 			}
-			f.Rest()
 			good, failed := f.Counts()
 			kind := Request{Protocol: "http_protobuf", Signal: "logs"}
 			require.Equal(t, []int{n, 0}, []int{good[kind], failed[kind]})

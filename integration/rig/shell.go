@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,14 +24,17 @@ import (
 // Shell is an operator's: it stands in a directory in which pulsegrid-data tells of a running cell, and finds the pulsegrid command that was built.
 type Shell struct {
 	Dir string
-	Env []string // further variables, NAME=value
+	Env map[string]string // further variables
 }
 
 // Run runs a command line and returns what it printed, on both streams.
 func (s Shell) Run(command string) (string, error) {
 	cmd := exec.Command("sh", "-c", command)
 	cmd.Dir = s.Dir
-	cmd.Env = append(append(os.Environ(), "PATH="+filepath.Join(Root(), "_build")+":"+os.Getenv("PATH")), s.Env...)
+	cmd.Env = append(os.Environ(), "PATH="+filepath.Join(Root(), "_build")+":"+os.Getenv("PATH"))
+	for name, value := range s.Env {
+		cmd.Env = append(cmd.Env, name+"="+value)
+	}
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
@@ -90,15 +94,15 @@ func (r *Rig) Operator(dir string) (s Shell, leave func(), err error) {
 }
 
 // objectEnv are the variables by which commands find the object store, without the rig's links.
-func (r *Rig) objectEnv() []string {
+func (r *Rig) objectEnv() map[string]string {
 	if r.Objects == nil {
-		return nil
+		return map[string]string{}
 	}
 	endpoint := r.CatalogProperties()["s3.endpoint"]
-	return []string{
-		"AWS_S3_ENDPOINT=" + endpoint, "AWS_REGION=" + s3test.Region, "AWS_ACCESS_KEY_ID=" + s3test.AccessKey, "AWS_SECRET_ACCESS_KEY=" + s3test.SecretKey,
-		"PULSEGRID_S3_ENDPOINT=" + endpoint, "PULSEGRID_S3_REGION=" + s3test.Region, "PULSEGRID_S3_ACCESS_KEY_ID=" + s3test.AccessKey, "PULSEGRID_S3_SECRET_ACCESS_KEY=" + s3test.SecretKey,
-		"PULSEGRID_GATEWAY=operator", "PULSEGRID_SPILL_URL=" + bucketURL(spillBucket, endpoint), "PULSEGRID_OVERSIZED_URL=" + bucketURL(oversizedBucket, endpoint),
+	return map[string]string{
+		"AWS_S3_ENDPOINT": endpoint, "AWS_REGION": s3test.Region, "AWS_ACCESS_KEY_ID": s3test.AccessKey, "AWS_SECRET_ACCESS_KEY": s3test.SecretKey,
+		"PULSEGRID_S3_ENDPOINT": endpoint, "PULSEGRID_S3_REGION": s3test.Region, "PULSEGRID_S3_ACCESS_KEY_ID": s3test.AccessKey, "PULSEGRID_S3_SECRET_ACCESS_KEY": s3test.SecretKey,
+		"PULSEGRID_GATEWAY": "operator", "PULSEGRID_SPILL_URL": bucketURL(spillBucket, endpoint), "PULSEGRID_OVERSIZED_URL": bucketURL(oversizedBucket, endpoint),
 	}
 }
 
@@ -113,10 +117,7 @@ func (r *Rig) AggregatorFile(path string) error {
 	values := map[string]string{
 		"PULSEGRID_KAFKA_BROKERS": strings.Join(r.Kafka.Brokers(), ","), "PULSEGRID_CLICKHOUSE_HTTP": r.chHTTP, "PULSEGRID_LAKE_CATALOG": r.CatalogFile(), "PULSEGRID_LAKE_WAREHOUSE": r.Warehouse(),
 	}
-	for _, v := range r.objectEnv() {
-		name, value, _ := strings.Cut(v, "=")
-		values[name] = value
-	}
+	maps.Copy(values, r.objectEnv())
 	text := variable.ReplaceAllStringFunc(string(merged), func(found string) string {
 		parts := variable.FindStringSubmatch(found)
 		return cmp.Or(values[parts[1]], parts[2])

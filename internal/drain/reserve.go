@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	dto "github.com/prometheus/client_model/go"
+
+	"github.com/pulsegrid/pulsegrid/internal/sleep"
 )
 
 // metricEvents counts the events of accepted requests.
@@ -31,30 +32,34 @@ type Loss struct {
 }
 
 // Loads looks at all cells twice, the time apart.
-func Loads(ctx context.Context, cells []Cell, scrape func(ctx context.Context, url string) (map[string]*dto.MetricFamily, error), apart time.Duration) ([]Load, error) {
-	before := counts(ctx, cells, scrape)
-	began := time.Now()
-	select {
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-time.After(apart):
+func Loads(ctx context.Context, cells []Cell, scrape Scrape, apart time.Duration) ([]Load, error) {
+	var gateways []string
+	for _, c := range cells {
+		gateways = append(gateways, c.Gateways...)
 	}
-	after := counts(ctx, cells, scrape)
+	before := counts(ctx, gateways, scrape)
+	began := time.Now()
+	if err := sleep.For(ctx, apart); err != nil {
+		return nil, err
+	}
+	after := counts(ctx, gateways, scrape)
 	seconds := time.Since(began).Seconds()
 	out := make([]Load, len(cells))
 	for i, c := range cells {
 		l := Load{Cell: c.Name, Jurisdiction: c.Jurisdiction, Capacity: float64(c.Capacity.EventsPerSecond)}
-		for g := range c.Gateways {
-			if err := errors.Join(before[i][g].err, after[i][g].err); err != nil {
-				l.Error = fmt.Sprintf("%s: its metrics cannot be read: %v", c.Gateways[g], err)
+		for g, url := range c.Gateways {
+			was, is := before[g], after[g]
+			if err := errors.Join(was.err, is.err); err != nil {
+				l.Error = fmt.Sprintf("%s: its metrics cannot be read: %v", url, err)
 				break
 			}
-			n := after[i][g].events - before[i][g].events
+			n := is.events - was.events
 			if n < 0 { // it was started meanwhile
-				n = after[i][g].events
+				n = is.events
 			}
 			l.Events += n / seconds
 		}
+		before, after = before[len(c.Gateways):], after[len(c.Gateways):]
 		out[i] = l
 	}
 	return out, ctx.Err()
@@ -65,25 +70,12 @@ type counted struct {
 	err    error
 }
 
-// counts are the events so far of each cell's gateways.
-func counts(ctx context.Context, cells []Cell, scrape func(ctx context.Context, url string) (map[string]*dto.MetricFamily, error)) [][]counted {
+// counts are the events of gateways so far.
+func counts(ctx context.Context, gateways []string, scrape Scrape) []counted {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	out := make([][]counted, len(cells))
-	var asked sync.WaitGroup
-	places := make(chan struct{}, 32)
-	for i, c := range cells {
-		out[i] = make([]counted, len(c.Gateways))
-		for g, url := range c.Gateways {
-			asked.Go(func() {
-				places <- struct{}{}
-				defer func() { <-places }()
-				m, err := scrape(ctx, url)
-				out[i][g] = counted{total(m, metricEvents), err}
-			})
-		}
-	}
-	asked.Wait()
+	out := make([]counted, len(gateways))
+	scrape.each(ctx, gateways, func(i int, m map[string]*dto.MetricFamily, err error) { out[i] = counted{total(m, metricEvents), err} })
 	return out
 }
 

@@ -30,9 +30,27 @@ const (
 	metricSpillSize = "otelcol_msk_exporter_spill_backlog_bytes"
 )
 
+// Scrape reads a gateway's metrics.
+type Scrape func(ctx context.Context, url string) (map[string]*dto.MetricFamily, error)
+
+// each scrapes gateways, 32 of them at a time, and returns when each has been given to got, by its number.
+func (scrape Scrape) each(ctx context.Context, urls []string, got func(i int, m map[string]*dto.MetricFamily, err error)) {
+	var asked sync.WaitGroup
+	places := make(chan struct{}, 32)
+	for i, url := range urls {
+		asked.Go(func() {
+			places <- struct{}{}
+			defer func() { <-places }()
+			m, err := scrape(ctx, url)
+			got(i, m, err)
+		})
+	}
+	asked.Wait()
+}
+
 // Sources are what a look asks.
 type Sources struct {
-	Scrape  func(ctx context.Context, url string) (map[string]*dto.MetricFamily, error)
+	Scrape  Scrape
 	State   func(context.Context, *Cell) (cellhealth.State, error)
 	Backlog func(context.Context, *Cell) (Backlog, error)
 }
@@ -74,15 +92,9 @@ func Look(ctx context.Context, c *Cell, ask Sources, before *Status) Status {
 	var asked sync.WaitGroup
 	asked.Go(func() { s.State, stateErr = ask.State(ctx, c) })
 	asked.Go(func() { s.Backlog, backlogErr = ask.Backlog(ctx, c) })
-	places := make(chan struct{}, 32)
-	for i, url := range c.Gateways {
-		asked.Go(func() {
-			places <- struct{}{}
-			defer func() { <-places }()
-			m, err := ask.Scrape(ctx, url)
-			s.Gateways[i] = gatewayOf(url, m, err)
-		})
-	}
+	ask.Scrape.each(ctx, c.Gateways, func(i int, m map[string]*dto.MetricFamily, err error) {
+		s.Gateways[i] = gatewayOf(c.Gateways[i], m, err)
+	})
 	asked.Wait()
 	for i := range s.Gateways {
 		g := &s.Gateways[i]

@@ -36,10 +36,10 @@ type Version struct {
 	Behind int       // newer versions of which something is missing
 }
 
-// OpenReplica returns the lake that lay where the copies are of. Nothing is read yet. Close it.
+// OpenReplica returns the lake that the copies are of. Nothing is read yet.
 func OpenReplica(c ReplicaConfig) *Replica {
+	c.Location = strings.TrimRight(c.Location, "/")
 	r := &Replica{config: c, Versions: map[string]Version{}}
-	c.Location = strings.TrimSuffix(c.Location, "/")
 	r.Lake = &Lake{config: LakeConfig{CatalogType: "replica", CatalogURI: c.Location, Namespace: c.Namespace}, open: r.open}
 	return r
 }
@@ -57,7 +57,7 @@ func (r *Replica) open(ctx context.Context, name string) (*table.Table, error) {
 	var there map[string]bool
 	var dir string
 	for _, namespace := range []string{r.config.Namespace, r.config.Namespace + ".db"} { // as catalogs lay tables out
-		dir = strings.Join([]string{strings.TrimSuffix(r.config.Location, "/"), namespace, name}, "/")
+		dir = strings.Join([]string{r.config.Location, namespace, name}, "/")
 		if there, err = below(ctx, files, dir); err != nil || len(there) > 0 {
 			break
 		}
@@ -69,7 +69,8 @@ func (r *Replica) open(ctx context.Context, name string) (*table.Table, error) {
 		return nil, fmt.Errorf("the replica has no table %s: %s has no files", name, dir)
 	}
 	v := &version{files: files, dir: dir, there: there, whole: map[string]bool{}}
-	for behind, file := range v.newest() {
+	versions := v.newest()
+	for behind, file := range versions {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
@@ -87,7 +88,7 @@ func (r *Replica) open(ctx context.Context, name string) (*table.Table, error) {
 		r.Versions[name] = at
 		return tbl, nil
 	}
-	return nil, fmt.Errorf("replica of table %s at %s: of none of its %d versions has everything arrived", name, dir, len(v.newest()))
+	return nil, fmt.Errorf("replica of table %s at %s: of none of its %d versions has everything arrived", name, dir, len(versions))
 }
 
 // below are the files below a location, by their paths without a scheme of files.

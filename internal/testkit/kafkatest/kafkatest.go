@@ -148,8 +148,10 @@ func (c *Cluster) up() error {
 	if err := os.WriteFile(c.path("log4j2.yaml"), log4j2, 0o600); err != nil {
 		return err
 	}
-	if err := os.WriteFile(c.path(exporterConfig), exported, 0o600); err != nil {
-		return err
+	if c.tools.exporter != "" {
+		if err := os.WriteFile(c.path(exporterConfig), exported, 0o600); err != nil {
+			return err
+		}
 	}
 	each := portsPerNode + len(c.opts.Listeners)
 	ports := make([]int, c.opts.Nodes*each)
