@@ -17,7 +17,7 @@ func (b *boards) gateway() Dashboard {
 				},
 				{
 					Title: "Refusals by reason", As: Lines, Unit: units.RequestsPerSecond, Alerts: []string{"IngestionAvailabilityBurn", "GatewayMemoryShort"},
-					Says:    "memory, not_authenticated and downstream_retry are the cell's fault; all others are the sender's.",
+					Says:    "memory, not_authenticated, shed and downstream_retry are the cell's fault; all others are the sender's.",
 					Queries: lines(`sum by (reason) (rate(otelcol_ingest_refused{`+of+`}[$__rate_interval])) > 0`, "{{reason}}"),
 				},
 				{

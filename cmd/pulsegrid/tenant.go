@@ -80,7 +80,7 @@ func newTenantCheck() *cobra.Command {
 		Use:   "check LOCATION",
 		Short: "Check the registry's files without a gateway",
 		Long: `Read all files of a registry, a directory or s3://BUCKET/PREFIX?region=REGION, as a gateway that starts would, and name what it would refuse:
-file, line, field and value. It says so, too, where tenants have retention_days: nothing enforces that.`,
+file, line, field and value. It says so, too, which cells shed which classes, and where tenants have retention_days: nothing enforces that.`,
 		Example: "  pulsegrid tenant check tenants/",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {
@@ -112,6 +112,11 @@ file, line, field and value. It says so, too, where tenants have retention_days:
 			s := loader.Snapshot()
 			if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%d tenants, %d keys\n", s.Len(), s.Keys()); err != nil {
 				return err
+			}
+			for _, shed := range s.Shedding() {
+				if _, err := fmt.Fprintln(cmd.OutOrStdout(), shed); err != nil {
+					return err
+				}
 			}
 			if n := s.WithRetention(); n > 0 {
 				if _, err := fmt.Fprintf(cmd.ErrOrStderr(), "%d tenants have retention_days, which nothing enforces: the stores keep their data as long as all other data\n", n); err != nil {

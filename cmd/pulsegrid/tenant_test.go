@@ -110,6 +110,22 @@ func TestTheCheckSaysThatARetentionIsNotEnforced(t *testing.T) {
 	require.Contains(t, out, "2 tenants, 0 keys\n1 tenants have retention_days, which nothing enforces")
 }
 
+// Guarantee: what is shed is told before it is pushed, and a class that is misspelt too.
+func TestTheCheckSaysWhatIsShed(t *testing.T) {
+	dir := t.TempDir()
+	registry := `
+cells:
+  eu-1: {jurisdiction: eu, endpoint: "https://eu-1.example.com", shed: {standard: overflow, trail: refuse}}
+tenants:
+  - {id: acme}
+`
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(registry), 0o600))
+	out, code, err := run(t, "tenant", "check", dir)
+	require.NoError(t, err)
+	require.Zero(t, code)
+	require.Equal(t, "1 tenants, 0 keys\ncell eu-1 sheds class standard: overflow\ncell eu-1 sheds class trail: refuse; no tenant has this class\n", out)
+}
+
 func TestWrongTenantCommandLinesExitWith2(t *testing.T) {
 	for want, args := range map[string][]string{
 		"name one tenant":         {"tenant", "key", "new"},

@@ -260,7 +260,6 @@ func (r *reader) want(n *yaml.Node, field string, has map[string]bool) {
 
 func (r *reader) rule(n *yaml.Node, field string) *Rule {
 	rule := &Rule{file: r.File, Limit: defaultLimit}
-	limit := float64(defaultLimit)
 	r.Object(n, field, map[string]func(*yaml.Node, string){
 		"alert": r.Text(&rule.Alert, fmt.Sprintf("a name of letters, digits and _, other than %s and %s", StaleAlert, FailedAlert), func(s string) bool {
 			return alertForm.MatchString(s) && s != StaleAlert && s != FailedAlert
@@ -268,7 +267,7 @@ func (r *reader) rule(n *yaml.Node, field string) *Rule {
 		"window":          r.ticks(&rule.Window, Tick, windowMost),
 		"for":             r.ticks(&rule.For, 0, forMost),
 		"keep_firing_for": r.ticks(&rule.KeepFiringFor, 0, forMost),
-		"limit":           r.Number(&limit, 1, limitMost),
+		"limit":           r.Whole(&rule.Limit, 1, limitMost),
 		"params":          func(n *yaml.Node, field string) { rule.Params = r.params(n, field) },
 		"labels":          r.labels(&rule.Labels),
 		"annotations":     func(n *yaml.Node, field string) { rule.Annotations = r.annotations(n, field) },
@@ -279,10 +278,6 @@ func (r *reader) rule(n *yaml.Node, field string) *Rule {
 	})
 	if n.Kind != yaml.MappingNode {
 		return rule
-	}
-	rule.Limit = int(limit)
-	if float64(rule.Limit) != limit {
-		r.Bad(n, yamlfield.Join(field, "limit"), "%v is no whole number", limit)
 	}
 	r.want(n, field, map[string]bool{"alert": rule.Alert != "", "sql": rule.SQL != "", "window": rule.Window != 0})
 	return rule

@@ -55,7 +55,7 @@ func TestAWrongRuleIsRefusedWithItsPlace(t *testing.T) {
 		{"window: 5m", "window: 200h", "r.yaml:6:17: groups[0].rules[0].window"},
 		{"        window: 5m\n", "", "groups[0].rules[0]: window is missing"},
 		{"alert: Errors", "alert: Stale", `r.yaml:5:16: groups[0].rules[0].alert: "Stale": want`},
-		{"for: 1m", "limit: 2.5", "groups[0].rules[0].limit: 2.5 is no whole number"},
+		{"for: 1m", "limit: 2.5", `groups[0].rules[0].limit: "2.5": want a whole number from 1 to`},
 		{"for: 1m", "labels: {alertname: x}", `r.yaml:7:18: groups[0].rules[0].labels.alertname: "alertname": is the evaluator's to set`},
 		{"for: 1m", "labels: {tenant: other}", `labels.tenant: "tenant": is the evaluator's to set`},
 		{"for: 1m", "params: {tenant: other}", `params.tenant: "tenant": is the evaluator's to set`},

@@ -2,6 +2,7 @@ package tenant
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -26,6 +27,7 @@ const (
 	ReasonCell         = "WRONG_CELL" // it may be in others of the same jurisdiction: retry, once DNS leads there
 	ReasonSpoofed      = "TENANT_SPOOFED"
 	ReasonQuota        = "QUOTA_EXCEEDED"
+	ReasonShed         = "CELL_FULL" // its class is shed: retry
 )
 
 const (
@@ -33,6 +35,8 @@ const (
 	retryUnavailable = 10 * time.Second
 	// retryElsewhere is when one shall that came to the wrong cell: it may have been led here by an answer of DNS, which holds for a minute.
 	retryElsewhere = 10 * time.Second
+	// Somebody sheds for minutes at least. Senders that are sent back at one moment do not come again at one.
+	retryShedMin, retryShedMax = 30 * time.Second, 90 * time.Second
 )
 
 // Refusal is why a tenant's request is not taken. It is an error that carries the status that the sender is told.
@@ -103,8 +107,22 @@ func Admit(r Registry, t *Tenant, s signal.Signal) *Refusal {
 		}
 	case s != 0 && !t.Takes(s):
 		return Denied(ReasonSignal, map[string]string{"tenant": t.ID, "signal": s.String()}, "tenant %q may not send %s", t.ID, s)
+	case ShedOf(r, t) == ShedRefuse:
+		after := (retryShedMin + rand.N(retryShedMax-retryShedMin)).Round(time.Millisecond)
+		return &Refusal{
+			Reason: ReasonShed, Code: codes.ResourceExhausted, After: after, Info: map[string]string{"tenant": t.ID, "cell": r.Cell(), "class": t.Class},
+			Text: fmt.Sprintf("cell %q cannot take everything now, and takes nothing of tenants of class %q; nothing was read: send it again in %v", r.Cell(), t.Class, after),
+		}
 	}
 	return nil
+}
+
+// ShedOf is what this cell does with a tenant's requests; empty: it takes them.
+func ShedOf(r Registry, t *Tenant) Shed {
+	if s := r.Snapshot(); s != nil {
+		return s.Shed(r.Cell(), t.Class)
+	}
+	return ""
 }
 
 // elsewhere says for a program and for a person where a tenant is to send instead.

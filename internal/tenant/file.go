@@ -23,6 +23,7 @@ const (
 	maxTenants       = 100_000 // a file
 	maxJurisdictions = 100
 	maxCells         = 100
+	maxGateways      = 10_000
 	maxKeys          = 16
 	maxSubjects      = 64
 	maxClaims        = 64
@@ -166,6 +167,16 @@ func (r *nodes) cells(f *file, n *yaml.Node, field string) {
 		r.Object(value, at, map[string]func(*yaml.Node, string){
 			"jurisdiction": r.Text(&c.value.Jurisdiction, fmt.Sprintf("a name of at most %d of a-z, 0-9 and -", maxNameBytes), ValidName),
 			"endpoint":     r.endpoint(&c.value.Endpoint),
+			"gateways":     r.Whole(&c.value.Gateways, 1, maxGateways),
+			"away":         r.Bool(&c.value.Away),
+			"shed": func(n *yaml.Node, field string) {
+				c.value.Shed = map[string]Shed{}
+				r.named(n, field, MaxClasses, func(key, value *yaml.Node, at string) {
+					var how Shed
+					yamlfield.OneOf(&r.Reader, &how, ShedOverflow, ShedRefuse)(value, at)
+					c.value.Shed[key.Value] = how
+				})
+			},
 		})
 		if value.Kind == yaml.MappingNode && (c.value.Jurisdiction == "" || c.value.Endpoint == "") {
 			r.Bad(value, at, "needs jurisdiction and endpoint")
@@ -201,7 +212,7 @@ func (r *nodes) tenant(n *yaml.Node, field string) definition {
 		signals: [signals]bool{signal.Traces: true, signal.Metrics: true, signal.Logs: true},
 	}}
 	name := fmt.Sprintf("a name of at most %d of a-z, 0-9 and -", maxNameBytes)
-	retention, named := 0.0, false
+	named := false
 	var home *yaml.Node // nil: it says none
 	r.Object(n, field, map[string]func(*yaml.Node, string){
 		"id": func(n *yaml.Node, field string) {
@@ -237,12 +248,8 @@ func (r *nodes) tenant(n *yaml.Node, field string) definition {
 		},
 		"quotas":         func(n *yaml.Node, field string) { r.quotas(&d, n, field) },
 		"schema":         func(n *yaml.Node, field string) { r.schema(&d, n, field) },
-		"retention_days": r.Number(&retention, 1, maxRetentionDays),
+		"retention_days": r.Whole(&d.RetentionDays, 1, maxRetentionDays),
 	})
-	d.RetentionDays = int(retention)
-	if float64(d.RetentionDays) != retention {
-		r.Bad(n, field+".retention_days", "%v is no whole number", retention)
-	}
 	if !named && n.Kind == yaml.MappingNode {
 		r.Bad(n, field, "has no id")
 	}

@@ -93,6 +93,24 @@ func (s *Snapshot) Cell(name string) (Cell, bool) {
 	return c.value, ok
 }
 
+// Shed is what a cell does with the requests of a class of tenants; empty: it takes them.
+func (s *Snapshot) Shed(cell, class string) Shed { return s.cells[cell].value.Shed[class] }
+
+// Shedding says of each cell that sheds which classes it sheds, and how, in order; a class that no tenant has is named as such.
+func (s *Snapshot) Shedding() (out []string) {
+	for name, c := range s.cells {
+		for class, how := range c.value.Shed {
+			text := fmt.Sprintf("cell %s sheds class %s: %s", name, class, how)
+			if !s.classes[class] {
+				text += "; no tenant has this class"
+			}
+			out = append(out, text)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // Cells is the number of cells.
 func (s *Snapshot) Cells() int { return len(s.cells) }
 
@@ -214,9 +232,11 @@ func compile(c change) (*Snapshot, []conflict) {
 		for _, c := range f.cells {
 			put(s.cells, c.value.Name, c.value, f, c.line, "cells", c.value.Name, clash)
 		}
+	}
+	for _, f := range files {
 		for i := range f.tenants {
 			d := &f.tenants[i]
-			t := d.compiled(s.share.value)
+			t := d.compiled(s)
 			if !s.classes[t.Class] {
 				if len(s.classes) == MaxClasses {
 					if overClasses != nil && overClasses != f {
@@ -307,21 +327,38 @@ func (d *definition) keyless() (last time.Time, ends bool) {
 	return last, len(d.keys) > 0
 }
 
-// compiled resolves what a gateway takes of the fleet's quotas.
-func (d *definition) compiled(share float64) *Tenant {
+// compiled resolves what a gateway takes of the fleet's quotas. The snapshot has all cells, and the registry's share.
+func (d *definition) compiled(s *Snapshot) *Tenant {
 	t := d.Tenant
-	for s, fleet := range d.fleet {
+	for i, fleet := range d.fleet {
 		if !fleet.set {
 			continue
 		}
-		part := fleet.share
-		if part == 0 {
-			part = share
-		}
-		if part == 0 {
-			part = 1 // the fleet is this gateway
-		}
-		t.quotas[s].EventsPerSecond, t.quotas[s].BytesPerSecond = fleet.eventsPerSecond*part, fleet.bytesPerSecond*part
+		part := cmp.Or(fleet.share, s.shareOf(&t), s.share.value, 1) // 1: the fleet is this gateway
+		t.quotas[i].EventsPerSecond, t.quotas[i].BytesPerSecond = fleet.eventsPerSecond*part, fleet.bytesPerSecond*part
 	}
 	return &t
+}
+
+// shareOf is one gateway's share of a tenant's fleet quotas: of all gateways in the cells that may have the tenant and are not away, or, where all of them are, in any. Zero: not each
+// of these cells says how many it has.
+func (s *Snapshot) shareOf(t *Tenant) float64 {
+	there, away := 0, 0
+	for name, c := range s.cells {
+		if !t.MayBeIn(name) || t.Jurisdiction != "" && t.Jurisdiction != c.value.Jurisdiction {
+			continue
+		}
+		switch {
+		case c.value.Gateways == 0 && !c.value.Away:
+			return 0
+		case c.value.Away:
+			away += c.value.Gateways
+		default:
+			there += c.value.Gateways
+		}
+	}
+	if n := cmp.Or(there, away); n > 0 {
+		return 1 / float64(n)
+	}
+	return 0
 }

@@ -21,9 +21,21 @@ const (
 // Cell is one region's gateways, Kafka, aggregators and stores, as the registry has it.
 type Cell struct {
 	Name         string
-	Jurisdiction string // where its data is
-	Endpoint     string // by which senders reach this cell and no other one
+	Jurisdiction string          // where its data is
+	Endpoint     string          // by which senders reach this cell and no other one
+	Gateways     int             // that it has, which share fleet quotas; zero: not said
+	Away         bool            // it takes no part of fleet quotas: the gateways of the others share them
+	Shed         map[string]Shed // by class of tenants; nil: nothing is shed
 }
+
+// Shed is what a cell that cannot take everything does with the requests of a class of tenants.
+type Shed string
+
+// The ways of shedding.
+const (
+	ShedOverflow Shed = "overflow" // they go by the overflow lane: as durable, stored later
+	ShedRefuse   Shed = "refuse"   // they are sent back, to come again
+)
 
 // DefaultClass is the class of a tenant of which none is said.
 const DefaultClass = "standard"

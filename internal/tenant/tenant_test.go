@@ -109,7 +109,7 @@ func TestTheDocumentsExampleIsWhatItSays(t *testing.T) {
 	require.Equal(t, schema.Policy{Mode: schema.Enforce, Unknown: schema.Open}, acme.Schema)
 	require.Equal(t, 30, acme.RetentionDays)
 	require.Equal(t, Quota{50000, 60000000, 2 * time.Minute}, acme.Quota(signal.Logs))
-	require.Equal(t, Quota{EventsPerSecond: 20000, Burst: time.Minute}, acme.Quota(signal.Metrics), "its share of the fleet's")
+	require.Equal(t, Quota{EventsPerSecond: 20000, Burst: time.Minute}, acme.Quota(signal.Metrics), "one of the 20 gateways that are there")
 	require.False(t, acme.Quota(signal.Traces).Limited())
 	require.Same(t, acme, s.ByClaim("https://login.example.com", "acme-production"))
 	require.Nil(t, s.ByClaim("https://elsewhere.example.com", "acme-production"), "another issuer's word does not count")
@@ -120,6 +120,11 @@ func TestTheDocumentsExampleIsWhatItSays(t *testing.T) {
 	us, known := s.Cell("us-1")
 	require.True(t, known)
 	require.Equal(t, Cell{Name: "us-1", Jurisdiction: "us", Endpoint: "https://us-1.ingest.example.com"}, us)
+	away, _ := s.Cell("eu-2")
+	require.True(t, away.Away)
+	require.Equal(t, ShedRefuse, s.Shed("eu-1", "trial"))
+	require.Equal(t, ShedOverflow, s.Shed("eu-1", "standard"))
+	require.Empty(t, s.Shed("eu-1", "premium"))
 	require.Equal(t, Suspended, s.Tenant("other-co").Status)
 	require.Equal(t, s.Tenant("small-co").Quota(signal.Traces), s.Tenant("other-co").Quota(signal.Traces), "merged")
 	require.Equal(t, 200.0, s.Tenant("other-co").Quota(signal.Traces).EventsPerSecond)
@@ -141,7 +146,7 @@ func TestWhatIsWrongWithAFileIsNamed(t *testing.T) {
 		`tenants[0].quotas.logs.events_per_second: ".nan": want a number`:      "tenants:\n  - {id: a, quotas: {logs: {events_per_second: .nan}}}\n",
 		`tenants[0].quotas.logs.burst: "soon": want a duration`:                "tenants:\n  - {id: a, quotas: {logs: {burst: soon}}}\n",
 		`tenants[0].quotas.logs: says both`:                                    "tenants:\n  - {id: a, quotas: {logs: {events_per_second: 1, fleet: {events_per_second: 2}}}}\n",
-		`tenants[0].retention_days: 1.5 is no whole number`:                    "tenants:\n  - {id: a, retention_days: 1.5}\n",
+		`tenants[0].retention_days: "1.5": want a whole number from 1 to 3650`: "tenants:\n  - {id: a, retention_days: 1.5}\n",
 		`tenants[0].mtls[0]: "CN=x": want subject:DN`:                          "tenants:\n  - {id: a, mtls: [CN=x]}\n",
 		`tenants[0].oidc[0]: needs issuer and claim`:                           "tenants:\n  - {id: a, oidc: [{claim: x}]}\n",
 		`tenants[0].keys[0].hash: want sha256:SALT:HASH`:                       "tenants:\n  - {id: a, keys: [{id: " + id + ", hash: " + key + "}]}\n",
@@ -152,6 +157,10 @@ func TestWhatIsWrongWithAFileIsNamed(t *testing.T) {
 		`cells: "EU-1": want a name`:                                           "cells: {EU-1: {jurisdiction: eu, endpoint: 'https://x'}}\n",
 		`cells.eu-1: needs jurisdiction and endpoint`:                          "cells: {eu-1: {jurisdiction: eu}}\n",
 		`cells: "c100": more than 100`:                                         manyCells(101),
+		`cells.eu-1.gateways: "0": want a whole number from 1 to 10000`:        "cells: {eu-1: {jurisdiction: eu, endpoint: 'https://x', gateways: 0}}\n",
+		`cells.eu-1.away: "yes": want true or false`:                           "cells: {eu-1: {jurisdiction: eu, endpoint: 'https://x', away: yes}}\n",
+		`cells.eu-1.shed.trial: "drop": want overflow or refuse`:               "cells: {eu-1: {jurisdiction: eu, endpoint: 'https://x', shed: {trial: drop}}}\n",
+		`cells.eu-1.shed: "Trial": want a name`:                                "cells: {eu-1: {jurisdiction: eu, endpoint: 'https://x', shed: {Trial: refuse}}}\n",
 		`bad.yaml:3: tenants[0].home: "us-1": is not among cells: eu-1, eu-2`:  "tenants:\n  - id: a\n    home: us-1\n    cells: [eu-1, eu-2]\n",
 		`bad.yaml:2: tenants[0]: has cells and no home`:                        "tenants:\n  - {id: a, cells: [eu-1]}\n",
 		`tenants[0].cells[1]: "eu-1": is there twice`:                          "tenants:\n  - {id: a, home: eu-1, cells: [eu-1, eu-1]}\n",
@@ -523,6 +532,77 @@ tenants:
 		require.Equal(t, c.reason == ReasonCell, refusal.After > 0, "%s in %s: whether it is to be sent again", c.tenant, c.cell)
 		require.Equal(t, map[string]codes.Code{ReasonCell: codes.Unavailable, ReasonJurisdiction: codes.PermissionDenied}[c.reason], refusal.Code)
 	}
+}
+
+// Guarantees: a gateway's share of a fleet quota is one of the gateways in the cells that may have the tenant and are there; what a quota says itself goes before it, what the registry
+// says after it. Where not each of these cells says how many it has, nothing follows from their numbers.
+func TestFleetQuotasAreSharedAnewWhenACellIsAway(t *testing.T) {
+	const tenants = `
+fleet: {share: 0.5}
+tenants:
+  - {id: eu, jurisdiction: eu, quotas: {logs: {fleet: {events_per_second: 1200}}}}
+  - {id: one, jurisdiction: eu, home: eu-2, cells: [eu-2], quotas: {logs: {fleet: {events_per_second: 1200}}}}
+  - {id: anywhere, quotas: {logs: {fleet: {events_per_second: 1200}}}}
+  - {id: itself, quotas: {logs: {fleet: {events_per_second: 1200, share: 0.25}}}}
+`
+	f := newFolder(t, map[string]string{"tenants.yaml": tenants})
+	shares := func(eu, one, anywhere float64) {
+		t.Helper()
+		require.Equal(t, none, f.reload())
+		for id, want := range map[string]float64{"eu": eu, "one": one, "anywhere": anywhere, "itself": 300} {
+			require.Equal(t, want, f.loader.Snapshot().Tenant(id).Quota(signal.Logs).EventsPerSecond, id)
+		}
+	}
+	cell := func(name, rest string) string {
+		return strings.TrimSuffix(strings.TrimPrefix(cellsOf(name), "cells:\n"), "}\n") + rest + "}\n"
+	}
+	write := func(eu1, eu2, us1 string) { f.write("cells.yaml", "cells:\n"+cell("eu-1", eu1)+cell("eu-2", eu2)+cell("us-1", us1)) }
+	write(", gateways: 2", ", gateways: 4", ", gateways: 6")
+	shares(200, 300, 100)
+	write(", gateways: 2, away: true", ", gateways: 4", ", gateways: 6")
+	shares(300, 300, 120)
+	write(", gateways: 2, away: true", ", gateways: 4, away: true", ", gateways: 6")
+	shares(200, 300, 200) // none of the eu's is there: what comes all the same is shared as ever
+	write(", gateways: 2", ", gateways: 4", "")
+	shares(200, 300, 600) // us-1 does not say
+	write("", ", gateways: 4", ", gateways: 6, away: true")
+	shares(600, 300, 600)
+}
+
+// Guarantees: a class that a cell sheds is sent back there to come again, at moments of their own, or goes by the overflow lane; other classes and other cells know nothing of it.
+// `pulsegrid tenant check` can say what is shed.
+func TestACellShedsByClass(t *testing.T) {
+	f := newFolder(t, map[string]string{"a.yaml": `
+cells:
+  eu-1: {jurisdiction: eu, endpoint: "https://eu-1.example.com", shed: {trial: refuse, standard: overflow, trail: refuse}}
+  eu-2: {jurisdiction: eu, endpoint: "https://eu-2.example.com"}
+tenants:
+  - {id: small, jurisdiction: eu, class: trial}
+  - {id: usual, jurisdiction: eu}
+  - {id: large, jurisdiction: eu, class: premium}
+`})
+	require.Equal(t, none, f.reload())
+	s := f.loader.Snapshot()
+	require.Equal(t, []string{"cell eu-1 sheds class standard: overflow", "cell eu-1 sheds class trail: refuse; no tenant has this class", "cell eu-1 sheds class trial: refuse"}, s.Shedding())
+	here, there := fixed{snapshot: s, jurisdiction: "eu", cell: "eu-1"}, fixed{snapshot: s, jurisdiction: "eu", cell: "eu-2"}
+	for id, want := range map[string]Shed{"small": ShedRefuse, "usual": ShedOverflow, "large": ""} {
+		require.Equal(t, want, ShedOf(here, s.Tenant(id)), id)
+		require.Empty(t, ShedOf(there, s.Tenant(id)), id)
+		require.Equal(t, want == ShedRefuse, Admit(here, s.Tenant(id), signal.Logs) != nil, id)
+		require.Nil(t, Admit(there, s.Tenant(id), signal.Logs), id)
+	}
+	require.Empty(t, ShedOf(fixed{jurisdiction: "eu", cell: "eu-1"}, s.Tenant("small")), "nothing is known yet")
+	moments := map[time.Duration]bool{}
+	for range 100 {
+		refusal := Admit(here, s.Tenant("small"), 0)
+		require.Equal(t, codes.ResourceExhausted, refusal.Code)
+		require.Equal(t, ReasonShed, refusal.Reason)
+		require.Equal(t, map[string]string{"tenant": "small", "cell": "eu-1", "class": "trial"}, refusal.Info)
+		require.GreaterOrEqual(t, refusal.After, 30*time.Second)
+		require.LessOrEqual(t, refusal.After, 90*time.Second)
+		moments[refusal.After] = true
+	}
+	require.Greater(t, len(moments), 90, "they do not come again all at once")
 }
 
 // Scenario: tenants and cells are in files of their own, and one of them changes.

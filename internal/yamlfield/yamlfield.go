@@ -258,6 +258,29 @@ func (r *Reader) Number(into *float64, low, high float64) func(*yaml.Node, strin
 	}
 }
 
+// Whole reads a whole number between low and high.
+func (r *Reader) Whole(into *int, low, high int) func(*yaml.Node, string) {
+	return func(n *yaml.Node, field string) {
+		v, err := strconv.Atoi(n.Value)
+		if n.Kind != yaml.ScalarNode || err != nil || v < low || v > high {
+			r.Bad(n, field, "want a whole number from %d to %d", low, high)
+			return
+		}
+		*into = v
+	}
+}
+
+// Bool reads true or false.
+func (r *Reader) Bool(into *bool) func(*yaml.Node, string) {
+	return func(n *yaml.Node, field string) {
+		if n.Kind != yaml.ScalarNode || n.Value != "true" && n.Value != "false" {
+			r.Bad(n, field, "want true or false")
+			return
+		}
+		*into = n.Value == "true"
+	}
+}
+
 // Duration reads one from 0 to most.
 func (r *Reader) Duration(into *time.Duration, most time.Duration) func(*yaml.Node, string) {
 	return func(n *yaml.Node, field string) {

@@ -282,7 +282,7 @@ func (p *routing) lane(ctx context.Context, u use, events int, t *tenant.Tenant)
 	case lane == laneNone:
 		return "", p.throttled(ctx, u, t, after, fmt.Sprintf("tenant %q is over its quota of %s, %s, and its burst of %v is full: nothing of the %d events is stored",
 			t.ID, u.signal, rates(t.Quota(u.signal)), t.Quota(u.signal).Burst, u.events))
-	case lane == laneOverflow || t.Lane == envelope.LaneOverflow:
+	case lane == laneOverflow || t.Lane == envelope.LaneOverflow || tenant.ShedOf(p.registry, t) == tenant.ShedOverflow:
 		p.telemetry.decided(ctx, decidedOverflow, u, t.Class)
 		return envelope.LaneOverflow, nil
 	}

@@ -63,7 +63,7 @@ type rig struct {
 
 const tenantsYAML = `
 jurisdictions: {us: {endpoint: "https://us.example.com"}}
-cells: {eu-2: {jurisdiction: eu, endpoint: "https://eu-2.example.com"}}
+cells: {eu-1: {jurisdiction: eu, endpoint: "https://eu-1.example.com", shed: {spare: overflow, trial: refuse}}, eu-2: {jurisdiction: eu, endpoint: "https://eu-2.example.com"}}
 tenants:
   - {id: acme, class: premium, jurisdiction: eu, topic_class: premium, id_attribute: order.id}
   - {id: other}
@@ -72,6 +72,8 @@ tenants:
   - {id: gone, status: suspended}
   - {id: logs, signals: [logs]}
   - {id: late, lane: overflow}
+  - {id: spare, class: spare}
+  - {id: trial, class: trial}
   - {id: small, quotas: {logs: {events_per_second: 100, burst: 1s}, metrics: {events_per_second: 100, burst: 1s}}}
 `
 
@@ -188,6 +190,19 @@ func TestAQuotaGoesThroughBothLanesAndThenSendsBack(t *testing.T) {
 	require.EqualValues(t, 200, r.count("tenant_routing_events", "class=standard", "decision=throttled"))
 	now = now.Add(time.Second)
 	require.NoError(t, send(), "when it was told")
+}
+
+// Guarantees: of a class that the cell sheds the requests go by the overflow lane, whatever quota there is, or are sent back where the receiver has not done so; nothing of these goes on.
+func TestAClassThatIsShedGoesByTheOverflowLaneOrIsSentBack(t *testing.T) {
+	r := start(t, nil)
+	body := otlptest.Logs(1, 5)
+	require.NoError(t, r.logs.ConsumeLogs(r.as("spare"), request(signal.Logs, "spare", body, 5)))
+	require.Equal(t, envelope.LaneOverflow, r.got().Lane)
+	require.EqualValues(t, 5, r.count("tenant_routing_events", "class=spare", "decision=overflow"))
+	st := requireStatus(t, r.logs.ConsumeLogs(r.as("trial"), request(signal.Logs, "trial", body, 5)), codes.ResourceExhausted, tenant.ReasonShed)
+	require.GreaterOrEqual(t, st.Details()[1].(*errdetails.RetryInfo).RetryDelay.AsDuration(), 30*time.Second)
+	require.Empty(t, r.sink.AllLogs())
+	require.EqualValues(t, 1, r.count("tenant_routing_requests", "class=trial", "decision=denied"))
 }
 
 func TestPipelinesOfOneSignalShareItsQuota(t *testing.T) {

@@ -88,6 +88,8 @@ func deniedFor(r *tenant.Refusal) *denied {
 		d.unread = true
 	case tenant.ReasonCell: // and over HTTP the sender comes again by another connection, for which it asks DNS
 		d.reason, d.unread = reasonElsewhere, true
+	case tenant.ReasonShed:
+		d.reason = reasonShed
 	}
 	return d
 }

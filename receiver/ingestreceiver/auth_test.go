@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -80,10 +81,11 @@ func newGatekeeper(t testing.TB) *gatekeeper {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "t.yaml"), []byte(`
 jurisdictions: {eu: {endpoint: "https://ingest.eu.example.com"}}
-cells: {us-1: {jurisdiction: us, endpoint: "https://us-1.example.com"}, us-2: {jurisdiction: us, endpoint: "https://us-2.example.com"}}
+cells: {us-1: {jurisdiction: us, endpoint: "https://us-1.example.com", shed: {trial: refuse}}, us-2: {jurisdiction: us, endpoint: "https://us-2.example.com"}}
 tenants:
   - {id: acme, jurisdiction: us}
   - {id: moved, jurisdiction: us, home: us-2, cells: [us-2]}
+  - {id: small, jurisdiction: us, class: trial}
   - {id: europe, jurisdiction: eu, class: premium}
   - {id: gone, status: suspended}
   - {id: logs, signals: [logs]}
@@ -264,6 +266,40 @@ func TestATenantOfAnotherCellIsToldToComeAgain(t *testing.T) {
 }
 
 // Guarantees: an authenticator's own status reaches the sender: what it can do nothing about is to be sent again.
+// Scenario: the cell cannot take everything, and sheds the class of a tenant.
+// Guarantees: the tenant's requests are sent back unread, with the time to come again; nothing of them goes downstream. They count as the cell's failure.
+func TestATenantWhoseClassIsShedIsSentBackUnread(t *testing.T) {
+	s := &sink{}
+	r, telemetry := startMeasured(t, guarded(testConfig()), s, hostWith{gatekeeperID: newGatekeeper(t)})
+	for range 3 {
+		for transport, err := range both(r, signal.Logs, "x-who", "small") {
+			st, _ := status.FromError(err)
+			require.Equal(t, codes.ResourceExhausted, st.Code(), transport)
+			require.Equal(t, tenant.ReasonShed, errorReason(st), transport)
+			require.GreaterOrEqual(t, retryDelay(st).AsDuration(), 30*time.Second, transport)
+			require.LessOrEqual(t, retryDelay(st).AsDuration(), 90*time.Second, transport)
+			require.Contains(t, st.Message(), `nothing of tenants of class "trial"; nothing was read: send it again in`, transport)
+		}
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, r.url+"/v1/logs", bytes.NewReader(otlptest.Logs(1, 1)))
+	require.NoError(t, err)
+	req.Header = http.Header{"Content-Type": {typeProtobuf}, "X-Who": {"small"}}
+	resp, err := r.http.Do(req)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Equal(t, http.StatusTooManyRequests, resp.StatusCode)
+	seconds, err := strconv.Atoi(resp.Header.Get("Retry-After"))
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, seconds, 30)
+	require.Empty(t, s.take())
+	require.EqualValues(t, 7, collectortest.Sum(t, telemetry.Reader, "ingest_denied", "class=trial", "decision=cell_full"))
+	require.EqualValues(t, 7, collectortest.Sum(t, telemetry.Reader, "ingest_refused", "reason=shed"))
+	require.EqualValues(t, 7, collectortest.Sum(t, telemetry.Reader, "ingest_refused"))
+	for transport, err := range both(r, signal.Logs, "x-who", "acme") {
+		require.NoError(t, err, transport)
+	}
+}
+
 func TestAnAuthenticatorsStatusReachesTheSender(t *testing.T) {
 	g := newGatekeeper(t)
 	s := &sink{}

@@ -69,6 +69,7 @@ const (
 	reasonUnauthenticated     = "unauthenticated"
 	reasonForbidden           = "forbidden"
 	reasonElsewhere           = "elsewhere"         // the tenant may be in other cells only
+	reasonShed                = "shed"              // the cell cannot take everything, and the tenant's class least of all
 	reasonNotAsked            = "not_authenticated" // not now: the authenticator cannot tell
 	reasonGuesses             = "guesses"           // too many wrong credentials came before it
 	reasonWaste               = "waste"             // the tenant's requests before it
@@ -103,6 +104,8 @@ func answerTo(err error, retryAfter time.Duration) answer {
 		a.reason = reasonQuota
 	case errorReason(a.status) == tenant.ReasonCell:
 		a.reason = reasonElsewhere
+	case errorReason(a.status) == tenant.ReasonShed:
+		a.reason = reasonShed
 	case retryable(a.status):
 		a.reason = reasonDownstreamRetry
 	}
