@@ -79,9 +79,10 @@ type kind struct {
 	env                  func(dir string) (map[string]string, error)
 	lanes                []lane
 	catalog              rig.CatalogKind
-	alone                bool // one of each part, no proxies between them, and disks as they are: for what measures times
-	kafkaMetrics         bool // Kafka's nodes serve metrics to Prometheus
-	roomy                bool // disks as they are: for what goes on for hours
+	alone                bool  // one of each part, no proxies between them, and disks as they are: for what measures times
+	kafkaMetrics         bool  // Kafka's nodes serve metrics to Prometheus
+	roomy                bool  // disks as they are: for what goes on for hours
+	clickHouseDisk       int64 // bytes of a disk of ClickHouse's own; 0: it has none
 }
 
 const testdata = "integration/fault/testdata/"
@@ -134,6 +135,7 @@ func rigFor(t *testing.T, k *kind) *rig.Rig {
 		if k.alone {
 			o = rig.Options{}
 		}
+		o.ClickHouseDisk = k.clickHouseDisk
 		o.Dir, o.Catalog, o.Secured, o.Env, o.KafkaMetrics = dir, k.catalog, k.secured, env, k.kafkaMetrics
 		o.GatewayConfigs, o.AggregatorConfigs = fromRoot(k.gateway), fromRoot(k.aggregators)
 		shared.rig, err = rig.New(o)

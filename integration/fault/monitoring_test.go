@@ -59,14 +59,21 @@ func (r *run) monitor(dir string, factor int, further map[string][]string, disks
 		}
 	}
 	target := func(job string, urls ...string) {
-		var addresses []string
+		var targets []map[string]any
 		for _, u := range urls {
 			parsed, err := url.Parse(u)
 			r.must(err)
-			addresses = append(addresses, parsed.Host)
+			labels := map[string]string{"cell": monitored}
+			if parsed.Path != "" {
+				labels["__metrics_path__"] = parsed.Path
+			}
+			for name := range parsed.Query() {
+				labels["__param_"+name] = parsed.Query().Get(name)
+			}
+			targets = append(targets, map[string]any{"targets": []string{parsed.Host}, "labels": labels})
 		}
 		m.targets += len(urls)
-		text, err := json.Marshal([]map[string]any{{"targets": addresses, "labels": map[string]string{"cell": monitored}}})
+		text, err := json.Marshal(targets)
 		r.must(err)
 		r.must(os.MkdirAll(filepath.Join(files, "targets"), 0o755))
 		r.must(os.WriteFile(filepath.Join(files, "targets", job+".yaml"), text, 0o600)) // JSON is YAML

@@ -134,10 +134,13 @@ func (p *pager) fired(page bool) []string {
 	return names(all)
 }
 
-// windows of a burn rate that notices told of.
-func (p *pager) windows(alert string) (out []string) {
+// windows of a burn rate that pages, or tickets, told of.
+func (p *pager) windows(alert string, page bool) (out []string) {
 	notices, _ := p.heard() // wait, below, tells of an error
 	for _, n := range notices {
+		if n.page != page {
+			continue
+		}
 		for _, a := range n.firing {
 			if window := a.Labels["window"]; a.Labels["alertname"] == alert && window != "" {
 				out = append(out, window)

@@ -26,7 +26,7 @@ type rehearsal struct {
 	alert     string                         // that is expected; empty: none may page
 	ticket    bool                           // the alert is a ticket; false: a page
 	also      []string                       // further pages that the fault sets off in time
-	trips     []string                       // of a burn rate: the windows that must tell, and no others
+	trips     []string                       // of a burn rate: the windows that must page, or be tickets where the alert is one, and no others
 	within    time.Duration                  // from the fault to the notification, with the rules as they are
 	over      time.Duration                  // from the end of the fault to the notification that the alert is over, with the rules as they are; 0: overWithin
 	shows     string                         // what the runbook's commands show of the fault, and of nothing else
@@ -62,7 +62,7 @@ var rehearsals = []rehearsal{
 	},
 	{
 		name: "kafka-and-objects-away", does: "no gateway reaches Kafka, nor the object store", alert: "IngestionAvailabilityBurn", within: 4 * time.Minute, over: burnOver,
-		trips:  []string{"1h", "6h", "1d", "3d"},
+		trips:  []string{"1h", "6h"}, // those of tickets tell when the page is over: until then it says more
 		shows:  `gateway errors: .*downstream_retry [\d,]+ \(`,
 		inject: func(r *rehearsed) error { return r.refuse("gateway", "kafka", "objects") }, mend: (*rehearsed).heal,
 	},
@@ -107,6 +107,10 @@ var rehearsals = []rehearsal{
 		inject: func(r *rehearsed) error { return r.disk.Fill() }, mend: func(r *rehearsed) error { return r.disk.Free() },
 	},
 	{
+		name: "clickhouse-disk-full", does: "ClickHouse's disk has 4 % left", alert: "ClickHouseDiskFull", within: 5 * time.Minute, over: 20 * time.Minute, shows: `has [0-4](\.\d+)?% of its disk left`, told: true,
+		kind: ownDisk, inject: func(r *rehearsed) error { return r.Disks["clickhouse"].FillTo(0.04) }, mend: func(r *rehearsed) error { return r.Disks["clickhouse"].Free() },
+	},
+	{
 		name: "invalid-events", does: "a third of all events breaks the schemas", alert: "QuarantineSurge", within: 25 * time.Minute, over: 30 * time.Minute, stays: true,
 		shows: `default\W+[1-9]`, kind: enforcing, inject: (*rehearsed).poisoned, mend: (*rehearsed).undone,
 	},
@@ -137,6 +141,10 @@ var rehearsals = []rehearsal{
 		name: "kafka-away", does: "no gateway reaches Kafka; requests go to the object store", alert: "KafkaSpilling", ticket: true, within: 13 * time.Minute, also: lateInAll,
 		shows:  `(?m)^spill: requests for [1-9]\d* partitions go to the object store`,
 		inject: func(r *rehearsed) error { return r.refuse("gateway", "kafka") }, mend: (*rehearsed).heal,
+	},
+	{
+		name: "kafka-away-for-minutes", does: "no gateway reaches Kafka for 400 s, whatever the rules; times count from when they do again, and rows come that are late", alert: "FreshnessClickHouseP99Burn",
+		within: 4 * time.Minute, over: burnOver, also: lateInAll, shows: `Freshness of ClickHouse, P99`, told: true, inject: (*rehearsed).keepAway, mend: (*rehearsed).nothing,
 	},
 }
 
@@ -286,10 +294,15 @@ var withTLS = &kind{
 	},
 }
 
-// watched is calm with Kafka's own metrics. Its gateways keep in the object store what is larger than a record, and of a spill as much as minutes fill.
+// watched is calm with Kafka's own metrics. Its gateways keep in the object store what is larger than a record, and of a spill as much as two minutes fill.
 var watched = &kind{
 	name: "watched", gateway: append(slices.Clone(plain.gateway), testdata+"watched-gateway.yaml"), aggregators: calm.aggregators, lanes: plain.lanes, roomy: true, env: calm.env,
 	kafkaMetrics: true,
+}
+
+// ownDisk is calm with a disk of ClickHouse's own, which its metrics tell of.
+var ownDisk = &kind{
+	name: "own-disk", gateway: calm.gateway, aggregators: calm.aggregators, lanes: plain.lanes, roomy: true, env: calm.env, clickHouseDisk: 4 << 30,
 }
 
 // enforcing has gateways that send to quarantine what breaks a schema.

@@ -98,6 +98,9 @@ func (r *rehearsed) rehearse() {
 	if r.kind.kafkaMetrics {
 		further["kafka"] = r.Kafka.MetricsURLs()
 	}
+	if r.kind.clickHouseDisk > 0 {
+		further["clickhouse"] = []string{r.diskMetrics()}
+	}
 	quiet := func() {} // ends what sends beside the fleet
 	if r.probe {
 		at, stop := r.runProbe()
@@ -167,7 +170,7 @@ func (r *rehearsed) answer(m *monitoring) {
 	if r.told && !shows.MatchString(n.text) {
 		r.t.Errorf("the notification does not say %q: %s", r.shows, n.text)
 	}
-	until(func() bool { return len(m.windows(r.alert)) >= len(r.trips) }, short(r.within)-time.Since(r.began)) // they tell one after the other
+	until(func() bool { return len(m.windows(r.alert, !r.ticket)) >= len(r.trips) }, short(r.within)-time.Since(r.began)) // they tell one after the other
 	looked := time.Now()
 	for said := r.follow(during); !r.told && !shows.MatchString(said); said = r.follow(during) {
 		if time.Since(looked) < r.looks {
@@ -183,7 +186,7 @@ func (r *rehearsed) answer(m *monitoring) {
 	n, err = m.wait(r.alert, !r.ticket, false, r.began, short(cmp.Or(r.over, overWithin))+reaction())
 	r.must(err)
 	r.out.Recovered = max(n.at.Sub(mended), 0).Seconds()
-	if r.out.Trips = m.windows(r.alert); len(r.trips) > 0 && !slices.Equal(r.out.Trips, slices.Sorted(slices.Values(r.trips))) {
+	if r.out.Trips = m.windows(r.alert, !r.ticket); len(r.trips) > 0 && !slices.Equal(r.out.Trips, slices.Sorted(slices.Values(r.trips))) {
 		r.t.Errorf("the windows %v of %s told, want %v", r.out.Trips, r.alert, r.trips)
 	}
 	if !r.stays && !until(func() bool { return !shows.MatchString(r.follow(during)) }, patience) {

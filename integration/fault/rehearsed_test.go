@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,7 +31,8 @@ const (
 	hostDisk   = 64 << 20
 	spillSome  = 3 // objects, of which one is damaged
 	behindFor  = 10 * time.Second
-	poisoning  = 0.75 // of the events of a fleet as large as the rehearsal's own
+	lateFor    = 400 * time.Second // so that most rows are later than ClickHouse may be, and a fourth later than the lake may
+	poisoning  = 0.75              // of the events of a fleet as large as the rehearsal's own
 
 	trickleEvery   = 10 * time.Millisecond
 	trickleSources = 16
@@ -157,7 +159,7 @@ func (r *rehearsed) damageSpill() error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(damaged, bytes.Repeat([]byte("x"), len(good)), 0o600); err != nil {
+	if err := r.Objects.Put(damaged, bytes.Repeat([]byte("x"), len(good))); err != nil {
 		return err
 	}
 	gateway, name := filepath.Base(filepath.Dir(damaged)), filepath.Base(damaged)
@@ -167,11 +169,7 @@ func (r *rehearsed) damageSpill() error {
 		if err != nil || len(aside) != 1 {
 			return fmt.Errorf("under bad/ of %s lies %v: %w", gateway, aside, err)
 		}
-		repaired := filepath.Join(spill, "repaired")
-		if err := os.MkdirAll(repaired, 0o755); err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(repaired, name), good, 0o600); err != nil {
+		if err := r.Objects.Put(filepath.Join(spill, "repaired", name), good); err != nil {
 			return err
 		}
 		return errors.Join(os.Remove(aside[0]), r.auditEqual())
@@ -195,6 +193,22 @@ func (r *rehearsed) removeRecords() error {
 	removed, err := r.admin.DeleteRecords(ctx, ends.Offsets())
 	r.began = time.Now()
 	return errors.Join(err, removed.Error(), r.heal())
+}
+
+// keepAway keeps the gateways from Kafka until what they then give back is late.
+func (r *rehearsed) keepAway() error {
+	if err := r.refuse("gateway", "kafka"); err != nil {
+		return err
+	}
+	time.Sleep(lateFor)
+	r.began = time.Now()
+	return r.heal()
+}
+
+// diskMetrics is where ClickHouse tells of its disks, as its endpoint for Prometheus does: the embedded engine has none.
+func (r *rehearsed) diskMetrics() string {
+	const of = "SELECT 'ClickHouseAsyncMetrics_%s_' || name AS name, toFloat64(%s) AS value, 'gauge' AS type, '' AS help FROM system.disks"
+	return "http://" + r.ClickHouseHTTP() + "/?query=" + url.QueryEscape(fmt.Sprintf(of+" UNION ALL "+of+" FORMAT Prometheus", "DiskAvailable", "free_space", "DiskTotal", "total_space"))
 }
 
 // starve takes a partition of logs below its min.insync.replicas.

@@ -52,10 +52,10 @@ func newDisk(dir string, bytes int64) (*Disk, error) {
 	return &Disk{Dir: dir}, nil
 }
 
-// MountDisk makes a file system as hosts have them (ext4), and mounts it at dir, whose parent exists. Unmount must follow.
+// MountDisk makes a file system as hosts have them (ext4), and mounts it at dir. Unmount must follow.
 func MountDisk(dir string, bytes int64) (*Disk, error) {
 	image := dir + ".img"
-	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, bytes), os.Mkdir(dir, 0o755)); err != nil {
+	if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(image, nil, 0o600), os.Truncate(image, bytes)); err != nil {
 		return nil, err
 	}
 	for _, argv := range [][]string{{"mkfs.ext4", "-q", "-F", image}, {"mount", "-o", "loop", image, dir}} {
@@ -97,6 +97,23 @@ func (d *Disk) Fill() error {
 		}
 	}
 	return nil
+}
+
+// FillTo takes all but a share of the disk, at once. It is for disks of MountDisk: in memory (tmpfs) it would take as much of that.
+func (d *Disk) FillTo(left float64) error {
+	var disk syscall.Statfs_t
+	if err := syscall.Statfs(d.Dir, &disk); err != nil {
+		return err
+	}
+	take := int64(disk.Bavail) - int64(left*float64(disk.Blocks))
+	if take <= 0 {
+		return fmt.Errorf("%s has less than %v of the disk left already", d.Dir, left)
+	}
+	f, err := os.Create(d.ballast())
+	if err != nil {
+		return err
+	}
+	return errors.Join(syscall.Fallocate(int(f.Fd()), 0, 0, take*disk.Bsize), f.Close())
 }
 
 // Free gives the space back.

@@ -1,6 +1,7 @@
 package rig
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
@@ -98,15 +100,32 @@ func answerAsS3(w http.ResponseWriter, how Misbehaviour) {
 	s3Error(w, http.StatusInternalServerError, "InternalError", "We encountered an internal error. Please try again.")
 }
 
-// answers waits until versitygw serves the bucket.
-func (o *ObjectStore) answers() error {
-	client := s3.New(s3.Options{
+// client reaches versitygw past the proxy.
+func (o *ObjectStore) client() *s3.Client {
+	return s3.New(s3.Options{
 		BaseEndpoint: aws.String("http://" + o.addr), Region: s3test.Region, UsePathStyle: true,
 		Credentials: credentials.NewStaticCredentialsProvider(s3test.AccessKey, s3test.SecretKey, ""),
 	})
+}
+
+// Put writes the object that lies, or shall lie, in a file, as whoever has the right to does: a file that is written beside the server has other checksums than the server's.
+func (o *ObjectStore) Put(path string, content []byte) error {
+	name, err := filepath.Rel(o.Dir, path)
+	if err != nil {
+		return err
+	}
+	in, key, _ := strings.Cut(filepath.ToSlash(name), "/")
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	if _, err := client.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: aws.String(bucket)}); err != nil {
+	_, err = o.client().PutObject(ctx, &s3.PutObjectInput{Bucket: aws.String(in), Key: aws.String(key), Body: bytes.NewReader(content)})
+	return err
+}
+
+// answers waits until versitygw serves the bucket.
+func (o *ObjectStore) answers() error {
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	if _, err := o.client().HeadBucket(ctx, &s3.HeadBucketInput{Bucket: aws.String(bucket)}); err != nil {
 		return fmt.Errorf("versitygw does not serve: %w:\n%s", err, o.process.Log())
 	}
 	return nil

@@ -241,6 +241,17 @@ func Yield(pid int) error { return schedule(pid, unix.SCHED_IDLE) }
 func Contend(pid int) error { return schedule(pid, unix.SCHED_NORMAL) }
 
 func schedule(pid int, policy uint32) error {
+	return eachThread(pid, func(id int) error { return unix.SchedSetAttr(id, &unix.SchedAttr{Policy: policy}, 0) })
+}
+
+// Pin has a process run on the last of the machine's CPUs only.
+func Pin(pid int) error {
+	var cpus unix.CPUSet
+	cpus.Set(runtime.NumCPU() - 1)
+	return eachThread(pid, func(id int) error { return unix.SchedSetaffinity(id, &cpus) })
+}
+
+func eachThread(pid int, do func(thread int) error) error {
 	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	if err != nil {
 		return err
@@ -250,9 +261,8 @@ func schedule(pid int, policy uint32) error {
 		if err != nil {
 			return err
 		}
-		attr := unix.SchedAttr{Policy: policy}
-		if err = unix.SchedSetAttr(id, &attr, 0); err != nil && !errors.Is(err, unix.ESRCH) { // a thread may have ended
-			return fmt.Errorf("set the scheduling policy of process %d: %w", pid, err)
+		if err := do(id); err != nil && !errors.Is(err, unix.ESRCH) { // a thread may have ended
+			return fmt.Errorf("say how thread %d of process %d runs: %w", id, pid, err)
 		}
 	}
 	return nil

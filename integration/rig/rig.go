@@ -50,6 +50,8 @@ type Options struct {
 	Catalog CatalogKind
 	// SmallDisks gives ClickHouse, the lake and the last Kafka node a small file system each (Rig.Disks), which can be filled.
 	SmallDisks bool
+	// ClickHouseDisk gives ClickHouse a file system of so many bytes, as hosts have them (Rig.Disks). 0: it has none of its own.
+	ClickHouseDisk int64
 	// KafkaMetrics has Kafka's nodes serve metrics to Prometheus.
 	KafkaMetrics bool
 }
@@ -63,7 +65,7 @@ type Rig struct {
 	Links         *Links           // nil unless Faulty
 	Objects       *ObjectStore     // nil unless Faulty: the lake is a directory
 	CatalogServer *CatalogServer   // nil: aggregators read and write the catalog's file
-	Disks         map[string]*Disk // "clickhouse", "lake", "kafka"; nil unless SmallDisks
+	Disks         map[string]*Disk // "clickhouse", "lake", "kafka"; those that there are
 	Gateways      []*Tier
 	Aggregators   []*Tier // the spares come last
 
@@ -109,6 +111,13 @@ func New(o Options) (r *Rig, err error) {
 		if err := r.mountDisks(); err != nil {
 			return r, err
 		}
+	}
+	if o.ClickHouseDisk > 0 {
+		d, err := MountDisk(r.ClickHouseDir(), o.ClickHouseDisk)
+		if err != nil {
+			return r, err
+		}
+		r.Disks = map[string]*Disk{"clickhouse": d}
 	}
 	if o.Faulty {
 		r.Links = newLinks()

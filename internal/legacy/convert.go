@@ -1,7 +1,6 @@
 package legacy
 
 import (
-	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -48,7 +47,7 @@ type Result struct {
 	Rejected []Rejected
 }
 
-// Convert makes OTLP of events.
+// Convert makes OTLP of events, each of which is valid JSON: those that Split returns.
 func (m *Mapping) Convert(events []json.RawMessage) Result {
 	c := &converter{
 		mapping: m,
@@ -178,10 +177,8 @@ func parseTime(v any) (pcommon.Timestamp, error) {
 }
 
 func (c *converter) event(raw json.RawMessage) *Rejected {
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.UseNumber() // or integers would lose digits
-	var fields map[string]any
-	if err := dec.Decode(&fields); err != nil || fields == nil {
+	fields := fieldsOf(raw)
+	if fields == nil {
 		return reject(CodeNotAnObject, "", "an event is a JSON object, this is %.40q", string(raw))
 	}
 	e := &event{fields: fields}

@@ -1,6 +1,7 @@
 package legacy
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
 	"strings"
@@ -199,6 +200,54 @@ func TestTheDocumentShowsTheDefaultMapping(t *testing.T) {
 	r := convert(t, example)
 	require.Empty(t, r.Rejected)
 	require.Equal(t, []int{1, 1, 1}, []int{r.Logs.LogRecordCount(), r.Metrics.DataPointCount(), r.Traces.SpanCount()})
+}
+
+// Guarantee: an event's fields are what encoding/json makes of them, whatever they hold.
+func FuzzFieldsAreThoseOfEncodingJSON(f *testing.F) {
+	for _, text := range []string{
+		`{}`, ` { "a" : 1 , "b":[ ] , "c":{ } } `, `{"a":1,"a":"two","a":{"b":1},"a":{"c":2}}`, `{"a":[1,-2.5e+7,0.1E-3,true,false,null,"x",[[]],{"b":[{}]}]}`,
+		`{"a\n\"\\\/\u00e9":"\ud83d\ude00 \ud83d \udc00 \b\f\t"}`, "{\"a\":\"\xff\xc3\",\"\xff\":\"é世\"}", `{"a":12345678901234567890123}`, `null`, `[1]`, `"x"`, `1`, "{\n\t\"a\"\r:\n1}", `{"":""}`,
+	} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		events, err := Split(raw, Limits{})
+		if err != nil {
+			return
+		}
+		for _, event := range events {
+			dec := json.NewDecoder(bytes.NewReader(event))
+			dec.UseNumber()
+			var want map[string]any
+			if err := dec.Decode(&want); err != nil {
+				want = nil
+			}
+			require.Equal(t, want, fieldsOf(event), "%q", event)
+		}
+	})
+}
+
+// BenchmarkFields reads the fields of a line of a backfill (1.1 KB), by encoding/json and by fieldsOf.
+func BenchmarkFields(b *testing.B) {
+	line := []byte(`{"service": "checkout", "host": "host-7", "env": "prod", "type": "log", "event_id": "e-1", "timestamp": 1767225600000, "level": "INFO", "message": "payment 17 of customer 8862 took 528 ms", "attributes": {"n": 17, "http.route": "/pay/{id}", "cart": [2, 4], "note": "` +
+		strings.Repeat("words of a log record ", 35) + `"}}`)
+	b.Run("encoding/json", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			dec := json.NewDecoder(bytes.NewReader(line))
+			dec.UseNumber()
+			var fields map[string]any
+			if err := dec.Decode(&fields); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("fieldsOf", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			fieldsOf(line)
+		}
+	})
 }
 
 // Every event of a body is converted or rejected, whatever it holds.

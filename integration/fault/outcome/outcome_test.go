@@ -42,7 +42,7 @@ func TestARehearsalShowsWhatFiredWhenAndWhatMustNotHave(t *testing.T) {
 	require.Equal(t, "| `down` | x | `Down` | page | 9m31s (10m0s) | [it is down](runbooks/a.md#it-is-down) | 2 | 1m2s | `Late` | - | - |", table[2])
 	require.Equal(t, "| `quiet`, rules 20 times as fast, **failed** | y, for 1m0s | none | - | - | - | - | - | - | `Slow` | `Late`, `Lost` |", table[3])
 	require.Equal(t, "| `mute`, **failed** | z | `Mute` of 1d, 3d | ticket | never (1m0s) | - | 0 | never | - | - | - |", table[4])
-	require.Equal(t, "| all | 3 runs, 14m20s |  |  |  |  | 2 |  |  |  | 2 |", table[5])
+	require.Equal(t, "| all | 3 runs, 14m20s |  |  | median 95 %, worst 95 % of the stated |  | 2 |  |  |  | 2 |", table[5])
 }
 
 func TestABackfillIsAColumn(t *testing.T) {

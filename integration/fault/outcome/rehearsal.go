@@ -2,6 +2,7 @@ package outcome
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -41,6 +42,7 @@ func Rehearsals(runs []Rehearsal) string {
 		return time.Duration(s * float64(time.Second)).Round(time.Second).String()
 	}
 	commands, wrong, length := 0, 0, 0.0
+	var shares []float64 // of the stated time, after which the alert was told
 	for _, r := range runs {
 		name := "`" + r.Fault + "`"
 		if r.Shortened > 1 {
@@ -57,6 +59,7 @@ func Rehearsals(runs []Rehearsal) string {
 		fired, recovered, book := "never", "never", "-"
 		if r.Fired > 0 {
 			fired = seconds(r.Fired)
+			shares = append(shares, r.Fired/r.Within)
 		}
 		if r.Recovered > 0 || r.Passed { // it may be over before everything is mended
 			recovered = seconds(r.Recovered)
@@ -71,6 +74,10 @@ func Rehearsals(runs []Rehearsal) string {
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s (%s) | %s | %d | %s | %s | %s | %s |\n", name, r.Does, alert, r.Severity, fired, seconds(r.Within), book, r.Commands, recovered,
 			lists(r.Also), lists(r.Tickets), lists(r.False))
 	}
-	fmt.Fprintf(&b, "| all | %d runs, %s |  |  |  |  | %d |  |  |  | %d |\n", len(runs), seconds(length), commands, wrong)
+	told := ""
+	if slices.Sort(shares); len(shares) > 0 {
+		told = fmt.Sprintf("median %.0f %%, worst %.0f %% of the stated", 100*shares[len(shares)/2], 100*shares[len(shares)-1])
+	}
+	fmt.Fprintf(&b, "| all | %d runs, %s |  |  | %s |  | %d |  |  |  | %d |\n", len(runs), seconds(length), told, commands, wrong)
 	return b.String()
 }
