@@ -556,7 +556,9 @@ tenants:
 	cell := func(name, rest string) string {
 		return strings.TrimSuffix(strings.TrimPrefix(cellsOf(name), "cells:\n"), "}\n") + rest + "}\n"
 	}
-	write := func(eu1, eu2, us1 string) { f.write("cells.yaml", "cells:\n"+cell("eu-1", eu1)+cell("eu-2", eu2)+cell("us-1", us1)) }
+	write := func(eu1, eu2, us1 string) {
+		f.write("cells.yaml", "cells:\n"+cell("eu-1", eu1)+cell("eu-2", eu2)+cell("us-1", us1))
+	}
 	write(", gateways: 2", ", gateways: 4", ", gateways: 6")
 	shares(200, 300, 100)
 	write(", gateways: 2, away: true", ", gateways: 4", ", gateways: 6")

@@ -15,7 +15,7 @@ const (
 	// KeepsUp is the age of the newest row up to which a cell keeps up: the aim for freshness in docs/slo.md.
 	KeepsUp = 5 * time.Second
 
-	leastRate    = 2500
+	leastRate    = 500
 	step         = 20 * time.Second
 	drainTimeout = 3 * time.Minute
 )
