@@ -243,16 +243,16 @@ func (c *Cells) writeList() error {
 	for _, cell := range c.All {
 		fmt.Fprintf(&b, "  - name: %s\n    jurisdiction: %s\n    state: %s\n    gateways: [%s]\n    kafka: {brokers: [%s]}\n",
 			cell.Name, cell.Jurisdiction, cell.State, cell.Gateways[0].MetricsURL(), strings.Join(cell.Kafka.Brokers(), ", "))
-		other := c.standby(cell)
-		if other == nil {
-			continue
-		}
-		name, config := "replica-"+cell.Name, filepath.Join(c.Dir, cell.Name+"-aggregator.yaml")
+		config := filepath.Join(c.Dir, cell.Name+"-aggregator.yaml")
 		if err := cell.AggregatorFile(config); err != nil {
 			return err
 		}
-		cell.Replica = filepath.Join(other.Objects.Dir, name)
-		fmt.Fprintf(&b, "    aggregator: [%s]\n    copies: [{url: %q, of: lake}]\n", config, other.Objects.ReplicaURL(name))
+		fmt.Fprintf(&b, "    aggregator: [%s]\n    identities_may_leave: %t\n", config, cell.Jurisdiction != "eu")
+		if other := c.standby(cell); other != nil {
+			name := "replica-" + cell.Name
+			cell.Replica = filepath.Join(other.Objects.Dir, name)
+			fmt.Fprintf(&b, "    copies: [{url: %q, of: lake}]\n", other.Objects.ReplicaURL(name))
+		}
 	}
 	return os.WriteFile(filepath.Join(c.Dir, "cells.yaml"), []byte(b.String()), 0o600)
 }

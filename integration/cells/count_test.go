@@ -110,14 +110,14 @@ func (r *run) stores(f *fleet, requests []*agents.Request) int {
 // equal with what was declared.
 func (r *run) settle(f *fleet, requests []*agents.Request) {
 	r.t.Helper()
-	for _, guest := range r.Of(r.Cell(f.home).Jurisdiction) {
+	for _, guest := range r.Of(f.jurisdiction) {
 		if guest.Name == f.home {
 			continue
 		}
 		declared := filepath.Join(r.Dir, guest.Name+"-erased.yaml")
 		command := fmt.Sprintf("pulsegrid cell settle --home %s --guest %s --tenant %s --from %s --to %s --tenants %s --jurisdiction %s --id %s --by drill --reason drill --declare %s --quiet",
-			f.home, guest.Name, f.tenant, r.started.UTC().Format(time.RFC3339), time.Now().UTC().Format(time.RFC3339), guest.Registry, guest.Jurisdiction,
-			fmt.Sprintf("%s-%s-%d", r.out.Drill, f.tenant, r.started.Unix()), declared)
+			f.home, guest.Name, f.tenant, r.started.UTC().Format(time.RFC3339), time.Now().UTC().Format(time.RFC3339), guest.Registry, r.Cell(f.home).Jurisdiction,
+			fmt.Sprintf("%s-%s-%d", f.tenant, guest.Name, r.started.Unix()%1_000_000), declared)
 		for _, a := range guest.Aggregators { // they insert into the rollups of today, which are to be built anew
 			a.Stop(stopGrace)
 		}

@@ -235,20 +235,23 @@ func UsageOf(pid int) (Usage, error) {
 }
 
 // Yield has each thread of a process, and so each that these start, run when no other wants the CPU: it stands for a process on another machine.
-func Yield(pid int) error { return schedule(pid, unix.SCHED_IDLE) }
+func Yield(pid int) error { return schedule(pid, unix.SCHED_IDLE, 0) }
 
-// Contend undoes Yield.
-func Contend(pid int) error { return schedule(pid, unix.SCHED_NORMAL) }
+// YieldOnOneCPU does so on the last CPU only. Whoever wakes up finds an idle CPU sooner than one on which something else must first stop.
+func YieldOnOneCPU(pid int) error { return schedule(pid, unix.SCHED_IDLE, runtime.NumCPU()-1) }
 
-func schedule(pid int, policy uint32) error {
-	return eachThread(pid, func(id int) error { return unix.SchedSetAttr(id, &unix.SchedAttr{Policy: policy}, 0) })
-}
+// Contend undoes both.
+func Contend(pid int) error { return schedule(pid, unix.SCHED_NORMAL, 0) }
 
-// Pin has a process run on the last of the machine's CPUs only.
-func Pin(pid int) error {
+// schedule has a process run by a policy, on the CPUs from one on.
+func schedule(pid int, policy uint32, first int) error {
 	var cpus unix.CPUSet
-	cpus.Set(runtime.NumCPU() - 1)
-	return eachThread(pid, func(id int) error { return unix.SchedSetaffinity(id, &cpus) })
+	for i := first; i < runtime.NumCPU(); i++ {
+		cpus.Set(i)
+	}
+	return eachThread(pid, func(id int) error {
+		return errors.Join(unix.SchedSetAttr(id, &unix.SchedAttr{Policy: policy}, 0), unix.SchedSetaffinity(id, &cpus))
+	})
 }
 
 func eachThread(pid int, do func(thread int) error) error {
