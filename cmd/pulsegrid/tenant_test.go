@@ -110,7 +110,7 @@ func TestTheCheckSaysThatARetentionIsNotEnforced(t *testing.T) {
 	require.Contains(t, out, "2 tenants, 0 keys\n1 tenants have retention_days, which nothing enforces")
 }
 
-// Guarantee: what is shed is told before it is pushed, and a class that is misspelt too.
+// Guarantee: the check names the classes that each cell sheds, and says which of them no tenant has.
 func TestTheCheckSaysWhatIsShed(t *testing.T) {
 	dir := t.TempDir()
 	registry := `

@@ -169,9 +169,8 @@ func (p *proof) startCell() *bench {
 // schedule says when worker and Temporal run. Where times are measured they yield to all others, and have one CPU: elsewhere they have machines of their own, and only the stores are shared.
 func (p *proof) schedule(policy func(pid int) error) {
 	if *judged {
-		for _, pid := range []int{p.jobs.worker.PID(), p.jobs.server.PID()} {
-			require.NoError(p.t, policy(pid))
-		}
+		require.NoError(p.t, policy(p.jobs.worker.PID()))
+		require.NoError(p.t, policy(p.jobs.server.PID()))
 	}
 }
 

@@ -237,7 +237,7 @@ func UsageOf(pid int) (Usage, error) {
 // Yield has each thread of a process, and so each that these start, run when no other wants the CPU: it stands for a process on another machine.
 func Yield(pid int) error { return schedule(pid, unix.SCHED_IDLE, 0) }
 
-// YieldOnOneCPU does so on the last CPU only. Whoever wakes up finds an idle CPU sooner than one on which something else must first stop.
+// YieldOnOneCPU does so on the last CPU only.
 func YieldOnOneCPU(pid int) error { return schedule(pid, unix.SCHED_IDLE, runtime.NumCPU()-1) }
 
 // Contend undoes both.
@@ -250,7 +250,10 @@ func schedule(pid int, policy uint32, first int) error {
 		cpus.Set(i)
 	}
 	return eachThread(pid, func(id int) error {
-		return errors.Join(unix.SchedSetAttr(id, &unix.SchedAttr{Policy: policy}, 0), unix.SchedSetaffinity(id, &cpus))
+		if err := unix.SchedSetAttr(id, &unix.SchedAttr{Policy: policy}, 0); err != nil {
+			return err
+		}
+		return unix.SchedSetaffinity(id, &cpus)
 	})
 }
 

@@ -47,7 +47,7 @@ type Result struct {
 	Rejected []Rejected
 }
 
-// Convert makes OTLP of events, each of which is valid JSON: those that Split returns.
+// Convert makes OTLP of the events that Split returns. Others must be valid JSON, or it panics.
 func (m *Mapping) Convert(events []json.RawMessage) Result {
 	c := &converter{
 		mapping: m,

@@ -250,22 +250,16 @@ func TestATenantOfAnotherCellIsToldToComeAgain(t *testing.T) {
 		require.Equal(t, 10*time.Second, retryDelay(st).AsDuration(), transport)
 		require.Contains(t, st.Message(), "send to https://us-2.example.com", transport)
 	}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, r.url+"/v1/logs", bytes.NewReader(otlptest.Logs(1, 1)))
-	require.NoError(t, err)
-	req.Header = http.Header{"Content-Type": {typeProtobuf}, "X-Who": {"moved"}}
-	resp, err := r.http.Do(req)
-	require.NoError(t, err)
-	require.NoError(t, resp.Body.Close())
-	require.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
-	require.Equal(t, "10", resp.Header.Get("Retry-After"))
-	require.True(t, resp.Close, "the connection is not used again")
+	got := r.post("/v1/logs", bytes.NewReader(otlptest.Logs(1, 1)), "Content-Type", typeProtobuf, "X-Who", "moved")
+	require.Equal(t, http.StatusServiceUnavailable, got.code)
+	require.Equal(t, "10", got.header.Get("Retry-After"))
+	require.True(t, got.closes, "the connection is not used again")
 	require.Empty(t, s.take())
 	require.EqualValues(t, 3, collectortest.Sum(t, telemetry.Reader, "ingest_denied", "class=standard", "decision=wrong_cell"))
 	require.EqualValues(t, 3, collectortest.Sum(t, telemetry.Reader, "ingest_refused", "reason=elsewhere"))
 	require.EqualValues(t, 3, collectortest.Sum(t, telemetry.Reader, "ingest_refused"))
 }
 
-// Guarantees: an authenticator's own status reaches the sender: what it can do nothing about is to be sent again.
 // Scenario: the cell cannot take everything, and sheds the class of a tenant.
 // Guarantees: the tenant's requests are sent back unread, with the time to come again; nothing of them goes downstream. They count as the cell's failure.
 func TestATenantWhoseClassIsShedIsSentBackUnread(t *testing.T) {
@@ -281,14 +275,9 @@ func TestATenantWhoseClassIsShedIsSentBackUnread(t *testing.T) {
 			require.Contains(t, st.Message(), `nothing of tenants of class "trial"; nothing was read: send it again in`, transport)
 		}
 	}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, r.url+"/v1/logs", bytes.NewReader(otlptest.Logs(1, 1)))
-	require.NoError(t, err)
-	req.Header = http.Header{"Content-Type": {typeProtobuf}, "X-Who": {"small"}}
-	resp, err := r.http.Do(req)
-	require.NoError(t, err)
-	require.NoError(t, resp.Body.Close())
-	require.Equal(t, http.StatusTooManyRequests, resp.StatusCode)
-	seconds, err := strconv.Atoi(resp.Header.Get("Retry-After"))
+	got := r.post("/v1/logs", bytes.NewReader(otlptest.Logs(1, 1)), "Content-Type", typeProtobuf, "X-Who", "small")
+	require.Equal(t, http.StatusTooManyRequests, got.code)
+	seconds, err := strconv.Atoi(got.header.Get("Retry-After"))
 	require.NoError(t, err)
 	require.GreaterOrEqual(t, seconds, 30)
 	require.Empty(t, s.take())
@@ -300,6 +289,7 @@ func TestATenantWhoseClassIsShedIsSentBackUnread(t *testing.T) {
 	}
 }
 
+// Guarantees: an authenticator's own status reaches the sender: what it can do nothing about is to be sent again.
 func TestAnAuthenticatorsStatusReachesTheSender(t *testing.T) {
 	g := newGatekeeper(t)
 	s := &sink{}

@@ -142,6 +142,7 @@ type reply struct {
 	code   int
 	header http.Header
 	body   []byte
+	closes bool // the connection is not used again
 }
 
 func (r *rig) post(path string, body io.Reader, headers ...string) reply {
@@ -161,7 +162,7 @@ func (r *rig) do(req *http.Request) reply {
 	defer func() { _ = resp.Body.Close() }()
 	b, err := io.ReadAll(resp.Body)
 	require.NoError(r.t, err)
-	return reply{resp.StatusCode, resp.Header, b}
+	return reply{resp.StatusCode, resp.Header, b, resp.Close}
 }
 
 func (r *rig) dial(opts ...grpc.DialOption) *grpc.ClientConn {
