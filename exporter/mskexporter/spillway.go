@@ -60,6 +60,9 @@ func newSpillway(ctx context.Context, c *client, back *giveBack) (*spillway, err
 	s.spool, err = spill.Open(ctx, spill.Config{
 		URL: s.cfg.URL, Gateway: s.cfg.Gateway, MaxObjectBytes: s.cfg.MaxObjectBytes, MaxLatency: s.cfg.MaxLatency,
 		MaxBytes: s.cfg.MaxBytes, MaxAge: s.cfg.MaxAge,
+		Left: func(err error) {
+			c.log.Error("the object store does not give spilled requests back: they wait in it, and the others go on without them", zap.Error(err))
+		},
 	})
 	if err != nil {
 		return nil, err

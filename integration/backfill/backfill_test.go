@@ -28,6 +28,9 @@ import (
 
 func TestMain(m *testing.M) {
 	chengine.RunChildIfAsked()
+	if status, ran := rig.RunWithOwnMounts(); ran {
+		os.Exit(status)
+	}
 	m.Run()
 }
 

@@ -34,8 +34,8 @@ var (
 	jobRate  = flag.Int("job-rate", 250, "lines a second of each job, at most")
 	killSpan = flag.Duration("kill-span", 2*time.Second, "of loading, in which a moment is chosen at random for each kill")
 	liveRate = flag.Int("live-rate", 400, "events a second of the live load; 0: what takes half of this machine's CPU, which is measured first")
-	warmUp   = flag.Duration("warm-up", 5*time.Second, "of live load, before anything is measured")
-	calmFor  = flag.Duration("calm", 6*time.Second, "how long the live load then runs alone, measured, before the backfill begins")
+	warmUp   = flag.Duration("warm-up", 5*time.Second, "of live load, before anything is measured: its tables grow, and with them what their merges take")
+	calmFor  = flag.Duration("calm", 6*time.Second, "how long the live load then runs alone, measured, before the backfill begins, and again after it has ended")
 	within   = flag.Duration("within", 8*time.Minute, "the backfill must have ended")
 	judged   = flag.Bool("judge", false, "fail where the P99 of live traffic is more than 1.3 times what it was; worker and Temporal run when no other wants the CPU, as if they had machines of their own")
 	seed     = flag.Uint64("seed", 0, "of every random choice; 0: a new one")
@@ -46,6 +46,7 @@ const (
 	worstRatio = 1.3 // of the P99 of live traffic, beside the backfill and before it
 	probeRate  = 500 // events a second of the fleet whose events are looked for in ClickHouse, of the live load
 	auditTime  = 15 * time.Minute
+	diskBytes  = 40 << 30 // of ClickHouse, at most
 )
 
 // seenWithin is how late a live event's row may be.
@@ -66,7 +67,7 @@ var duckDBScript string
 // afterwards.
 // Guarantees: every acknowledged live event is in both stores once, and the audit says so; both stores have exactly the distinct good lines of each tenant, and in quarantine exactly the
 // malformed ones, by the generator's own count; running the jobs again changes nothing. Where it is judged, the P99 of live requests, to the acknowledgement and to the row in ClickHouse, is
-// at most 1.3 times what it was before the backfill.
+// at most 1.3 times what it is without the backfill, before and after it.
 func TestABackfillBesideLiveLoad(t *testing.T) {
 	if *seed == 0 {
 		*seed = uint64(time.Now().UnixNano()) % 1_000_000
@@ -79,15 +80,14 @@ func TestABackfillBesideLiveLoad(t *testing.T) {
 	p.measureRate()
 	p.startLive()
 
-	calm := p.look()
-	time.Sleep(*calmFor)
-	begun := p.look()
+	before := p.alone()
 	ids := p.startJobs()
 	p.kills(ids)
 	total := p.ended(ids)
-	done := p.look()
-	requests := p.stopLive()
-	p.compare(requests, calm, begun, done)
+	beside := span{before.to, p.look()}
+	time.Sleep(min(*warmUp, time.Minute)) // merges
+	after := p.alone()
+	p.compare(p.stopLive(), before, beside, after)
 	p.schedule(rig.Contend) // there is no live load any more
 
 	require.Equal(t, b.truth.Lines, total.Lines)
@@ -143,7 +143,11 @@ func (p *proof) startCell() *bench {
 	p.t.Helper()
 	dir := p.t.TempDir()
 	var err error
-	p.cell, err = rig.New(rig.Options{Dir: filepath.Join(dir, "cell")})
+	o := rig.Options{Dir: filepath.Join(dir, "cell")}
+	if *judged {
+		o.ClickHouseDisk = diskBytes // with a journal, as hosts have it: without one ext4 looks for inodes that were not deleted of late, at each of ClickHouse's thousand files a second
+	}
+	p.cell, err = rig.New(o)
 	require.NoError(p.t, err)
 	p.t.Cleanup(func() { require.NoError(p.t, p.cell.Close()) })
 	require.NoError(p.t, p.cell.Start())
@@ -184,7 +188,7 @@ func (p *proof) generated() {
 }
 
 func (p *proof) measureRate() {
-	p.outcome.LiveRate = *liveRate
+	p.outcome.LiveRate, p.outcome.JobRate = *liveRate, *jobRate
 	if *liveRate == 0 {
 		half, err := load.Half(p.cell, "", p.t.Logf)
 		require.NoError(p.t, err)
@@ -246,6 +250,20 @@ func (p *proof) look() moment {
 	return moment{time.Now(), p.killed + worker.CPU, clickHouse.CPU, worked, all}
 }
 
+// span is the time between two moments.
+type span struct{ from, to moment }
+
+func (s span) seconds() float64 { return s.to.at.Sub(s.from.at).Seconds() }
+
+func (s span) clickHouse() float64 { return (s.to.clickHouse - s.from.clickHouse).Seconds() }
+
+// alone lets live load run alone.
+func (p *proof) alone() span {
+	from := p.look()
+	time.Sleep(*calmFor)
+	return span{from, p.look()}
+}
+
 // startJobs starts a job for each tenant.
 func (p *proof) startJobs(args ...string) (ids []string) {
 	p.t.Helper()
@@ -293,45 +311,53 @@ func (p *proof) ended(ids []string) (total struct{ Lines, Duplicates, Quarantine
 	return total
 }
 
-// compare tells what the backfill does to live requests, and what it takes.
-func (p *proof) compare(requests map[string][]*agents.Request, calm, begun, done moment) {
+// compare tells what the backfill does to live requests, and what it takes. Live load is older beside a backfill than before it, and its tables larger: so it is held against itself before and
+// after.
+func (p *proof) compare(requests map[string][]*agents.Request, before, beside, after span) {
 	p.t.Helper()
 	o := &p.outcome
-	of := func(from, to time.Time) outcome.Latency {
-		sent := func(requests ...*agents.Request) (out []*agents.Request) {
-			for _, q := range requests {
-				if q.Sent.After(from) && q.Sent.Before(to) {
-					out = append(out, q)
-				}
+	sent := func(requests []*agents.Request, from, to time.Time) (out []*agents.Request) {
+		for _, q := range requests {
+			if q.Sent.After(from) && q.Sent.Before(to) {
+				out = append(out, q)
 			}
-			return out
 		}
-		var took []float64
-		for _, q := range sent(slices.Concat(slices.Collect(maps.Values(requests))...)...) {
-			took = append(took, q.Took.Seconds())
-		}
-		slices.Sort(took)
-		seen := p.seen.Latencies(load.Times(sent(requests["live-0"]...)))
-		ms := func(sorted []float64, q float64) float64 { return 1000 * load.Quantile(sorted, q) }
-		return outcome.Latency{
-			Requests: len(took), Acked: [2]float64{ms(took, 0.5), ms(took, 0.99)}, Looked: len(seen), Seen: [2]float64{ms(seen, 0.5), ms(seen, 0.99)},
-		}
+		return out
 	}
-	o.Calm, o.Beside = of(calm.at, begun.at), of(begun.at, done.at)
+	all := slices.Concat(slices.Collect(maps.Values(requests))...)
+	took := func(from, to time.Time) (out []float64) {
+		for _, q := range sent(all, from, to) {
+			out = append(out, q.Took.Seconds())
+		}
+		return out
+	}
+	ms := func(seconds []float64, q float64) float64 {
+		slices.Sort(seconds)
+		return 1000 * load.Quantile(seconds, q)
+	}
+	of := func(spans ...span) outcome.Latency {
+		var acked, seen []float64
+		for _, s := range spans {
+			acked = append(acked, took(s.from.at, s.to.at)...)
+			seen = append(seen, p.seen.Latencies(load.Times(sent(requests["live-0"], s.from.at, s.to.at)))...)
+		}
+		return outcome.Latency{Requests: len(acked), Acked: [2]float64{ms(acked, 0.5), ms(acked, 0.99)}, Looked: len(seen), Seen: [2]float64{ms(seen, 0.5), ms(seen, 0.99)}}
+	}
+	o.Before, o.Beside, o.After, o.Calm = of(before), of(beside), of(after), of(before, after)
 	var minutes []string
-	for from := begun.at; from.Before(done.at); from = from.Add(time.Minute) {
-		minutes = append(minutes, fmt.Sprintf("%.0f", of(from, from.Add(time.Minute)).Acked[1]))
+	for from := before.from.at; from.Before(after.to.at); from = from.Add(time.Minute) {
+		minutes = append(minutes, fmt.Sprintf("%.0f", ms(took(from, from.Add(time.Minute)), 0.99)))
 	}
-	p.t.Logf("P99 to the acknowledgement, by minutes of the backfill (ms): %s", strings.Join(minutes, " "))
-	o.LiveCPU = float64(begun.worked-calm.worked) / float64(begun.all-calm.all)
-	o.Seconds = done.at.Sub(begun.at).Seconds()
-	o.WorkerCPU = (done.worker - begun.worker).Seconds()
-	alone := (begun.clickHouse - calm.clickHouse).Seconds() / begun.at.Sub(calm.at).Seconds()
-	o.ClickHouseCPU = (done.clickHouse - begun.clickHouse).Seconds() - alone*o.Seconds
+	p.t.Logf("P99 to the acknowledgement, by minutes (ms); the backfill is from minute %.0f to %.0f: %s", before.seconds()/60, (before.seconds()+beside.seconds())/60, strings.Join(minutes, " "))
+	o.LiveCPU = float64(before.to.worked-before.from.worked+after.to.worked-after.from.worked) / float64(before.to.all-before.from.all+after.to.all-after.from.all)
+	o.Seconds = beside.seconds()
+	o.WorkerCPU = (beside.to.worker - beside.from.worker).Seconds()
+	o.ClickHouseCPU = beside.clickHouse() - o.Seconds*(before.clickHouse()+after.clickHouse())/(before.seconds()+after.seconds())
 	acked, seen := o.Ratios()
-	p.t.Logf("%.0f s, CPU of the worker %.0f s, of ClickHouse %.0f s beyond live traffic's; P99 x %.2f to the acknowledgement, x %.2f to the row: %+v and %+v", o.Seconds, o.WorkerCPU, o.ClickHouseCPU, acked, seen, o.Calm, o.Beside)
+	p.t.Logf("%.0f s, CPU of the worker %.0f s, of ClickHouse %.0f s beyond live traffic's; P99 x %.2f to the acknowledgement, x %.2f to the row: before %+v, beside %+v, after %+v", o.Seconds, o.WorkerCPU,
+		o.ClickHouseCPU, acked, seen, o.Before, o.Beside, o.After)
 	if *judged && (acked > worstRatio || seen > worstRatio) {
-		p.t.Errorf("the P99 of live requests is %.2f times what it was to the acknowledgement, and %.2f times to the row in ClickHouse; want %.1f at most", acked, seen, worstRatio)
+		p.t.Errorf("the P99 of live requests is %.2f times what it is without the backfill to the acknowledgement, and %.2f times to the row in ClickHouse; want %.1f at most", acked, seen, worstRatio)
 	}
 }
 

@@ -36,14 +36,17 @@ const patience = 5 * time.Minute
 // cell is a cell of jurisdiction us.
 type cell struct {
 	*rig.Rig
-	dir  string            // all that it writes
-	keys map[string]string // API key of a tenant
+	dir     string            // all that it writes
+	keys    map[string]string // API key of a tenant
+	tenants string            // the registry
 }
 
 // registry is the cell's tenants; KEYS is replaced by each one's.
 const registry = `
 jurisdictions:
   eu: {endpoint: "https://ingest.eu.example.com"}
+cells:
+  us-1: {jurisdiction: us, endpoint: "https://us-1.ingest.example.com", shed: SHED}
 tenants:
   - {id: acme, jurisdiction: us, KEYS, schema: {policy: enforce}}
   - {id: lenient, KEYS, schema: {policy: warn}}
@@ -54,6 +57,7 @@ tenants:
   - {id: small, KEYS, quotas: {logs: {events_per_second: 50, burst: 2s}}}
   - {id: small-grpc, KEYS, quotas: {logs: {events_per_second: 50, burst: 2s}}}
   - {id: generator, KEYS, quotas: {logs: {events_per_second: 50, burst: 2s}}}
+  - {id: trial-co, class: trial, KEYS}
 `
 
 const schemas = `
@@ -78,10 +82,11 @@ func newCell(t *testing.T, env map[string]string) *cell {
 		}
 		text.WriteString(line)
 	}
-	c.write(t, "tenants/tenants.yaml", text.String())
+	c.tenants = text.String()
+	c.shed(t, "{trial: refuse}")
 	c.write(t, "schemas/orders.yaml", schemas)
 	all := map[string]string{
-		"PULSEGRID_TENANTS": c.path("tenants"), "PULSEGRID_SCHEMAS": c.path("schemas"), "PULSEGRID_JURISDICTION": "us", "PULSEGRID_SCHEMA_MODE": "enforce",
+		"PULSEGRID_TENANTS": c.path("tenants"), "PULSEGRID_SCHEMAS": c.path("schemas"), "PULSEGRID_JURISDICTION": "us", "PULSEGRID_CELL": "us-1", "PULSEGRID_SCHEMA_MODE": "enforce",
 		"PULSEGRID_SPILL": "file://" + c.path("spill"), "PULSEGRID_GATEWAY_NAME": "gateway0", "PULSEGRID_QUARANTINE_STORE": "file://" + c.path("oversized"),
 	}
 	for _, dir := range []string{"spill", "oversized", "cell"} {
@@ -102,6 +107,12 @@ func newCell(t *testing.T, env map[string]string) *cell {
 		}
 	})
 	return c
+}
+
+// shed says which classes the cell sheds, as the registry's format has it.
+func (c *cell) shed(t *testing.T, classes string) {
+	t.Helper()
+	c.write(t, "tenants/tenants.yaml", strings.Replace(c.tenants, "SHED", classes, 1))
 }
 
 func (c *cell) path(name string) string { return filepath.Join(c.dir, name) }

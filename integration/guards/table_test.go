@@ -66,6 +66,7 @@ func zeros(n int) []byte {
 func TestEachRowOfTheChecksAsAStockClientSeesIt(t *testing.T) {
 	c := newCell(t, nil)
 	c.startGateway(t)
+	shed := c.whileShed(t)
 	t.Run("transport", c.testTransport)
 	for protocol, code := range map[string]map[string]text{
 		"http": {"Unauthenticated": "401", "PermissionDenied": "403", "ResourceExhausted": "429", "Unavailable": "503", "OK": "200"},
@@ -79,6 +80,7 @@ func TestEachRowOfTheChecksAsAStockClientSeesIt(t *testing.T) {
 		})
 	}
 	t.Run("telemetrygen", c.testTelemetrygen)
+	t.Run("shed", func(t *testing.T) { c.testShed(t, shed) })
 }
 
 // testTransport: size, method, content type, and a body that is not OTLP. No SDK sends such requests, so plain HTTP does.
@@ -217,10 +219,10 @@ func (c *cell) testNothingDurable(t *testing.T, protocol string, code map[string
 	require.NoError(t, c.Kafka.Kill(0))
 	require.NoError(t, os.Rename(c.path("spill"), c.path("spill.gone")))
 	require.NoError(t, os.WriteFile(c.path("spill"), nil, 0o600)) // no directory: nothing can be put there
-	refused := c.refusals(t)
+	refused := c.refusals(t, "downstream_retry")
 	done := make(chan told, 1)
 	go func() { done <- c.export(t, protocol, "acme", patience, events(7)) }()
-	require.Eventually(t, func() bool { return c.refusals(t) > refused }, patience, 200*time.Millisecond)
+	require.Eventually(t, func() bool { return c.refusals(t, "downstream_retry") > refused }, patience, 200*time.Millisecond)
 	require.NoError(t, os.Remove(c.path("spill")))
 	require.NoError(t, os.Rename(c.path("spill.gone"), c.path("spill")))
 	require.NoError(t, c.Kafka.Restart(0))
@@ -231,13 +233,50 @@ func (c *cell) testNothingDurable(t *testing.T, protocol string, code map[string
 	require.Eventually(t, func() bool { return count(t, c.records(t, "otlp.logs.v1"), "acme") >= before+7 }, patience, 500*time.Millisecond)
 }
 
-// refusals counts requests that were told to come again.
-func (c *cell) refusals(t *testing.T) (n int) {
+// whileShed has clients send that the cell sends back, of which the impatient ones have the SDK's own timeout, and the others time to come again. Then it sheds no more.
+func (c *cell) whileShed(t *testing.T) map[string]chan told {
+	t.Helper()
+	out := map[string]chan told{}
+	for _, protocol := range []string{"http", "grpc"} {
+		for who, timeout := range map[string]time.Duration{"impatient": 10 * time.Second, "patient": patience} {
+			done := make(chan told, 1)
+			out[protocol+", "+who] = done
+			go func() { done <- c.export(t, protocol, "trial-co", timeout, events(3)) }()
+		}
+	}
+	require.Eventually(t, func() bool { return c.refusals(t, "shed") >= len(out) }, patience, 200*time.Millisecond)
+	c.shed(t, "{}")
+	return out
+}
+
+// testShed: the cell sent everything of a class back for a moment.
+func (c *cell) testShed(t *testing.T, clients map[string]chan told) {
+	for name, done := range clients {
+		got := <-done
+		require.NotEmpty(t, got.Answers, name)
+		a := got.Answers[0]
+		require.Contains(t, []text{"429", "RESOURCE_EXHAUSTED"}, a.Code, name)
+		require.Equal(t, tenant.ReasonShed, a.Reason, name)
+		require.GreaterOrEqual(t, a.RetryAfter, 30.0, name)
+		require.LessOrEqual(t, a.RetryAfter, 90.0, name)
+		if strings.HasSuffix(name, "impatient") {
+			require.Equal(t, []string{"FAILURE"}, got.Results, name)
+			require.Len(t, got.Answers, 1, "%s: it is told when to come again, and does not wait so long", name)
+			continue
+		}
+		require.Equal(t, []string{"SUCCESS"}, got.Results, "%s: %+v", name, got)
+		require.Positive(t, obeyed(t, got.Answers), name)
+	}
+	c.arrives(t, "trial-co", 2*3, "otlp.logs.v1") // of the patient ones
+}
+
+// refusals counts requests that were refused for a reason.
+func (c *cell) refusals(t *testing.T, reason string) (n int) {
 	t.Helper()
 	metrics, err := c.Metrics("gateway")
 	require.NoError(t, err)
 	for line := range strings.SplitSeq(metrics, "\n") {
-		if strings.HasPrefix(line, "otelcol_ingest_refused{") && strings.Contains(line, `reason="downstream_retry"`) {
+		if strings.HasPrefix(line, "otelcol_ingest_refused{") && strings.Contains(line, `reason="`+reason+`"`) {
 			v, err := strconv.ParseFloat(line[strings.LastIndexByte(line, ' ')+1:], 64)
 			require.NoError(t, err)
 			n += int(v)

@@ -20,7 +20,8 @@
 //   - Put returns nil only after the store has acknowledged the object.
 //   - An object is deleted only when each of its records is in Kafka, or in an object that the store has acknowledged.
 //   - What cannot be read, or is refused by Kafka for good, is moved aside (bad/), counted and kept.
-//   - A lane's records are produced in the order of objects and, within one, in the order of Put.
+//   - A lane's records are produced in the order of objects and, within one, in the order of Put; but for an object that the store has not given for minutes:
+//     it stays where it is, the others go on, and its records come when the store gives it.
 //
 // The files, in the order of the data:
 //

@@ -36,6 +36,7 @@ type entry struct {
 	bytes    int64
 	lanes    []share // nil: more than namedLanes; any of the index's wide
 	listing  uint32  // how many listings had begun when it came into the index
+	left     bool    // guarded by index.mu; the store does not give it, so its lanes do not wait for it (Spool.read)
 }
 
 // waiting is what one lane has in objects that name their lanes.
@@ -75,6 +76,11 @@ func (x *index) add(e *entry, of []share) {
 		x.entries = slices.Insert(x.entries, at, e)
 	}
 	x.bytes += e.bytes
+	x.expect(e, of)
+}
+
+// expect has lanes wait for an entry. It is called with mu held.
+func (x *index) expect(e *entry, of []share) {
 	if e.lanes == nil {
 		x.many++
 		x.anyLane = x.anyLane || of == nil
@@ -110,6 +116,14 @@ func (x *index) find(name string) (at int, found bool) {
 // forget takes an entry out of the sums. It is called with mu held.
 func (x *index) forget(e *entry) {
 	x.bytes -= e.bytes
+	x.pass(e)
+}
+
+// pass has no lane wait for an entry. It is called with mu held.
+func (x *index) pass(e *entry) {
+	if e.left {
+		return
+	}
 	if e.lanes == nil {
 		delete(x.unread, e.name)
 		if x.many--; x.many == 0 {
@@ -123,6 +137,44 @@ func (x *index) forget(e *entry) {
 			delete(x.lanes, l.lane)
 		}
 	}
+}
+
+// leave has no lane wait for an object that the store does not give.
+func (x *index) leave(e *entry) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.has(e) {
+		x.pass(e)
+		e.left = true
+	}
+}
+
+// takeBack undoes leave.
+func (x *index) takeBack(e *entry) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.has(e) && e.left {
+		e.left = false
+		x.expect(e, nil)
+	}
+}
+
+// has tells whether e has not been removed meanwhile. It is called with mu held.
+func (x *index) has(e *entry) bool {
+	at, found := x.find(e.name)
+	return found && x.entries[at] == e
+}
+
+// abandoned are the objects that were left.
+func (x *index) abandoned() (out []*entry) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, e := range x.entries {
+		if e.left {
+			out = append(out, e)
+		}
+	}
+	return out
 }
 
 // remove takes objects out of the index.
@@ -207,8 +259,11 @@ func (x *index) within(lanes map[Lane]struct{}, most int) int {
 	return n
 }
 
-// mayHold tells whether e may have a record of one of the lanes. It is called with mu held.
+// mayHold tells whether e may have a record of one of the lanes, and is not left. It is called with mu held.
 func (x *index) mayHold(e *entry, lanes map[Lane]struct{}) bool {
+	if e.left {
+		return false
+	}
 	if e.lanes != nil {
 		return slices.ContainsFunc(e.lanes, func(s share) bool { _, in := lanes[s.lane]; return in })
 	}
@@ -220,8 +275,11 @@ func (x *index) mayHold(e *entry, lanes map[Lane]struct{}) bool {
 	return false
 }
 
-// takes tells whether e may have a record of a lane that is not blocked. It is called with mu held.
+// takes tells whether e may have a record of a lane that is not blocked, and is not left. It is called with mu held.
 func (x *index) takes(e *entry, blocked map[Lane]struct{}) bool {
+	if e.left {
+		return false
+	}
 	if e.lanes != nil {
 		return slices.ContainsFunc(e.lanes, func(s share) bool { _, is := blocked[s.lane]; return !is })
 	}
@@ -271,7 +329,7 @@ func (x *index) beginSweep() {
 	defer x.mu.Unlock()
 	x.seen, x.unread = map[Lane]struct{}{}, map[string]struct{}{}
 	for _, e := range x.entries {
-		if e.lanes == nil {
+		if e.lanes == nil && !e.left {
 			x.unread[e.name] = struct{}{}
 		}
 	}
@@ -398,6 +456,7 @@ func (s *Spool) Look(ctx context.Context) ([]string, error) {
 	}
 	s.own.reconcile(listing, all[s.cfg.Gateway])
 	s.listed.Store(true)
+	s.failing.keep(all)
 	delete(all, s.cfg.Gateway)
 	s.othersMu.Lock()
 	s.others = summarize(all)

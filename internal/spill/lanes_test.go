@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"net/http"
@@ -456,4 +457,80 @@ func TestNamesAreReadAsTheyWereWritten(t *testing.T) {
 		_, ok := parse(name)
 		require.False(t, ok, name)
 	}
+}
+
+// Scenario: the store gives no answer but an error for one object, among others of the same lane, of another, and of a gateway that is gone; after a while it gives it.
+// Guarantees: for some minutes all wait, so that a hiccup of the store costs no order. Then the others are given back, their lanes wait for nothing, and somebody is told once. The object stays,
+// counts as waiting, and its records come when the store gives it.
+func TestAnObjectThatTheStoreDoesNotGiveHoldsUpNoOtherForLong(t *testing.T) {
+	for name, gateway := range map[string]string{"own": "a", "of a gateway that is gone": "b"} {
+		t.Run(name, func(t *testing.T) {
+			url := dir(t)
+			writer := open(t, testConfig(url, "a"))
+			for i := range 3 {
+				require.NoError(t, writer.Put(t.Context(), []Record{in(0, i), in(1, 10+i)}))
+			}
+			require.NoError(t, writer.bucket.Delete(t.Context(), "a/"+leaseName))
+
+			var left []error
+			cfg := testConfig(url, gateway)
+			cfg.Left = func(err error) { left = append(left, err) }
+			s := open(t, cfg)
+			now := time.Now()
+			s.now = func() time.Time { return now }
+			c := &collector{}
+			drain := func() error {
+				_, err := s.Drain(t.Context(), c)
+				_, adopted := s.Adopt(t.Context(), c)
+				return errors.Join(err, adopted)
+			}
+			broken := filepath.Join(strings.TrimPrefix(url, "file://"), "a", names(t, writer)[1]+".attrs")
+			require.NoError(t, os.WriteFile(broken, []byte("no JSON"), 0o600))
+
+			require.ErrorContains(t, drain(), "read spill object")
+			now = now.Add(leaveAfter - time.Second)
+			require.Error(t, drain())
+			require.Subset(t, values(0, 1), c.of(0), "those behind it wait")
+			require.Empty(t, left)
+
+			now = now.Add(time.Second)
+			for range 3 {
+				require.NoError(t, drain())
+			}
+			require.Equal(t, []string{"value 0", "value 2"}, c.of(0))
+			require.Equal(t, []string{"value 10", "value 12"}, c.of(1))
+			require.Len(t, left, 1)
+			require.ErrorContains(t, left[0], "read spill object a/v2-")
+			require.Equal(t, 1, s.Backlog().Objects)
+			require.False(t, s.Holds(LaneOf("otlp.logs.v1", 0)), "nothing that comes now waits for it")
+
+			require.NoError(t, os.Remove(broken))
+			require.NoError(t, drain())
+			require.NoError(t, drain())
+			require.Equal(t, []string{"value 0", "value 2", "value 1"}, c.of(0))
+			require.Equal(t, []string{"value 10", "value 12", "value 11"}, c.of(1))
+			require.Zero(t, s.Backlog())
+		})
+	}
+}
+
+// Scenario: a lane takes nothing, and the store does not give the object with its oldest record.
+// Guarantee: the probe goes on to the next one.
+func TestAProbeGoesOnPastAnObjectThatTheStoreDoesNotGive(t *testing.T) {
+	s := open(t, testConfig(dir(t), "a"))
+	now := time.Now()
+	s.now = func() time.Time { return now }
+	for i := range 2 {
+		require.NoError(t, s.Put(t.Context(), []Record{in(0, i)}))
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(strings.TrimPrefix(s.cfg.URL, "file://"), "a", names(t, s)[0]+".attrs"), []byte("no JSON"), 0o600))
+	s.Block(LaneOf("otlp.logs.v1", 0))
+	c := &collector{}
+	_, err := s.Drain(t.Context(), c)
+	require.Error(t, err)
+	now = now.Add(leaveAfter)
+	_, err = s.Drain(t.Context(), c)
+	require.NoError(t, err)
+	require.Equal(t, []string{"value 1"}, c.of(0))
+	require.False(t, s.Blocked(LaneOf("otlp.logs.v1", 0)))
 }

@@ -3,7 +3,6 @@ package spill
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 
@@ -111,12 +110,14 @@ func (s *Spool) heads(ctx context.Context, wanted map[Lane]struct{}, sink Sink) 
 			return heads, missing, nil, nil
 		}
 		behind = e.name
-		body, err := s.bucket.ReadAll(ctx, e.name)
-		if gcerrors.Code(err) == gcerrors.NotFound { // the sweep has just replaced it
+		body, err := s.read(ctx, s.own, e)
+		switch {
+		case gcerrors.Code(err) == gcerrors.NotFound: // the sweep has just replaced it
 			return heads, nil, nil, nil
-		}
-		if err != nil {
-			return nil, nil, nil, fmt.Errorf("read spill object %s: %w", e.name, err)
+		case errors.Is(err, errLeft):
+			continue
+		case err != nil:
+			return nil, nil, nil, err
 		}
 		err = each(body, func(r Record) error {
 			sink.Route(&r)

@@ -28,6 +28,9 @@ type Config struct {
 	// MaxBytes and MaxAge bound what waits in the store, all gateways' together; beyond them Put refuses with ErrFull.
 	MaxBytes int64
 	MaxAge   time.Duration
+	// Left is told, once, of an object that the store has not given for minutes: the others are given back without it. It is asked for again and again. nil: nobody
+	// is told.
+	Left func(error)
 }
 
 const (
@@ -54,7 +57,8 @@ type Spool struct {
 	othersMu sync.Mutex
 	others   summary // guarded by othersMu
 
-	lanes blockedLanes
+	lanes   blockedLanes
+	failing failures
 
 	leasesMu sync.Mutex
 	leases   map[string]lease // guarded by leasesMu; those that this process holds, by gateway
@@ -82,13 +86,16 @@ func Open(ctx context.Context, cfg Config) (*Spool, error) {
 	if !gatewayName.MatchString(cfg.Gateway) {
 		return nil, fmt.Errorf("gateway name %q: want letters, digits, '.', '_' and '-', at most 128", cfg.Gateway)
 	}
+	if cfg.Left == nil {
+		cfg.Left = func(error) {}
+	}
 	b, err := bucket.Open(ctx, cfg.URL)
 	if err != nil {
 		return nil, err
 	}
 	return &Spool{
 		cfg: cfg, bucket: b, now: time.Now, sent: make(chan struct{}, uploads), own: newIndex(),
-		lanes: newBlockedLanes(), leases: map[string]lease{}, flying: map[*object]struct{}{},
+		lanes: newBlockedLanes(), failing: failures{of: map[string]time.Time{}, told: map[string]bool{}}, leases: map[string]lease{}, flying: map[*object]struct{}{},
 	}, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -23,7 +24,15 @@ const (
 	drainBytes   = 16 << 20
 	// commitTimeout is how long a sweep that is to end may take to delete what it has produced.
 	commitTimeout = 10 * time.Second
+	// leaveAfter is how long the store may fail to give an object until the others are given back without it: longer than hiccups of a store, in which all
+	// must wait to keep their order, and shorter than the time after which somebody is told that events wait.
+	leaveAfter = 5 * time.Minute
+	// askTimeout is how long a sweep may ask for objects that were left, before it goes on without them.
+	askTimeout = 5 * time.Second
 )
+
+// errLeft says that the store has not given an object for leaveAfter: others do not wait for it any more.
+var errLeft = errors.New("others do not wait for it")
 
 // ErrRefused is wrapped by the errors of records that will never be taken: they are set aside and hold nothing up.
 var ErrRefused = errors.New("refused for good")
@@ -114,6 +123,7 @@ func (s *Spool) Sweep(ctx context.Context, sink Sink) (Drained, error) {
 
 // sweep gives back, once through, what a gateway has in the store of lanes that are not blocked. A lane that fails is blocked from then on.
 func (s *Spool) sweep(ctx context.Context, x *index, gateway string, blocked map[Lane]struct{}, sink Sink) (d Drained, err error) {
+	s.askAgain(ctx, x)
 	x.beginSweep()
 	defer x.endSweep()
 	few, behind := 1, ""
@@ -127,6 +137,9 @@ func (s *Spool) sweep(ctx context.Context, x *index, gateway string, blocked map
 		}
 		one, err := s.give(ctx, x, run, blocked, sink)
 		d.add(one)
+		if errors.Is(err, errLeft) {
+			continue // with a run that ends before it, or begins behind it
+		}
 		if err != nil {
 			return d, fmt.Errorf("spill objects %s to %s: %w", run[0].name, run[len(run)-1].name, err)
 		}
@@ -189,7 +202,7 @@ func (p *part) add(r *Record) (err error) {
 
 // give produces the records of objects, in their order, and replaces the objects by what is left.
 func (s *Spool) give(ctx context.Context, x *index, run []*entry, blocked map[Lane]struct{}, sink Sink) (Drained, error) {
-	bodies, err := s.fetch(ctx, run)
+	bodies, err := s.fetch(ctx, x, run)
 	if err != nil {
 		return Drained{}, err
 	}
@@ -326,18 +339,103 @@ func (s *Spool) replace(ctx context.Context, x *index, run []*entry, g *giving, 
 }
 
 // fetch returns the objects as they lie in the store. One that another holder of the lease has deleted meanwhile is nil.
-func (s *Spool) fetch(ctx context.Context, run []*entry) ([][]byte, error) {
+func (s *Spool) fetch(ctx context.Context, x *index, run []*entry) ([][]byte, error) {
 	bodies := make([][]byte, len(run))
-	g, ctx := errgroup.WithContext(ctx)
+	var g errgroup.Group // each is asked for, whatever becomes of the others: it is noted since when the store does not give it
 	for i, e := range run {
 		g.Go(func() (err error) {
-			if bodies[i], err = s.bucket.ReadAll(ctx, e.name); err != nil && gcerrors.Code(err) != gcerrors.NotFound {
-				return fmt.Errorf("read %s: %w", e.name, err)
+			if bodies[i], err = s.read(ctx, x, e); gcerrors.Code(err) == gcerrors.NotFound {
+				return nil
+			}
+			return err
+		})
+	}
+	return bodies, g.Wait()
+}
+
+// read returns an object. Where the store has not given it for leaveAfter the object is left, and the error wraps errLeft: it stays where it is, no lane waits for it, and each sweep asks for it
+// again.
+func (s *Spool) read(ctx context.Context, x *index, e *entry) ([]byte, error) {
+	body, err := s.bucket.ReadAll(ctx, e.name)
+	if ctx.Err() != nil {
+		return body, err
+	}
+	if err == nil || gcerrors.Code(err) == gcerrors.NotFound {
+		s.failing.end(e.name)
+		return body, err
+	}
+	err = fmt.Errorf("read spill object %s: %w", e.name, err)
+	long, told := s.failing.note(e.name, s.now())
+	if !long {
+		return nil, err
+	}
+	x.leave(e)
+	if !told {
+		s.cfg.Left(err)
+	}
+	return nil, fmt.Errorf("%w: %w", errLeft, err)
+}
+
+// askAgain takes objects back that were left, and that the store gives again.
+func (s *Spool) askAgain(ctx context.Context, x *index) {
+	left := x.abandoned()
+	rand.Shuffle(len(left), func(i, j int) { left[i], left[j] = left[j], left[i] }) // each has its turn
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	var asked errgroup.Group
+	asked.SetLimit(drainObjects)
+	for _, e := range left {
+		asked.Go(func() error {
+			if _, err := s.read(ctx, x, e); err == nil {
+				x.takeBack(e)
 			}
 			return nil
 		})
 	}
-	return bodies, g.Wait()
+	_ = asked.Wait() // none fails
+}
+
+// failures are since when the store does not give objects, by their names.
+type failures struct {
+	mu   sync.Mutex
+	of   map[string]time.Time // guarded by mu
+	told map[string]bool      // guarded by mu; those that failed for long
+}
+
+// note tells whether the store has failed to give an object for leaveAfter, and whether note has told so before.
+func (f *failures) note(name string, now time.Time) (long, told bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, is := f.of[name]; !is {
+		f.of[name] = now
+	}
+	if now.Sub(f.of[name]) < leaveAfter {
+		return false, false
+	}
+	told, f.told[name] = f.told[name], true
+	return true, told
+}
+
+// end says that the store gives an object, or has none of that name.
+func (f *failures) end(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.of, name)
+	delete(f.told, name)
+}
+
+// keep forgets all objects but these.
+func (f *failures) keep(all map[string][]*entry) {
+	in := map[string]bool{}
+	for _, entries := range all {
+		for _, e := range entries {
+			in[e.name] = true
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	maps.DeleteFunc(f.of, func(name string, _ time.Time) bool { return !in[name] })
+	maps.DeleteFunc(f.told, func(name string, _ bool) bool { return !in[name] })
 }
 
 // each calls fn for each record of an object. It holds no more than a record of it decompressed.

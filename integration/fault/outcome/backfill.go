@@ -18,14 +18,18 @@ type Backfill struct {
 
 	LiveRate int     `json:"live_rate"` // events a second
 	Live     int     `json:"live_events"`
-	LiveCPU  float64 `json:"live_cpu"` // share of the machine's CPU that was in use before the backfill
-	Calm     Latency `json:"calm"`     // before the backfill
+	LiveCPU  float64 `json:"live_cpu"` // share of the machine's CPU that was in use while live load was alone
+	Before   Latency `json:"before"`   // the backfill
 	Beside   Latency `json:"beside"`
+	After    Latency `json:"after"`
+	Calm     Latency `json:"calm"` // before and after, taken together
+
+	JobRate int `json:"job_rate"` // lines a second of each job, at most
 
 	Killed        map[string]int `json:"killed"` // how often each process was
 	Seconds       float64        `json:"seconds"`
 	WorkerCPU     float64        `json:"worker_cpu_seconds"`     // of those that were killed too
-	ClickHouseCPU float64        `json:"clickhouse_cpu_seconds"` // beyond what live traffic took of it before
+	ClickHouseCPU float64        `json:"clickhouse_cpu_seconds"` // beyond what live traffic took of it alone
 	WorkerMemory  int64          `json:"worker_peak_rss_bytes"`
 	DuckDB        DuckDB         `json:"duckdb"`
 
@@ -48,7 +52,7 @@ type DuckDB struct {
 	CPU     float64 `json:"cpu_seconds"`
 }
 
-// Ratios are how many times as long live requests took at P99 beside the backfill.
+// Ratios are how many times as long live requests took at P99 beside the backfill as alone.
 func (b *Backfill) Ratios() (acked, seen float64) {
 	return b.Beside.Acked[1] / b.Calm.Acked[1], b.Beside.Seen[1] / b.Calm.Seen[1]
 }
@@ -78,15 +82,15 @@ func Backfills(runs []Backfill) string {
 			return fmt.Sprintf("worker %d times, Temporal's server %d times", b.Killed["worker"], b.Killed["server"])
 		}},
 		{"backfill took", func(b *Backfill) string {
-			return fmt.Sprintf("%.0f s: %.0f lines/s; worker's memory %d MiB at most", b.Seconds, float64(b.Lines)/b.Seconds, b.WorkerMemory>>20)
+			return fmt.Sprintf("%.0f s: %.0f lines/s, of %d at most; worker's memory %d MiB at most", b.Seconds, float64(b.Lines)/b.Seconds, 2*b.JobRate, b.WorkerMemory>>20)
 		}},
 		{"live, to the acknowledgement: P50, P99", func(b *Backfill) string {
 			ratio, _ := b.Ratios()
-			return fmt.Sprintf("%.0f, %.0f ms before; %.0f, %.0f ms beside: P99 x %.2f", b.Calm.Acked[0], b.Calm.Acked[1], b.Beside.Acked[0], b.Beside.Acked[1], ratio)
+			return besideAlone(b.Before.Acked, b.Beside.Acked, b.After.Acked, b.Calm.Acked, ratio)
 		}},
 		{"live, to the row in ClickHouse: P50, P99", func(b *Backfill) string {
 			_, ratio := b.Ratios()
-			return fmt.Sprintf("%.0f, %.0f ms before; %.0f, %.0f ms beside: P99 x %.2f", b.Calm.Seen[0], b.Calm.Seen[1], b.Beside.Seen[0], b.Beside.Seen[1], ratio)
+			return besideAlone(b.Before.Seen, b.Beside.Seen, b.After.Seen, b.Calm.Seen, ratio)
 		}},
 		{"audit of the live events", func(b *Backfill) string { return b.Audit }},
 		{"events a core-second, of the worker", func(b *Backfill) string { return perCore(b.Rows, b.WorkerCPU) }},
@@ -105,6 +109,11 @@ func Backfills(runs []Backfill) string {
 		t.WriteString("\n")
 	}
 	return t.String()
+}
+
+// besideAlone tells of P50 and P99, in milliseconds.
+func besideAlone(before, beside, after, calm [2]float64, ratio float64) string {
+	return fmt.Sprintf("%.1f, %.1f ms before; %.1f, %.1f after; %.1f, %.1f of both; %.1f, %.1f beside: P99 x %.2f", before[0], before[1], after[0], after[1], calm[0], calm[1], beside[0], beside[1], ratio)
 }
 
 func perCore(events int, cpu float64) string {

@@ -49,7 +49,8 @@ func TestABackfillIsAColumn(t *testing.T) {
 	runs := []Backfill{
 		{
 			Seed: 7, JSON: 5e9, Gzip: 8e8, Objects: 400, Lines: 1000, Rows: 900, Copies: 20, Malformed: 10, LiveRate: 4500, LiveCPU: 0.48, Live: 5, Killed: map[string]int{"worker": 2, "server": 1},
-			Calm: Latency{Acked: [2]float64{1, 10}, Seen: [2]float64{100, 1000}}, Beside: Latency{Acked: [2]float64{2, 12}, Seen: [2]float64{110, 1500}},
+			Before: Latency{Acked: [2]float64{1, 9}, Seen: [2]float64{90, 900}}, After: Latency{Acked: [2]float64{1, 11}, Seen: [2]float64{105, 1050}},
+			Calm: Latency{Acked: [2]float64{1, 10}, Seen: [2]float64{100, 1000}}, Beside: Latency{Acked: [2]float64{2, 12}, Seen: [2]float64{110, 1500}}, JobRate: 60,
 			Seconds: 10, WorkerCPU: 0.3, ClickHouseCPU: 0.1, WorkerMemory: 3 << 20, DuckDB: DuckDB{Rows: 920, CPU: 0.1}, Audit: "equal", Passed: true,
 		},
 		{Seed: 8},
@@ -57,8 +58,9 @@ func TestABackfillIsAColumn(t *testing.T) {
 	table := strings.Split(Backfills(runs[:1]), "\n")
 	require.Equal(t, "| objects | 400: 5.00 GB of JSON, 0.80 GB gzipped |", table[3])
 	require.Equal(t, "| live load | 4500 events/s, 48 % of the machine's CPU; 5 in all |", table[5])
-	require.Equal(t, "| live, to the acknowledgement: P50, P99 | 1, 10 ms before; 2, 12 ms beside: P99 x 1.20 |", table[8])
-	require.Equal(t, "| live, to the row in ClickHouse: P50, P99 | 100, 1000 ms before; 110, 1500 ms beside: P99 x 1.50 |", table[9])
+	require.Equal(t, "| backfill took | 10 s: 100 lines/s, of 120 at most; worker's memory 3 MiB at most |", table[7])
+	require.Equal(t, "| live, to the acknowledgement: P50, P99 | 1.0, 9.0 ms before; 1.0, 11.0 after; 1.0, 10.0 of both; 2.0, 12.0 beside: P99 x 1.20 |", table[8])
+	require.Equal(t, "| live, to the row in ClickHouse: P50, P99 | 90.0, 900.0 ms before; 105.0, 1050.0 after; 100.0, 1000.0 of both; 110.0, 1500.0 beside: P99 x 1.50 |", table[9])
 	require.Equal(t, "| events a core-second, of the worker | 3.0 K |", table[11])
 	require.Equal(t, "| with ClickHouse's part | 2.2 K |", table[12])
 	require.Equal(t, "| DuckDB | 9.2 K: 3.07 times the worker's |", table[13])
