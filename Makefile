@@ -40,7 +40,7 @@ SEED     ?= 0#  of these and of test-backfill: of every random choice; 0: a new 
 SETTLE_EVENTS ?= 1000000#  of settle-million
 SIZE_GIB ?= 5#  of test-backfill: JSON that is loaded, before compression
 LIVE_RATE ?= 0#  of test-backfill: live events a second; 0: what takes half of this machine's CPU, which is measured first
-JOB_RATE ?= 950#  of test-backfill: lines a second of each of its two jobs, at most
+JOB_RATE ?= 500#  of test-backfill: lines a second of each of its two jobs, at most
 VULNDB   ?=#  of vuln: a mirror of the Go vulnerability database; empty: vuln.go.dev
 FUZZTIME ?= 10m#  a fuzz target
 FUZZMINIMIZETIME ?= 10s#  of that, an input that is new or fails is made smaller for no longer
@@ -151,7 +151,7 @@ settle-million: tools ## Two cells that have SETTLE_EVENTS events both are settl
 .PHONY: test-backfill
 test-backfill: tools build ## A backfill of SIZE_GIB beside live load, killed again and again: docs/backfill.md (SEED=n LIVE_RATE=n JOB_RATE=n); the outcome goes to _build/backfill.jsonl
 	go test ./integration/backfill -run TestABackfillBesideLiveLoad -count 1 -timeout 4h -v -args -judge -seed $(SEED) -mib $$(( $(SIZE_GIB) * 1024 )) -lines 20000 -job-rate $(JOB_RATE) \
-		-live-rate $(LIVE_RATE) -warm-up 5m -calm 3m -kill-span 1m -within 100m -results $(CURDIR)/_build/backfill.jsonl
+		-live-rate $(LIVE_RATE) -warm-up 5m -calm 3m -kill-span 1m -within 150m -results $(CURDIR)/_build/backfill.jsonl
 
 .PHONY: backfill-table
 backfill-table: ## Write the outcomes of test-backfill into docs/backfill.md
