@@ -43,7 +43,7 @@ var (
 )
 
 const (
-	worstRatio = 1.3 // of the P99 of live traffic, beside the backfill and before it
+	worstRatio = 1.3 // of the P99 of live traffic, beside the backfill and without it
 	probeRate  = 500 // events a second of the fleet whose events are looked for in ClickHouse, of the live load
 	auditTime  = 15 * time.Minute
 	diskBytes  = 40 << 30 // of ClickHouse, at most
@@ -145,7 +145,7 @@ func (p *proof) startCell() *bench {
 	var err error
 	o := rig.Options{Dir: filepath.Join(dir, "cell")}
 	if *judged {
-		o.ClickHouseDisk = diskBytes // with a journal, as hosts have it: without one ext4 looks for inodes that were not deleted of late, at each of ClickHouse's thousand files a second
+		o.ClickHouseDisk = diskBytes // with a journal, as hosts have it: without one ext4 looks for an inode that was not deleted of late, for each new file
 	}
 	p.cell, err = rig.New(o)
 	require.NoError(p.t, err)

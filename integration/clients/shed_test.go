@@ -16,11 +16,11 @@ import (
 	"github.com/pulsegrid/pulsegrid/internal/tenant"
 )
 
-// shedFor is how long the cell sheds while the clients send: shorter than the least time after which they are told to come again.
+// shedFor is how long the cell sheds. Clients are told to come again later than that, after 30 seconds at least.
 const shedFor = 20 * time.Second
 
 // Scenario: a cell sheds the class of the clients' tenant when they begin to send, and takes it again after a while.
-// Guarantees: each client is told that what it sent was refused, and gives it up or brings it through: both stores have exactly what it did not give up, by its own count.
+// Guarantee: both stores have exactly the events that a client did not give up, by its own count.
 func TestWhatAClientGivesUpWhileItsClassIsShedIsInNoStore(t *testing.T) {
 	dir := t.TempDir()
 	key, id, hash := tenant.NewKey()

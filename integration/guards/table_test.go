@@ -233,7 +233,7 @@ func (c *cell) testNothingDurable(t *testing.T, protocol string, code map[string
 	require.Eventually(t, func() bool { return count(t, c.records(t, "otlp.logs.v1"), "acme") >= before+7 }, patience, 500*time.Millisecond)
 }
 
-// whileShed has clients send that the cell sends back, of which the impatient ones have the SDK's own timeout, and the others time to come again. Then it sheds no more.
+// whileShed has four clients send while the cell sheds their class, and then ends the shedding. The impatient ones have the SDK's own timeout; the patient ones have time to come again.
 func (c *cell) whileShed(t *testing.T) map[string]chan told {
 	t.Helper()
 	out := map[string]chan told{}
@@ -261,7 +261,7 @@ func (c *cell) testShed(t *testing.T, clients map[string]chan told) {
 		require.LessOrEqual(t, a.RetryAfter, 90.0, name)
 		if strings.HasSuffix(name, "impatient") {
 			require.Equal(t, []string{"FAILURE"}, got.Results, name)
-			require.Len(t, got.Answers, 1, "%s: it is told when to come again, and does not wait so long", name)
+			require.Len(t, got.Answers, 1, "%s: it does not come again: it would have to wait for longer than its timeout", name)
 			continue
 		}
 		require.Equal(t, []string{"SUCCESS"}, got.Results, "%s: %+v", name, got)

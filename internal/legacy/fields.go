@@ -6,7 +6,7 @@ import (
 	"unicode/utf8"
 )
 
-// fieldsOf returns the fields of an event; nil: it is no object. The event must be valid JSON.
+// fieldsOf returns the fields of an event, which must be valid JSON. It returns nil where the event is no object.
 //
 // The fields are those that encoding/json returns with UseNumber. Of two fields of one name the later one counts. Numbers stay as they are written. Bytes that are no UTF-8 become U+FFFD.
 //

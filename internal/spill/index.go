@@ -165,8 +165,8 @@ func (x *index) has(e *entry) bool {
 	return found && x.entries[at] == e
 }
 
-// abandoned are the objects that were left.
-func (x *index) abandoned() (out []*entry) {
+// allLeft are the objects that were left.
+func (x *index) allLeft() (out []*entry) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, e := range x.entries {

@@ -95,7 +95,7 @@ func Open(ctx context.Context, cfg Config) (*Spool, error) {
 	}
 	return &Spool{
 		cfg: cfg, bucket: b, now: time.Now, sent: make(chan struct{}, uploads), own: newIndex(),
-		lanes: newBlockedLanes(), failing: failures{of: map[string]time.Time{}, told: map[string]bool{}}, leases: map[string]lease{}, flying: map[*object]struct{}{},
+		lanes: newBlockedLanes(), failing: failures{of: map[string]failure{}}, leases: map[string]lease{}, flying: map[*object]struct{}{},
 	}, nil
 }
 

@@ -378,7 +378,7 @@ func (s *Spool) read(ctx context.Context, x *index, e *entry) ([]byte, error) {
 
 // askAgain takes objects back that were left, and that the store gives again.
 func (s *Spool) askAgain(ctx context.Context, x *index) {
-	left := x.abandoned()
+	left := x.allLeft()
 	rand.Shuffle(len(left), func(i, j int) { left[i], left[j] = left[j], left[i] }) // each has its turn
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
@@ -395,25 +395,29 @@ func (s *Spool) askAgain(ctx context.Context, x *index) {
 	_ = asked.Wait() // none fails
 }
 
-// failures are since when the store does not give objects, by their names.
+// failures are the objects that the store does not give, by their names.
 type failures struct {
-	mu   sync.Mutex
-	of   map[string]time.Time // guarded by mu
-	told map[string]bool      // guarded by mu; those that failed for long
+	mu sync.Mutex
+	of map[string]failure // guarded by mu
+}
+
+type failure struct {
+	since time.Time
+	told  bool // that it lasts for leaveAfter
 }
 
 // note tells whether the store has failed to give an object for leaveAfter, and whether note has told so before.
 func (f *failures) note(name string, now time.Time) (long, told bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if _, is := f.of[name]; !is {
-		f.of[name] = now
+	one, is := f.of[name]
+	if !is {
+		one.since = now
 	}
-	if now.Sub(f.of[name]) < leaveAfter {
-		return false, false
-	}
-	told, f.told[name] = f.told[name], true
-	return true, told
+	long, told = now.Sub(one.since) >= leaveAfter, one.told
+	one.told = long
+	f.of[name] = one
+	return long, told
 }
 
 // end says that the store gives an object, or has none of that name.
@@ -421,7 +425,6 @@ func (f *failures) end(name string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.of, name)
-	delete(f.told, name)
 }
 
 // keep forgets all objects but these.
@@ -434,8 +437,7 @@ func (f *failures) keep(all map[string][]*entry) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	maps.DeleteFunc(f.of, func(name string, _ time.Time) bool { return !in[name] })
-	maps.DeleteFunc(f.told, func(name string, _ bool) bool { return !in[name] })
+	maps.DeleteFunc(f.of, func(name string, _ failure) bool { return !in[name] })
 }
 
 // each calls fn for each record of an object. It holds no more than a record of it decompressed.
